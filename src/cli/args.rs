@@ -1,0 +1,243 @@
+//! The command line, as it is typed. No logic.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use relance::{BatchSize, Change};
+
+/// Migrates LanceDB tables, however large, to a new schema: streamed, verified, swapped in by one
+/// atomic commit.
+#[derive(Debug, Parser)]
+#[command(name = "relance", version, max_term_width = 100, after_help = EXITS)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXITS: &str = "\
+Exit codes:
+  0  done
+  1  an error; the live table is as it was
+  2  usage
+  3  refused by preflight
+  4  verification found a difference; not swapped
+  5  interrupted or held; `resume` goes on
+  6  another migration of this table is staged or running
+  7  outcome of the swap unknown; how to find out is printed";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what would happen and what it would cost; writes nothing
+    Plan {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        changes: Changes,
+        #[command(flatten)]
+        engine: Engine,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Stage, verify and swap
+    Migrate {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        changes: Changes,
+        #[command(flatten)]
+        engine: Engine,
+        /// Stop before the swap; `resume` swaps
+        #[arg(long)]
+        hold: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Go on with an interrupted or held migration
+    Resume {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        engine: Engine,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Drop a staged migration and every file that it wrote
+    Abort {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what is staged, resumable, swapped; and the rollback points
+    Status {
+        #[command(flatten)]
+        store: Store,
+        /// The table; all tables of the database when left out
+        table: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Compare the live table with its rollback point, every value
+    Verify {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Put the version before the swap back, in one commit
+    Rollback {
+        #[command(flatten)]
+        place: Place,
+        /// Give up what others wrote since the swap
+        #[arg(long)]
+        discard_writes: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give up the rollback point and reclaim its space
+    Finalize {
+        #[command(flatten)]
+        place: Place,
+        /// Remove every untagged version before the swap too
+        #[arg(long)]
+        history: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a sample table (text, vector) to try things on
+    Sample {
+        #[command(flatten)]
+        place: Place,
+        /// Rows
+        #[arg(long, default_value_t = 100_000, value_name = "N")]
+        rows: u64,
+        /// Dimensions of the vector
+        #[arg(long, default_value_t = 128, value_name = "N")]
+        dim: u32,
+        /// Fragments
+        #[arg(long, default_value_t = 4, value_name = "N")]
+        fragments: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Store {
+    /// The database: a directory or an object-store URI, as `lancedb.connect` takes it
+    pub db: String,
+    /// An option of the object store; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub storage_option: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Place {
+    #[command(flatten)]
+    pub store: Store,
+    /// The table
+    pub table: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Changes {
+    /// Add a default-filled column, all null without a literal; repeatable. The type as PyArrow prints
+    /// it; `now` is accepted for times
+    #[arg(long, value_name = "NAME:TYPE[ not null][=LITERAL]", value_parser = add)]
+    pub add: Vec<Change>,
+    /// What to do about an added column that is there already with the same type
+    #[arg(long, value_enum, default_value_t = Exists::Skip, value_name = "WHAT")]
+    pub if_exists: Exists,
+    /// Go on without this index; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub drop_index: Vec<String>,
+    /// How the plan is carried out
+    #[arg(long, value_enum, default_value_t = StrategyArg::Auto, value_name = "STRATEGY")]
+    pub strategy: StrategyArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StrategyArg {
+    /// The cheapest that covers every change
+    Auto,
+    /// Stream everything into fresh fragments
+    Rewrite,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Exists {
+    /// Leave it alone, and say so
+    Skip,
+    /// Refuse the migration
+    Error,
+}
+
+#[derive(Debug, Args)]
+pub struct Engine {
+    /// Rows in a batch, or bytes with a unit
+    #[arg(long, value_name = "ROWS|BYTES", value_parser = batch_size)]
+    pub batch_size: Option<BatchSize>,
+    /// Chunks staged at once, and transform threads [default: the processors]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Bytes of record batches in flight [default: 512MiB]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// Rows after which a staged file is closed [default: 1048576]
+    #[arg(long, value_name = "N")]
+    pub rows_per_file: Option<u64>,
+    /// Bytes written a second, at most
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub max_rate: Option<u64>,
+    /// How much is read back before the swap
+    #[arg(long, value_enum, default_value_t = VerifyArg::Full, value_name = "HOW")]
+    pub verify: VerifyArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VerifyArg {
+    /// Every value, by digest
+    Full,
+    /// Counts, schema and first rows
+    Quick,
+}
+
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How progress is shown on stderr
+    #[arg(long, value_enum, default_value_t = ProgressArg::Auto, value_name = "HOW")]
+    pub progress: ProgressArg,
+    /// Say less
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; twice for Lance's own log
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressArg {
+    /// A bar on a terminal, plain lines elsewhere
+    Auto,
+    /// A bar
+    Bar,
+    /// A line every few seconds
+    Plain,
+    /// A JSON object a line
+    Json,
+    /// Nothing
+    None,
+}
+
+fn add(text: &str) -> Result<Change, String> {
+    Change::parse_add(text).map_err(|error| error.to_string())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    relance::parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn batch_size(text: &str) -> Result<BatchSize, String> {
+    relance::parse_batch_size(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,305 @@
+//! The command line: dispatch, exit codes, and what goes to stdout.
+
+mod args;
+mod log;
+mod progress;
+mod request;
+mod show;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use relance::{
+    Cancel, Ended, Error, Kind, Location, Migration, Request, Result, Sample, Settings, table_names,
+};
+use serde_json::{Value, json};
+
+use crate::cli::args::{Cli, Command, Output, Place};
+
+/// Exit code of a migration that is held or interrupted.
+const HELD: u8 = 5;
+
+/// What a command prints, for people and for programs, and its exit code.
+struct Printed {
+    text: String,
+    json: Value,
+    exit: u8,
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            // A closed stream is no reason to fail differently.
+            let _ = error.print();
+            return ExitCode::from(if usage { 2 } else { 0 });
+        }
+    };
+    let output = output(&cli.command);
+    log::start(output.verbose);
+    let json = output.json;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let mut secrets = Vec::new();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(cli.command, &mut secrets)),
+        Err(error) => Err(Error::failed("cannot start the runtime").caused_by(error)),
+    };
+    match result {
+        Ok(printed) => {
+            print(&if json {
+                printed.json.to_string()
+            } else {
+                printed.text
+            });
+            ExitCode::from(printed.exit)
+        }
+        Err(error) => fail(&error, json, &secrets),
+    }
+}
+
+fn fail(error: &Error, json: bool, secrets: &[String]) -> ExitCode {
+    let exit = exit_of(error.kind());
+    let report = error.report(secrets);
+    // Nobody reads a closed stderr.
+    let _ = writeln!(std::io::stderr().lock(), "error: {report}");
+    if json {
+        let kind = format!("{:?}", error.kind());
+        print(&json!({ "error": { "kind": kind, "message": report, "exit": exit } }).to_string());
+    }
+    ExitCode::from(exit)
+}
+
+fn exit_of(kind: Kind) -> u8 {
+    match kind {
+        Kind::Usage => 2,
+        Kind::Refused => 3,
+        Kind::Mismatch => 4,
+        Kind::Interrupted => HELD,
+        Kind::Locked => 6,
+        Kind::OutcomeUnknown => 7,
+        _ => 1,
+    }
+}
+
+fn print(text: &str) {
+    // Nobody reads a closed stdout.
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+fn output(command: &Command) -> &Output {
+    match command {
+        Command::Plan { output, .. }
+        | Command::Migrate { output, .. }
+        | Command::Resume { output, .. }
+        | Command::Abort { output, .. }
+        | Command::Status { output, .. }
+        | Command::Verify { output, .. }
+        | Command::Rollback { output, .. }
+        | Command::Finalize { output, .. }
+        | Command::Sample { output, .. } => output,
+    }
+}
+
+async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed> {
+    match command {
+        Command::Plan {
+            place,
+            changes,
+            engine,
+            output,
+        } => {
+            let settings = request::settings(&engine, false);
+            let migration = migration(place, settings, &output, secrets)?;
+            let plan = migration.request(Request::from(changes)).plan().await?;
+            Ok(done(plan.text().trim_end().to_owned(), plan.json()))
+        }
+        Command::Migrate {
+            place,
+            changes,
+            engine,
+            hold,
+            output,
+        } => {
+            let settings = request::settings(&engine, hold);
+            let migration = migration(place, settings, &output, secrets)?;
+            let migration = migration.request(Request::from(changes));
+            let ended =
+                stoppable(migration, |m| Box::pin(async move { m.migrate().await })).await?;
+            Ok(ended_printed(&ended))
+        }
+        Command::Resume {
+            place,
+            engine,
+            output,
+        } => {
+            let settings = request::settings(&engine, false);
+            let migration = migration(place, settings, &output, secrets)?;
+            let ended = stoppable(migration, |m| Box::pin(async move { m.resume().await })).await?;
+            Ok(ended_printed(&ended))
+        }
+        Command::Status {
+            store,
+            table,
+            output: _,
+        } => status(store, table, secrets).await,
+        other => short(other, secrets).await,
+    }
+}
+
+/// The commands that take a table and little else.
+async fn short(command: Command, secrets: &mut Vec<String>) -> Result<Printed> {
+    let settings = Settings::default();
+    match command {
+        Command::Abort { place, output } => {
+            let aborted = migration(place, settings, &output, secrets)?
+                .abort()
+                .await?;
+            Ok(done(show::aborted(&aborted), to_json(&aborted)))
+        }
+        Command::Verify { place, output } => {
+            let verified = migration(place, settings, &output, secrets)?
+                .verify()
+                .await?;
+            Ok(done(show::verified(&verified), to_json(&verified)))
+        }
+        Command::Rollback {
+            place,
+            discard_writes,
+            output,
+        } => {
+            let migration = migration(place, settings, &output, secrets)?;
+            let back = migration.rollback(discard_writes).await?;
+            Ok(done(show::rolled_back(&back), to_json(&back)))
+        }
+        Command::Finalize {
+            place,
+            history,
+            output,
+        } => {
+            let finalized = migration(place, settings, &output, secrets)?
+                .finalize(history)
+                .await?;
+            Ok(done(show::finalized(&finalized), to_json(&finalized)))
+        }
+        Command::Sample {
+            place,
+            rows,
+            dim,
+            fragments,
+            output: _,
+        } => {
+            let location = Location::try_from(place)?;
+            secrets.extend(location.secrets());
+            let sampled = Sample {
+                rows,
+                dim,
+                fragments,
+            }
+            .make(&location)
+            .await?;
+            Ok(done(show::sampled(&sampled), to_json(&sampled)))
+        }
+        Command::Plan { .. }
+        | Command::Migrate { .. }
+        | Command::Resume { .. }
+        | Command::Status { .. } => Err(Error::failed("this command is dispatched elsewhere")),
+    }
+}
+
+async fn status(
+    store: args::Store,
+    table: Option<String>,
+    secrets: &mut Vec<String>,
+) -> Result<Printed> {
+    let any = request::location(store, table.as_deref().unwrap_or("any"))?;
+    secrets.extend(any.secrets());
+    let tables = match table {
+        Some(table) => vec![table],
+        None => table_names(&any).await?,
+    };
+    let mut all = Vec::new();
+    for table in tables {
+        all.push(Migration::of(any.sibling(&table)?).status().await?);
+    }
+    Ok(done(show::status(&all), json!({ "tables": to_json(&all) })))
+}
+
+fn migration(
+    place: Place,
+    settings: Settings,
+    output: &Output,
+    secrets: &mut Vec<String>,
+) -> Result<Migration> {
+    let location = Location::try_from(place)?;
+    secrets.extend(location.secrets());
+    Ok(Migration::of(location)
+        .settings(settings)
+        .progress(progress::of(output)))
+}
+
+type Run = std::pin::Pin<Box<dyn Future<Output = Result<Ended>> + Send>>;
+
+/// Runs `run` so that Ctrl-C and a termination stop it cleanly.
+async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> Result<Ended> {
+    let cancel = Cancel::default();
+    let asked = cancel.clone();
+    let listener = tokio::spawn(async move {
+        stop_signal().await;
+        asked.cancel();
+    });
+    let ended = run(migration.cancel(cancel)).await;
+    listener.abort();
+    ended
+}
+
+/// Waits for Ctrl-C, or on Unix for SIGTERM too.
+async fn stop_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+fn ended_printed(ended: &Ended) -> Printed {
+    match ended {
+        Ended::Nothing(plan) => done(
+            format!("Nothing to do: {}\n{}", plan.why(), plan.text().trim_end()),
+            json!({ "ended": "nothing", "plan": plan.json() }),
+        ),
+        Ended::Held(held) => Printed {
+            text: show::held(held),
+            json: json!({ "ended": "held", "held": to_json(held) }),
+            exit: HELD,
+        },
+        Ended::Swapped(report) => done(
+            show::report(report),
+            json!({ "ended": "swapped", "report": to_json(report) }),
+        ),
+        _ => done("Done".to_owned(), json!({ "ended": "done" })),
+    }
+}
+
+fn done(text: String, json: Value) -> Printed {
+    Printed {
+        text,
+        json,
+        exit: 0,
+    }
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}

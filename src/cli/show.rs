@@ -1,0 +1,221 @@
+//! Results for people.
+
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use relance::{
+    Aborted, Finalized, Held, Report, RolledBack, Sampled, StagedStatus, TableStatus, Verified,
+    bytes_text, count_text,
+};
+
+/// Characters of a value in a sample.
+const CELL_WIDTH: usize = 24;
+
+/// A migration that is done.
+pub fn report(report: &Report) -> String {
+    let mut lines = vec![format!(
+        "Migrated `{}`: version {} is now version {}",
+        report.table, report.version_before, report.version_after
+    )];
+    for change in &report.changes {
+        lines.push(format!("  changed    {change}"));
+    }
+    for name in &report.skipped {
+        lines.push(format!(
+            "  skipped    column `{name}` exists already with this type"
+        ));
+    }
+    let verified = match report.verified {
+        relance::Verify::Full => "every value verified",
+        relance::Verify::Quick => "verified quickly",
+    };
+    lines.push(format!(
+        "  rows       {}, {verified}",
+        count_text(report.rows)
+    ));
+    lines.push(format!(
+        "  written    {} in {} fragments (before: {})",
+        bytes_text(report.bytes_written),
+        report.fragments_after,
+        report.fragments_before
+    ));
+    if report.indices_rebuilt > 0 {
+        lines.push(format!("  indices    {} rebuilt", report.indices_rebuilt));
+    }
+    let seconds = report
+        .seconds
+        .iter()
+        .map(|(phase, seconds)| format!("{phase} {seconds}"));
+    lines.push(format!(
+        "  seconds    {}",
+        seconds.collect::<Vec<_>>().join(", ")
+    ));
+    lines.push(format!(
+        "  rollback   tag `{}` keeps version {}",
+        report.rollback_tag, report.version_before
+    ));
+    lines.push("  fields".to_owned());
+    lines.extend(
+        report
+            .fields
+            .iter()
+            .map(|field| format!("             {field}")),
+    );
+    lines.push("  sample".to_owned());
+    lines.extend(
+        sample(report)
+            .into_iter()
+            .map(|row| format!("             {row}")),
+    );
+    lines.join("\n")
+}
+
+fn sample(report: &Report) -> Vec<String> {
+    let options = FormatOptions::default().with_null("null");
+    let mut rows = Vec::new();
+    for batch in &report.sample {
+        let formatters = batch.columns().iter();
+        let formatters = formatters.map(|column| ArrayFormatter::try_new(column, &options));
+        let Ok(formatters) = formatters.collect::<Result<Vec<_>, _>>() else {
+            continue;
+        };
+        for row in 0..batch.num_rows() {
+            let cells = formatters
+                .iter()
+                .map(|formatter| cell(&formatter.value(row).to_string()));
+            rows.push(cells.collect::<Vec<_>>().join(" | "));
+        }
+    }
+    rows
+}
+
+fn cell(text: &str) -> String {
+    if text.chars().count() <= CELL_WIDTH {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(CELL_WIDTH - 1).collect();
+    format!("{kept}…")
+}
+
+/// A migration that waits.
+pub fn held(held: &Held) -> String {
+    let Held { table, id, rows } = held;
+    format!(
+        "Held `{table}`: migration {id} has {} rows staged and verified",
+        count_text(*rows)
+    )
+}
+
+/// A migration that was dropped.
+pub fn aborted(aborted: &Aborted) -> String {
+    let Aborted {
+        table,
+        id,
+        files,
+        bytes,
+    } = aborted;
+    format!(
+        "Aborted migration {id} of `{table}`: {files} files removed, {}",
+        bytes_text(*bytes)
+    )
+}
+
+/// A swap that was taken back.
+pub fn rolled_back(back: &RolledBack) -> String {
+    let lost = match back.discarded_commits {
+        0 => String::new(),
+        count => format!("; {count} commits discarded"),
+    };
+    format!(
+        "Rolled back `{}`: version {} reads as version {} did{lost}",
+        back.table, back.version, back.restored
+    )
+}
+
+/// A rollback point given up.
+pub fn finalized(done: &Finalized) -> String {
+    let mut text = format!(
+        "Finalized `{}`: version {} is gone, {} files removed, {} reclaimed",
+        done.table,
+        done.version,
+        done.files,
+        bytes_text(done.bytes)
+    );
+    if done.older_versions > 0 {
+        text.push_str(&format!(
+            "\n  {} older versions may hold some of its files; --history removes them too",
+            done.older_versions
+        ));
+    }
+    text
+}
+
+/// A table that equals its rollback point.
+pub fn verified(done: &Verified) -> String {
+    let mut lines = vec![format!(
+        "Verified `{}`: version {} holds what version {} did, with the changes, in {} rows",
+        done.table,
+        done.swapped,
+        done.before,
+        count_text(done.rows)
+    )];
+    for (column, digest) in &done.columns {
+        lines.push(format!("  {digest}  {column}"));
+    }
+    if done.commits_since > 0 {
+        lines.push(format!(
+            "  {} commits since were not looked at",
+            done.commits_since
+        ));
+    }
+    lines.join("\n")
+}
+
+/// What is staged of tables, and their rollback points.
+pub fn status(tables: &[TableStatus]) -> String {
+    let mut lines = Vec::new();
+    for table in tables {
+        lines.push(format!("`{}` at version {}", table.table, table.version));
+        match &table.staged {
+            None => lines.push("  nothing staged".to_owned()),
+            Some(staged) => lines.extend(staged_lines(staged)),
+        }
+        for point in &table.rollback_points {
+            lines.push(format!(
+                "  rollback point: version {} (migration {}, swapped as {}, {} commits by others since)",
+                point.version, point.id, point.swapped, point.commits_since
+            ));
+        }
+    }
+    if lines.is_empty() {
+        lines.push("the database has no tables".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn staged_lines(staged: &StagedStatus) -> Vec<String> {
+    let seen = staged.seen.format("%Y-%m-%d %H:%M:%S");
+    vec![
+        format!(
+            "  migration {} {} in phase {}",
+            staged.id, staged.state, staged.phase
+        ),
+        format!("    asked     {}", staged.changes.join(", ")),
+        format!(
+            "    staged    {} of {} rows, {} of {} chunks, from version {}",
+            count_text(staged.rows_done),
+            count_text(staged.rows),
+            staged.chunks_done,
+            staged.chunks,
+            staged.source_version
+        ),
+        format!("    last seen {seen} UTC on {}", staged.host),
+    ]
+}
+
+/// A sample table.
+pub fn sampled(done: &Sampled) -> String {
+    let Sampled { table, rows, dim } = done;
+    format!(
+        "Made `{table}`: {} rows of text and vector[{dim}]",
+        count_text(*rows)
+    )
+}

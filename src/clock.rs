@@ -1,0 +1,21 @@
+//! The time, as a part that tests can set.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+/// Tells the time.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// Now, in UTC.
+    fn now(&self) -> DateTime<Utc>;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+}

@@ -1,0 +1,278 @@
+//! Commits that land on one version or not at all, and what became of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use lance::dataset::transaction::{Operation, Transaction, TransactionBuilder};
+use lance::dataset::{CommitBuilder, Dataset};
+use lance_core::Result as LanceResult;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::{IndexMetadata, Manifest, Transaction as StoredTransaction};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
+    commit_handler_from_url,
+};
+use object_store::path::Path;
+
+use crate::error::{Context, Error, Result};
+
+/// Transaction property that names the migration whose commit it is.
+pub const PROPERTY_ID: &str = "relance.migration";
+/// Transaction property that says what the commit does.
+pub const PROPERTY_ACT: &str = "relance.act";
+
+/// What a commit of relance's does, in its transaction properties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Makes the staged fragments the live table.
+    Swap,
+    /// Builds an index again.
+    Index,
+    /// Puts the version before the swap back.
+    Rollback,
+}
+
+impl Act {
+    /// Its name in the properties.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Swap => "swap",
+            Self::Index => "index",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// What became of a commit.
+#[must_use]
+#[derive(Debug)]
+pub enum Outcome {
+    /// It landed: the dataset is at the new version.
+    Landed(Box<Dataset>),
+    /// Someone else committed that version first; nothing changed.
+    LostRace {
+        /// The newest version.
+        head: u64,
+    },
+    /// The reply was lost and the table could not be read: it may or may not have landed.
+    Unknown {
+        /// The version that it would be.
+        attempted: u64,
+        /// Why.
+        error: Error,
+    },
+}
+
+/// The properties of a commit of the migration `id`.
+pub fn properties(id: &str, act: Act) -> HashMap<String, String> {
+    HashMap::from([
+        (PROPERTY_ID.to_owned(), id.to_owned()),
+        (PROPERTY_ACT.to_owned(), act.name().to_owned()),
+    ])
+}
+
+/// Whether `transaction` is a commit of the migration `id` that does `act`.
+pub fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
+    let property = |name: &str| {
+        let properties = transaction.transaction_properties.as_ref()?;
+        properties.get(name).map(String::as_str)
+    };
+    property(PROPERTY_ID) == Some(id) && property(PROPERTY_ACT) == Some(act.name())
+}
+
+/// Commits `operation` as the version after `dataset`'s, and as no other.
+///
+/// Lance rebases a commit over others' commits where it thinks that they do not matter; for an
+/// `Overwrite` and a `Restore` it thinks so of appends and deletes, and loses them
+/// (lance 14 `src/io/commit/conflict_resolver.rs`). Zero retries switch that off for an `Overwrite`;
+/// for every operation the commit handler here refuses any version but the next.
+///
+/// # Errors
+/// `Failed`, when it certainly did not land and nobody else was first.
+///
+/// # Crash
+/// The table holds the version before, or the new one whole.
+pub async fn exactly_next(
+    dataset: &Arc<Dataset>,
+    operation: Operation,
+    properties: HashMap<String, String>,
+) -> Result<Outcome> {
+    let read_version = dataset.version_id();
+    let attempted = read_version + 1;
+    let transaction = TransactionBuilder::new(read_version, operation)
+        .transaction_properties(Some(Arc::new(properties)))
+        .build();
+    let uuid = transaction.uuid.clone();
+    let params = dataset.store_params().cloned();
+    let inner = commit_handler_from_url(dataset.uri(), &params)
+        .await
+        .doing(|| "find out how this store commits".to_owned())?;
+    let result = CommitBuilder::new(dataset.clone())
+        .with_commit_handler(Arc::new(OnlyVersion { attempted, inner }))
+        .with_max_retries(0)
+        .with_skip_auto_cleanup(true)
+        .execute(transaction)
+        .await;
+    match result {
+        Ok(committed) if committed.version_id() == attempted => {
+            Ok(Outcome::Landed(Box::new(committed)))
+        }
+        Ok(committed) => Err(Error::failed(format!(
+            "committed version {} instead of {attempted}; this is a bug in relance",
+            committed.version_id()
+        ))),
+        Err(error) => settle(dataset, attempted, &uuid, error).await,
+    }
+}
+
+/// Looks at what is there before it believes an error.
+async fn settle(
+    dataset: &Arc<Dataset>,
+    attempted: u64,
+    uuid: &str,
+    error: lance::Error,
+) -> Result<Outcome> {
+    let unsure = error.is_commit_status_unknown() || matches!(error, lance::Error::Timeout { .. });
+    let cause = Error::failed(format!("cannot commit version {attempted}")).caused_by(error);
+    let found = match look(dataset, attempted).await {
+        Ok(found) => found,
+        Err(_) => {
+            return Ok(Outcome::Unknown {
+                attempted,
+                error: cause,
+            });
+        }
+    };
+    match found {
+        Found::Nothing if unsure => Ok(Outcome::Unknown {
+            attempted,
+            error: cause,
+        }),
+        Found::Nothing => Err(cause),
+        Found::Someone { head, uuid: theirs } if theirs.as_deref() != Some(uuid) => {
+            Ok(Outcome::LostRace { head })
+        }
+        Found::Someone { .. } => {
+            let landed = dataset.checkout_version(attempted).await;
+            let landed = landed.doing(|| format!("open version {attempted}, which landed"))?;
+            Ok(Outcome::Landed(Box::new(landed)))
+        }
+    }
+}
+
+enum Found {
+    Nothing,
+    Someone { head: u64, uuid: Option<String> },
+}
+
+async fn look(dataset: &Dataset, attempted: u64) -> LanceResult<Found> {
+    let head = dataset.latest_version_id().await?;
+    if head < attempted {
+        return Ok(Found::Nothing);
+    }
+    let transaction = dataset.read_transaction_by_version(attempted).await?;
+    let uuid = transaction.map(|transaction| transaction.uuid);
+    Ok(Found::Someone { head, uuid })
+}
+
+/// A commit handler that commits one version and conflicts on every other.
+#[derive(Debug)]
+struct OnlyVersion {
+    attempted: u64,
+    inner: Arc<dyn CommitHandler>,
+}
+
+#[async_trait]
+impl CommitHandler for OnlyVersion {
+    fn is_version_not_found_definitive(&self) -> bool {
+        self.inner.is_version_not_found_definitive()
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        self.inner.propagate_commit_error_after_success()
+    }
+
+    async fn resolve_latest_location(
+        &self,
+        base_path: &Path,
+        object_store: &ObjectStore,
+    ) -> LanceResult<ManifestLocation> {
+        self.inner
+            .resolve_latest_location(base_path, object_store)
+            .await
+    }
+
+    async fn resolve_version_location(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn object_store::ObjectStore,
+    ) -> LanceResult<ManifestLocation> {
+        let inner = &self.inner;
+        inner
+            .resolve_version_location(base_path, version, object_store)
+            .await
+    }
+
+    async fn version_exists(
+        &self,
+        base_path: &Path,
+        version: u64,
+        object_store: &dyn object_store::ObjectStore,
+        naming_scheme: ManifestNamingScheme,
+    ) -> LanceResult<bool> {
+        let inner = &self.inner;
+        inner
+            .version_exists(base_path, version, object_store, naming_scheme)
+            .await
+    }
+
+    fn list_manifest_locations<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        sorted_descending: bool,
+    ) -> BoxStream<'a, LanceResult<ManifestLocation>> {
+        let inner = &self.inner;
+        inner.list_manifest_locations(base_path, object_store, sorted_descending)
+    }
+
+    fn list_manifest_locations_since<'a>(
+        &self,
+        base_path: &Path,
+        object_store: &'a ObjectStore,
+        since_version: u64,
+    ) -> BoxStream<'a, LanceResult<ManifestLocation>> {
+        let inner = &self.inner;
+        inner.list_manifest_locations_since(base_path, object_store, since_version)
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &Path,
+        object_store: &ObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<StoredTransaction>,
+    ) -> std::result::Result<ManifestLocation, CommitError> {
+        if manifest.version != self.attempted {
+            return Err(CommitError::CommitConflict);
+        }
+        let inner = &self.inner;
+        inner
+            .commit(
+                manifest,
+                indices,
+                base_path,
+                object_store,
+                manifest_writer,
+                naming_scheme,
+                transaction,
+            )
+            .await
+    }
+}

@@ -1,0 +1,183 @@
+//! Data files of a migration: their names, their writers, and finding them again.
+//!
+//! They lie in the live table's own `data/`, beside other writers' files. Their name holds the
+//! migration's id before their first byte is written, so that whatever a killed run left behind can
+//! be told from everybody else's.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use lance_io::local::to_local_path;
+use lance_io::object_store::ObjectStore;
+use lance_io::object_writer::WriteResult;
+use lance_io::traits::Writer;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt as _};
+use tokio::fs::File;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use uuid::Uuid;
+
+use crate::error::{Context, Result};
+
+/// Bytes that a local file copies at once.
+const LOCAL_BUFFER_BYTES: usize = 4 << 20;
+
+/// A new file name of the migration `id`. It begins with 24 random bits, as Lance's own names do,
+/// so that an object store spreads the files over its partitions.
+pub fn new_name(id: &str) -> String {
+    let random = Uuid::new_v4().simple().to_string();
+    let (bits, rest) = random.split_at(6);
+    let bits = u32::from_str_radix(bits, 16).unwrap_or_default();
+    let rest = rest.get(..16).unwrap_or(rest);
+    format!("{bits:024b}-relance-{id}-{rest}.lance")
+}
+
+/// Whether `name` is a file of the migration `id`.
+pub fn is_of(name: &str, id: &str) -> bool {
+    name.contains(&format!("-relance-{id}-")) && name.ends_with(".lance")
+}
+
+/// Every file of the migration `id` in `directory`.
+///
+/// # Errors
+/// `Failed`, when the directory cannot be listed.
+pub async fn list(store: &ObjectStore, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {
+    let files: Result<Vec<_>> = store
+        .list(Some(directory.clone()))
+        .try_filter(|meta| {
+            let ours = meta.location.filename().is_some_and(|name| is_of(name, id));
+            std::future::ready(ours)
+        })
+        .try_collect()
+        .await
+        .doing(|| format!("list {directory}"));
+    files
+}
+
+/// Removes `file`; one that is gone already is as good.
+///
+/// # Errors
+/// `Failed`, when it is there and cannot be removed.
+pub async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
+    match store.inner.delete(file).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error).doing(|| format!("remove {file}")),
+    }
+}
+
+/// Opens `file` for writing. On a disk it is written under its own name and synced when it is
+/// finished; in an object store it appears when it is finished.
+///
+/// # Errors
+/// `Failed`, when it cannot be created.
+pub async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn Writer>> {
+    if store.has_direct_local_paths() {
+        let writer = LocalFile::create(PathBuf::from(to_local_path(file))).await;
+        return Ok(Box::new(writer.doing(|| format!("create {file}"))?));
+    }
+    store.create(file).await.doing(|| format!("create {file}"))
+}
+
+/// A local file that is removed unless it is finished.
+///
+/// Lance's own local writer works on a temporary file whose name tells nothing, does not sync, and
+/// copies in small pieces.
+#[derive(Debug)]
+struct LocalFile {
+    path: PathBuf,
+    file: File,
+    written: usize,
+    finished: bool,
+}
+
+impl LocalFile {
+    async fn create(path: PathBuf) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            tokio::fs::create_dir_all(directory).await?;
+        }
+        let mut file = File::create_new(&path).await?;
+        file.set_max_buf_size(LOCAL_BUFFER_BYTES);
+        Ok(Self {
+            path,
+            file,
+            written: 0,
+            finished: false,
+        })
+    }
+
+    /// Makes the bytes and the name durable: what the journal then names is there after a power loss.
+    async fn sync(&mut self) -> io::Result<()> {
+        self.file.flush().await?;
+        self.file.sync_data().await?;
+        #[cfg(unix)]
+        if let Some(directory) = self.path.parent() {
+            File::open(directory).await?.sync_all().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LocalFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl AsyncWrite for LocalFile {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
+        self.written += count;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Writer for LocalFile {
+    async fn tell(&mut self) -> lance_core::Result<usize> {
+        Ok(self.written)
+    }
+
+    async fn shutdown(&mut self) -> lance_core::Result<WriteResult> {
+        self.sync().await?;
+        self.finished = true;
+        Ok(WriteResult {
+            size: self.written,
+            e_tag: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_whose_they_are() {
+        let name = new_name("0123abcd");
+        assert!(is_of(&name, "0123abcd"));
+        assert!(!is_of(&name, "0123abce"));
+        assert!(!is_of(
+            "101100101101010011010110a1b2c3d4e5f6a7b8c9d0e1f2a3.lance",
+            "0123abcd"
+        ));
+        assert_ne!(name, new_name("0123abcd"));
+    }
+}

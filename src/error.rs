@@ -1,0 +1,211 @@
+//! One error for the whole crate: what a caller may do next, what happened, and why.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A boxed source error.
+pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What the caller may do about an [`Error`]. The command's exit code follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The request itself is malformed: correct it.
+    Usage,
+    /// The request cannot be carried out on this table as it is. Nothing was written.
+    Refused,
+    /// What was staged differs from what was expected. Nothing was swapped.
+    Mismatch,
+    /// Stopped before the swap, with everything kept: `resume` goes on, `abort` drops it.
+    Interrupted,
+    /// Another migration of this table is staged or running.
+    Locked,
+    /// The swap's reply was lost: it may or may not have landed. Nothing was deleted.
+    OutcomeUnknown,
+    /// Anything else. The live table is as it was.
+    Failed,
+}
+
+/// What went wrong, for people, with the error it came from.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<BoxError>,
+}
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    /// A malformed request.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    /// A request that this table does not allow.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    /// An error that leaves the live table as it was.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    /// A stop that `resume` goes on from.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self::new(Kind::Interrupted, message)
+    }
+
+    /// The same error, with the error it came from.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same error, with `advice` as its last sentence.
+    #[must_use]
+    pub fn with_advice(mut self, advice: &str) -> Self {
+        self.message.push_str("\n  ");
+        self.message.push_str(advice);
+        self
+    }
+
+    /// What the caller may do next.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The message and every cause, one a line, with `hide` replaced wherever it stands.
+    pub fn report(&self, hide: &[String]) -> String {
+        let mut lines = vec![self.message.clone()];
+        let mut cause = StdError::source(self);
+        while let Some(error) = cause {
+            let text = without_location(&error.to_string());
+            let known = lines.iter().any(|line| line.contains(&text));
+            if !known {
+                lines.push(text);
+            }
+            cause = error.source();
+        }
+        redact(&lines.join("\n  because: "), hide)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
+    }
+}
+
+/// Adds what was being done to an error of another crate.
+pub trait Context<T> {
+    /// Turns the error into [`Kind::Failed`] with `doing` as its message; a full disk is said in words.
+    ///
+    /// # Errors
+    /// Whatever error it was called on.
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E> Context<T> for std::result::Result<T, E>
+where
+    E: Into<BoxError>,
+{
+    fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| {
+            let source: BoxError = error.into();
+            let what = if is_storage_full(source.as_ref()) {
+                format!("no space left on the device: {}", doing())
+            } else {
+                format!("cannot {}", doing())
+            };
+            Error::failed(what).caused_by(source)
+        })
+    }
+}
+
+/// Whether `error`, or anything that caused it, is the device being full.
+pub fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull) {
+            return true;
+        }
+        if error.to_string().contains("No space left on device") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Lance ends its messages with the line of its own source: of no use to a reader, and a path of
+/// the machine that built it.
+fn without_location(text: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for part in text.split(", ") {
+        if !is_location(part.trim_start_matches("location: ")) {
+            kept.push(part);
+        }
+    }
+    kept.join(", ")
+}
+
+/// Whether `part` reads as `path.rs:LINE:COLUMN`.
+fn is_location(part: &str) -> bool {
+    let mut pieces = part.rsplitn(3, ':');
+    let column = pieces.next().unwrap_or_default();
+    let line = pieces.next().unwrap_or_default();
+    let path = pieces.next().unwrap_or_default();
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    number(column) && number(line) && path.ends_with(".rs")
+}
+
+/// `text` with every secret replaced.
+fn redact(text: &str, hide: &[String]) -> String {
+    let mut text = text.to_owned();
+    for secret in hide.iter().filter(|secret| secret.len() >= 4) {
+        text = text.replace(secret.as_str(), "***");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_lists_causes_without_source_locations_or_secrets() {
+        let cause = std::io::Error::other("bad reply with s3cr3t, /build/lance-1.0/src/io.rs:12:3");
+        let error = Error::failed("cannot open `t`").caused_by(cause);
+        let report = error.report(&["s3cr3t".to_owned()]);
+        assert_eq!(report, "cannot open `t`\n  because: bad reply with ***");
+    }
+
+    #[test]
+    fn a_full_device_is_named_first() {
+        let full: std::result::Result<(), _> =
+            Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        let error = full.doing(|| "write chunk 3".to_owned()).unwrap_err();
+        assert!(error.to_string().starts_with("no space left on the device"));
+    }
+}

@@ -1,0 +1,138 @@
+//! What was committed to a table, and by whom: finds a migration's swap, and what came after it.
+
+use std::collections::HashMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use lance::Dataset;
+use lance::dataset::transaction::Transaction;
+
+use crate::commit::{Act, PROPERTY_ACT, PROPERTY_ID, is_ours};
+use crate::error::{Context, Result};
+use crate::source::{TAG_PREFIX, tag_of};
+
+/// Commits read at once.
+const READ_AHEAD: usize = 8;
+
+/// A migration whose rollback point is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RollbackPoint {
+    /// The migration's id.
+    pub id: String,
+    /// The version before the swap.
+    pub version: u64,
+    /// The version that is the swap; `None` while it is only pinned.
+    pub swapped: Option<u64>,
+}
+
+/// A commit that is not this migration's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// The version that it made.
+    pub version: u64,
+    /// Lance's name for what it did.
+    pub operation: String,
+}
+
+/// The rollback points of a table, oldest first.
+///
+/// # Errors
+/// `Failed`, when tags or transactions cannot be read.
+pub async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>> {
+    let tags: HashMap<_, _> = live
+        .tags()
+        .list()
+        .await
+        .doing(|| format!("list the tags of {}", live.uri()))?;
+    let mut points = Vec::new();
+    for (tag, contents) in tags {
+        let Some(id) = tag.strip_prefix(TAG_PREFIX) else {
+            continue;
+        };
+        points.push(RollbackPoint {
+            id: id.to_owned(),
+            version: contents.version,
+            swapped: swap_after(live, id, contents.version).await?,
+        });
+    }
+    points.sort_by_key(|point| point.version);
+    Ok(points)
+}
+
+/// The rollback point of the migration `id`.
+///
+/// # Errors
+/// `Failed`, when the tag or a transaction cannot be read.
+pub async fn rollback_point(live: &Dataset, id: &str) -> Result<Option<RollbackPoint>> {
+    let version = match live.tags().get_version(&tag_of(id)).await {
+        Ok(version) => version,
+        Err(lance::Error::RefNotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error).doing(|| format!("read the tag {}", tag_of(id))),
+    };
+    Ok(Some(RollbackPoint {
+        id: id.to_owned(),
+        version,
+        swapped: swap_after(live, id, version).await?,
+    }))
+}
+
+/// The version that is the swap of the migration `id`: it is the one after its rollback point, since
+/// the swap commits exactly that version or nothing.
+async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64>> {
+    let head = head(live).await?;
+    let next = version + 1;
+    if next > head {
+        return Ok(None);
+    }
+    let transaction = transaction(live, next).await?;
+    let ours = transaction.is_some_and(|transaction| is_ours(&transaction, id, Act::Swap));
+    Ok(ours.then_some(next))
+}
+
+/// The newest version of the table.
+///
+/// # Errors
+/// `Failed`, when it cannot be read.
+pub async fn head(live: &Dataset) -> Result<u64> {
+    let head = live.latest_version_id().await;
+    head.doing(|| format!("read the newest version of {}", live.uri()))
+}
+
+/// Everybody else's commits after `version`, up to `head`. Rebuilding an index is the migration's own.
+///
+/// # Errors
+/// `Failed`, when a transaction cannot be read.
+pub async fn others_since(live: &Dataset, id: &str, version: u64, head: u64) -> Result<Vec<Other>> {
+    let transactions: Vec<(u64, Option<Transaction>)> = stream::iter(version + 1..=head)
+        .map(|version| async move { Ok((version, transaction(live, version).await?)) })
+        .buffered(READ_AHEAD)
+        .try_collect::<Vec<_>>()
+        .await
+        .map_err(|error: crate::error::Error| error)?;
+    let others = transactions
+        .into_iter()
+        .filter_map(|(version, transaction)| {
+            let operation = match transaction {
+                Some(transaction) if is_ours(&transaction, id, Act::Index) => return None,
+                Some(transaction) => transaction.operation.name().to_owned(),
+                None => "unknown".to_owned(),
+            };
+            Some(Other { version, operation })
+        });
+    Ok(others.collect())
+}
+
+/// The id of the migration whose commit `version` is, and what it did.
+///
+/// # Errors
+/// `Failed`, when the transaction cannot be read.
+pub async fn owner(live: &Dataset, version: u64) -> Result<Option<(String, String)>> {
+    let transaction = transaction(live, version).await?;
+    let properties = transaction.and_then(|transaction| transaction.transaction_properties);
+    let property = |name: &str| properties.as_ref()?.get(name).cloned();
+    Ok(property(PROPERTY_ID).zip(property(PROPERTY_ACT)))
+}
+
+async fn transaction(live: &Dataset, version: u64) -> Result<Option<Transaction>> {
+    let transaction = live.read_transaction_by_version(version).await;
+    transaction.doing(|| format!("read the transaction of version {version}"))
+}

@@ -1,0 +1,322 @@
+//! Indices: what is needed to build each again as it was, and building them on the swapped table.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lance::Dataset;
+use lance::index::vector::VectorIndexParams;
+use lance::index::{DatasetIndexExt, DatasetIndexInternalExt, IndexBuildProgress};
+use lance_index::metrics::NoOpMetricsCollector;
+use lance_index::scalar::ScalarIndexParams;
+use lance_index::vector::VectorIndex;
+use lance_index::vector::bq::RQBuildParams;
+use lance_index::vector::bq::builder::RabitQuantizer;
+use lance_index::vector::hnsw::builder::HnswBuildParams;
+use lance_index::vector::ivf::builder::IvfBuildParams;
+use lance_index::vector::pq::{PQBuildParams, ProductQuantizer};
+use lance_index::vector::quantizer::QuantizationType;
+use lance_index::vector::sq::ScalarQuantizer;
+use lance_index::vector::sq::builder::SQBuildParams;
+use lance_index::vector::v3::subindex::SubIndexType;
+use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
+use lance_table::format::IndexMetadata;
+
+use crate::commit::{Act, properties};
+use crate::error::{Context, Error, Result};
+use crate::plan::IndexFacts;
+use crate::progress::{Amount, Event, SharedProgress};
+
+/// What is needed to build an index again as it was.
+enum Recipe {
+    Scalar(IndexType, ScalarIndexParams),
+    Vector(Box<VectorIndexParams>),
+}
+
+/// An index of a dataset, and where it is.
+struct Found {
+    name: String,
+    column: String,
+    kind: String,
+    bytes: Option<u64>,
+    first: IndexMetadata,
+}
+
+/// What the planner needs to know of the indices of `dataset`, by name. Reads a part of each index's
+/// files, to see that its parameters can be known.
+///
+/// # Errors
+/// `Failed`, when the index list cannot be read.
+pub async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
+    let mut facts = Vec::new();
+    for found in find(dataset).await? {
+        let recipe = recipe(dataset, &found).await;
+        facts.push(IndexFacts {
+            unknown: recipe.err().map(|error| error.report(&[])),
+            name: found.name,
+            column: found.column,
+            kind: found.kind,
+            bytes: found.bytes,
+        });
+    }
+    Ok(facts)
+}
+
+/// Builds every index of `source` that `live` lacks, but those in `dropped`, and commits each to the
+/// live table. Vector indices keep their trained centroids and codebooks: the values are the same.
+///
+/// Gives back the newest version.
+///
+/// # Errors
+/// `Failed`, naming the index. The table reads without it, slower.
+///
+/// # Crash
+/// The indices that were committed are there; calling this again builds the rest.
+pub async fn rebuild(
+    source: &Dataset,
+    live: Arc<Dataset>,
+    dropped: &[String],
+    id: &str,
+    progress: &SharedProgress,
+) -> Result<Arc<Dataset>> {
+    let mut live = live.as_ref().clone();
+    let there: Vec<String> = find(&live)
+        .await?
+        .into_iter()
+        .map(|found| found.name)
+        .collect();
+    for found in find(source).await? {
+        if dropped.contains(&found.name) || there.contains(&found.name) {
+            continue;
+        }
+        let name = found.name.clone();
+        let recipe = recipe(source, &found).await?;
+        build(&mut live, &found, &recipe, id, progress)
+            .await
+            .map_err(|error| {
+                error.with_advice(&format!(
+                    "the rows are swapped and safe; `relance resume` builds index `{name}` again"
+                ))
+            })?;
+        progress.event(Event::Advanced(Amount {
+            chunks: 1,
+            ..Amount::default()
+        }));
+    }
+    Ok(Arc::new(live))
+}
+
+/// How many indices [`rebuild`] has to build.
+///
+/// # Errors
+/// `Failed`, when the index list cannot be read.
+pub async fn missing(source: &Dataset, live: &Dataset, dropped: &[String]) -> Result<u64> {
+    let there: Vec<String> = find(live)
+        .await?
+        .into_iter()
+        .map(|found| found.name)
+        .collect();
+    let wanted = find(source).await?;
+    let missing = wanted
+        .iter()
+        .filter(|found| !dropped.contains(&found.name) && !there.contains(&found.name));
+    Ok(missing.count() as u64)
+}
+
+/// The indices of `dataset` that users made, by name.
+async fn find(dataset: &Dataset) -> Result<Vec<Found>> {
+    let described = dataset.describe_indices(None).await;
+    let described = described.doing(|| format!("read the index list of {}", dataset.uri()))?;
+    let mut all = Vec::new();
+    for description in described {
+        let Some(first) = description.segments().first().cloned() else {
+            continue;
+        };
+        if is_system_index(&first) {
+            continue;
+        }
+        all.push(Found {
+            name: description.name().to_owned(),
+            column: column_of(dataset, description.as_ref()),
+            kind: description.index_type().to_owned(),
+            bytes: description.total_size_bytes(),
+            first,
+        });
+    }
+    Ok(all)
+}
+
+fn column_of(dataset: &Dataset, description: &dyn IndexDescription) -> String {
+    let ids = description.field_ids().iter();
+    let paths = ids.filter_map(|id| dataset.schema().field_path(i32::try_from(*id).ok()?).ok());
+    paths.collect::<Vec<_>>().join(", ")
+}
+
+async fn build(
+    live: &mut Dataset,
+    found: &Found,
+    recipe: &Recipe,
+    id: &str,
+    progress: &SharedProgress,
+) -> Result<()> {
+    let name = &found.name;
+    let (index_type, params): (IndexType, &dyn IndexParams) = match recipe {
+        Recipe::Scalar(index_type, params) => (*index_type, params),
+        Recipe::Vector(params) => (params.index_type(), params.as_ref()),
+    };
+    let told = Told {
+        name: name.clone(),
+        progress: progress.clone(),
+    };
+    live.create_index_builder(&[found.column.as_str()], index_type, params)
+        .name(name.clone())
+        .transaction_properties(properties(id, Act::Index))
+        .progress(Arc::new(told))
+        .await
+        .doing(|| format!("build index `{name}` on `{}`", found.column))?;
+    Ok(())
+}
+
+/// What is needed to build `found` again as it was.
+async fn recipe(dataset: &Dataset, found: &Found) -> Result<Recipe> {
+    let unknown = |why: &str| Error::failed(why);
+    if found.first.fields.len() != 1 {
+        return Err(unknown("it is on more than one column"));
+    }
+    if !found.first.covering_fields.is_empty() {
+        return Err(unknown("it carries values of other columns"));
+    }
+    let (column, uuid) = (found.column.as_str(), &found.first.uuid);
+    let is_vector = found.kind.starts_with("IVF") || found.kind == "Vector";
+    if is_vector {
+        let index = dataset
+            .open_vector_index(column, uuid, &NoOpMetricsCollector)
+            .await;
+        let index = index.doing(|| format!("open index `{}`", found.name))?;
+        return vector_params(index.as_ref()).map(|params| Recipe::Vector(Box::new(params)));
+    }
+    let index = dataset
+        .open_scalar_index(column, uuid, &NoOpMetricsCollector)
+        .await;
+    let index = index.doing(|| format!("open index `{}`", found.name))?;
+    let params = index.derive_index_params();
+    let params = params.doing(|| format!("read the parameters of index `{}`", found.name))?;
+    Ok(Recipe::Scalar(index.index_type(), params))
+}
+
+/// The parameters of a vector index, with what it learnt: the same rows need no second training.
+fn vector_params(index: &dyn VectorIndex) -> Result<VectorIndexParams> {
+    let metric = index.metric_type();
+    let model = index.ivf_model();
+    let mut ivf = IvfBuildParams::new(model.num_partitions());
+    ivf.centroids = model.centroids.clone().map(Arc::new);
+    let (sub_index, quantization) = index.sub_index_type();
+    let quantizer = index.quantizer();
+    let wrong =
+        |error: lance::Error| Error::failed("its quantizer is not of its kind").caused_by(error);
+    let pq = |quantizer| {
+        ProductQuantizer::try_from(quantizer)
+            .map(|pq| pq_params(&pq))
+            .map_err(wrong)
+    };
+    let sq = |quantizer| {
+        ScalarQuantizer::try_from(quantizer)
+            .map(|sq| sq_params(&sq))
+            .map_err(wrong)
+    };
+    Ok(match (sub_index, quantization) {
+        (SubIndexType::Flat, QuantizationType::Flat | QuantizationType::FlatBin) => {
+            VectorIndexParams::with_ivf_flat_params(metric, ivf)
+        }
+        (SubIndexType::Flat, QuantizationType::Product) => {
+            VectorIndexParams::with_ivf_pq_params(metric, ivf, pq(quantizer)?)
+        }
+        (SubIndexType::Flat, QuantizationType::Scalar) => {
+            VectorIndexParams::with_ivf_sq_params(metric, ivf, sq(quantizer)?)
+        }
+        (SubIndexType::Flat, QuantizationType::Rabit) => {
+            let rabit = RabitQuantizer::try_from(quantizer).map_err(wrong)?;
+            let rq = RQBuildParams::with_rotation_type(rabit.num_bits(), rabit.rotation_type());
+            VectorIndexParams::with_ivf_rq_params(metric, ivf, rq)
+        }
+        (SubIndexType::Hnsw, QuantizationType::Flat | QuantizationType::FlatBin) => {
+            VectorIndexParams::ivf_hnsw(metric, ivf, hnsw_params(index)?)
+        }
+        (SubIndexType::Hnsw, QuantizationType::Product) => {
+            let hnsw = hnsw_params(index)?;
+            VectorIndexParams::with_ivf_hnsw_pq_params(metric, ivf, hnsw, pq(quantizer)?)
+        }
+        (SubIndexType::Hnsw, QuantizationType::Scalar) => {
+            let hnsw = hnsw_params(index)?;
+            VectorIndexParams::with_ivf_hnsw_sq_params(metric, ivf, hnsw, sq(quantizer)?)
+        }
+        (SubIndexType::Hnsw, QuantizationType::Rabit) => {
+            return Err(Error::failed("Lance cannot build HNSW over RaBitQ"));
+        }
+    })
+}
+
+fn pq_params(quantizer: &ProductQuantizer) -> PQBuildParams {
+    PQBuildParams {
+        num_sub_vectors: quantizer.num_sub_vectors,
+        num_bits: quantizer.num_bits as usize,
+        codebook: Some(Arc::new(quantizer.codebook.clone())),
+        ..PQBuildParams::default()
+    }
+}
+
+fn sq_params(quantizer: &ScalarQuantizer) -> SQBuildParams {
+    SQBuildParams {
+        num_bits: quantizer.num_bits(),
+        ..SQBuildParams::default()
+    }
+}
+
+/// The graph's parameters stand in the index's statistics and nowhere else.
+fn hnsw_params(index: &dyn VectorIndex) -> Result<HnswBuildParams> {
+    let statistics = index.statistics();
+    let statistics = statistics.doing(|| "read the index's statistics".to_owned())?;
+    let number = |name: &str| {
+        let value = statistics
+            .get("sub_index")?
+            .get("params")?
+            .get(name)?
+            .as_u64()?;
+        usize::try_from(value).ok()
+    };
+    let unknown = || Error::failed("its statistics do not tell the parameters of its graph");
+    Ok(HnswBuildParams {
+        max_level: number("max_level")
+            .and_then(|n| u16::try_from(n).ok())
+            .ok_or_else(unknown)?,
+        m: number("m").ok_or_else(unknown)?,
+        ef_construction: number("ef_construction").ok_or_else(unknown)?,
+        prefetch_distance: number("prefetch_distance"),
+    })
+}
+
+/// Tells of the stages of a build.
+#[derive(Debug)]
+struct Told {
+    name: String,
+    progress: SharedProgress,
+}
+
+#[async_trait]
+impl IndexBuildProgress for Told {
+    async fn stage_start(&self, stage: &str, total: Option<u64>, unit: &str) -> lance::Result<()> {
+        let total = total
+            .map(|total| format!(", {total} {unit}"))
+            .unwrap_or_default();
+        let text = format!("index `{}`: {}{total}", self.name, stage.replace('_', " "));
+        self.progress.event(Event::Note(text));
+        Ok(())
+    }
+
+    async fn stage_progress(&self, _: &str, _: u64) -> lance::Result<()> {
+        Ok(())
+    }
+
+    async fn stage_complete(&self, _: &str) -> lance::Result<()> {
+        Ok(())
+    }
+}

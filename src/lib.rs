@@ -1,0 +1,80 @@
+//! Migrates `LanceDB` tables, however large, to a new schema: record batches are streamed out of the
+//! live table, default-filled columns are appended in parallel, the result is written beside it,
+//! verified, and swapped in by one atomic commit. No full backup is made and no row is lost; readers
+//! go on reading the version that they have.
+//!
+//! ```no_run
+//! # async fn example() -> relance::Result<()> {
+//! use relance::{Change, Ended, Location, Migration};
+//!
+//! let documents = Location::new("data/my_lancedb", "documents")?;
+//! let migration = Migration::of(documents)
+//!     .change(Change::parse_add("category:string=general")?)
+//!     .change(Change::parse_add("is_active:bool not null=true")?);
+//! println!("{}", migration.plan().await?.text());
+//! if let Ended::Swapped(report) = migration.migrate().await? {
+//!     println!("version {} has {} rows", report.version_swapped, report.rows);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What survives a crash
+//!
+//! Nothing before the swap changes what a reader of the live table sees, and the swap is one commit
+//! that lands on one version or not at all. Whatever dies, whenever, the live table is the old one or
+//! the new one, whole. What was staged is a table of its own, `<table>__relance_staging`, and is its own
+//! journal: [`Migration::resume`] goes on from it, [`Migration::abort`] removes it and every file that
+//! the migration wrote. The version before the swap stays under a tag until [`Migration::finalize`];
+//! [`Migration::rollback`] puts it back.
+
+mod budget;
+mod cancel;
+mod chunk;
+mod clock;
+mod commit;
+mod database;
+mod datafile;
+mod digest;
+mod error;
+mod history;
+mod index;
+mod journal;
+mod location;
+mod phase;
+mod plan;
+mod progress;
+mod readback;
+mod run;
+mod sample;
+mod schema;
+mod settings;
+mod source;
+mod stage;
+mod table;
+mod transform;
+
+pub use cancel::Cancel;
+pub use chunk::{Chunk, ChunkId, Signature, SourceFragment};
+pub use clock::{Clock, SystemClock};
+pub use database::table_names;
+pub use digest::{ColumnDigest, Digest};
+pub use error::{BoxError, Error, Kind, Result};
+pub use location::{Location, STAGING_SUFFIX};
+pub use phase::Phase;
+pub use plan::cost::Cost;
+pub use plan::explain::{bytes_text, count_text};
+pub use plan::{IndexFacts, IndexFate, Plan, Request, Strategy};
+pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
+pub use run::Migration;
+pub use run::report::{
+    Aborted, Ended, Finalized, Held, PointStatus, Report, RolledBack, StagedStatus, TableStatus,
+    Verified,
+};
+pub use sample::{Sample, Sampled};
+pub use schema::change::{Add, Change};
+pub use schema::show::{field_text, type_text};
+pub use schema::target::{Column, IfExists, Target};
+pub use schema::types::parse_type;
+pub use settings::{BatchSize, Settings, Verify, parse_batch_size, parse_bytes};
+pub use transform::Transform;

@@ -1,0 +1,234 @@
+//! Where a table is, and how to get at it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// What the name of every staging table ends with.
+pub const STAGING_SUFFIX: &str = "__relance_staging";
+
+/// Schemes whose commits are atomic in Lance 14 (lance-table `src/io/commit.rs`,
+/// `commit_handler_from_url`). On any other, two writers could both believe that they won.
+const SAFE_SCHEMES: &[&str] = &[
+    "file",
+    "file-object-store",
+    "memory",
+    "shared-memory",
+    "s3",
+    "gs",
+    "az",
+    "abfss",
+    "oss",
+    "tos",
+    "cos",
+    "goosefs",
+];
+
+/// A database and a table in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location {
+    database: String,
+    table: String,
+    storage_options: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.storage_options.keys().collect();
+        f.debug_struct("Location")
+            .field("database", &self.database)
+            .field("table", &self.table)
+            .field("storage_options", &names)
+            .finish()
+    }
+}
+
+impl Location {
+    /// The table `table` in `database`: a directory or an object-store URI, as `lancedb.connect`
+    /// takes it.
+    ///
+    /// # Errors
+    /// `Usage`, for a `db://` URI or an unusable table name; `Refused`, for a store that cannot commit
+    /// atomically.
+    pub fn new(database: &str, table: &str) -> Result<Self> {
+        check_table_name(table)?;
+        let database = check_database(database)?;
+        Ok(Self {
+            database,
+            table: table.to_owned(),
+            storage_options: BTreeMap::new(),
+        })
+    }
+
+    /// The same place, with the options that its object store needs.
+    #[must_use]
+    pub fn with_storage_options(
+        mut self,
+        options: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        self.storage_options.extend(options);
+        self
+    }
+
+    /// The database, without a trailing slash; a directory as an absolute path.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The table's name.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The object store's options. They may hold credentials: never print them.
+    pub fn storage_options(&self) -> &BTreeMap<String, String> {
+        &self.storage_options
+    }
+
+    /// The values that must never be printed.
+    pub fn secrets(&self) -> Vec<String> {
+        let secret = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            let marks = [
+                "key",
+                "secret",
+                "token",
+                "password",
+                "sas",
+                "credential",
+                "account",
+            ];
+            marks.iter().any(|mark| name.contains(mark))
+        };
+        let options = self.storage_options.iter();
+        let values = options
+            .filter(|(name, _)| secret(name))
+            .map(|(_, value)| value.clone());
+        values.collect()
+    }
+
+    /// The URI of the table's dataset.
+    pub fn uri(&self) -> String {
+        format!("{}/{}.lance", self.database, self.table)
+    }
+
+    /// The name of the staging table.
+    pub fn staging_table(&self) -> String {
+        format!("{}{STAGING_SUFFIX}", self.table)
+    }
+
+    /// The URI of the staging table's dataset.
+    pub fn staging_uri(&self) -> String {
+        format!("{}/{}.lance", self.database, self.staging_table())
+    }
+
+    /// The database's directory, if it is one.
+    pub fn directory(&self) -> Option<PathBuf> {
+        if self.database.contains("://") {
+            return None;
+        }
+        Some(PathBuf::from(&self.database))
+    }
+
+    /// Another table of the same database.
+    ///
+    /// # Errors
+    /// `Usage`, for an unusable name.
+    pub fn sibling(&self, table: &str) -> Result<Self> {
+        check_table_name(table)?;
+        Ok(Self {
+            table: table.to_owned(),
+            ..self.clone()
+        })
+    }
+}
+
+fn check_table_name(table: &str) -> Result<()> {
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if table.is_empty() || !table.chars().all(allowed) || table.starts_with('.') {
+        return Err(Error::usage(format!(
+            "`{table}` is not a table name: letters, digits, `_`, `-` and `.` only"
+        )));
+    }
+    if let Some(live) = table.strip_suffix(STAGING_SUFFIX) {
+        return Err(Error::usage(format!(
+            "`{table}` is relance's staging table; name the table itself: `{live}`"
+        )));
+    }
+    Ok(())
+}
+
+fn check_database(database: &str) -> Result<String> {
+    if database.trim().is_empty() {
+        return Err(Error::usage(
+            "the database is empty; name a directory or a URI",
+        ));
+    }
+    let Some((scheme, rest)) = database.split_once("://") else {
+        return absolute(database);
+    };
+    match scheme {
+        "db" => Err(Error::usage(
+            "`db://` is LanceDB Cloud: its tables are behind a server, where relance cannot stage \
+             files. Name the bucket or directory that holds the tables",
+        )),
+        "file" => absolute(rest),
+        known if SAFE_SCHEMES.contains(&known) => Ok(database.trim_end_matches('/').to_owned()),
+        other => Err(Error::refused(format!(
+            "`{other}://` has no atomic commit that Lance knows, so a swap could lose a write there"
+        ))),
+    }
+}
+
+fn absolute(directory: &str) -> Result<String> {
+    let path = std::path::absolute(Path::new(directory));
+    let path = path.map_err(|error| {
+        Error::usage(format!("`{directory}` is not a directory")).caused_by(error)
+    })?;
+    let text = path
+        .to_str()
+        .map(|text| text.trim_end_matches('/').to_owned());
+    text.ok_or_else(|| Error::usage(format!("`{directory}` is not a path in UTF-8")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn uris_stand_beside_each_other() {
+        let location = Location::new("s3://bucket/db/", "t").unwrap();
+        assert_eq!(location.uri(), "s3://bucket/db/t.lance");
+        assert_eq!(
+            location.staging_uri(),
+            "s3://bucket/db/t__relance_staging.lance"
+        );
+        assert_eq!(location.directory(), None);
+        let local = Location::new("file:///tmp/db", "t").unwrap();
+        assert_eq!(local.uri(), "/tmp/db/t.lance");
+    }
+
+    #[test]
+    fn bad_places_are_named() {
+        let kind = |database: &str, table: &str| Location::new(database, table).unwrap_err().kind();
+        assert_eq!(kind("db://cloud", "t"), Kind::Usage);
+        assert_eq!(kind("ftp://host/db", "t"), Kind::Refused);
+        assert_eq!(kind("/tmp", "a/b"), Kind::Usage);
+        assert_eq!(kind("/tmp", ""), Kind::Usage);
+        assert_eq!(kind("/tmp", "t__relance_staging"), Kind::Usage);
+        assert_eq!(kind(" ", "t"), Kind::Usage);
+    }
+
+    #[test]
+    fn debug_never_shows_an_option() {
+        let options = [("aws_secret_access_key".to_owned(), "hush".to_owned())];
+        let location = Location::new("s3://bucket", "t")
+            .unwrap()
+            .with_storage_options(options);
+        assert!(!format!("{location:?}").contains("hush"));
+        assert_eq!(location.secrets(), ["hush"]);
+    }
+}

@@ -1,0 +1,24 @@
+//! Refusals, each with one reason, run in a fixed order so that the same request gives the same answer.
+
+mod index_lost;
+mod no_space;
+mod state_lost;
+mod type_unsupported;
+
+use crate::error::Result;
+use crate::plan::{Facts, Plan, Request};
+
+/// Refuses what cannot be carried out without loss.
+///
+/// # Errors
+/// `Refused`, or `Usage` for an index name that is not there.
+pub fn run(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
+    index_lost::check_names(facts, request)?;
+    if plan.target.is_unchanged() {
+        return Ok(());
+    }
+    state_lost::check(facts)?;
+    type_unsupported::check(facts, plan)?;
+    index_lost::check(facts, request)?;
+    no_space::check(plan)
+}

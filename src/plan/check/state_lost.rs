@@ -1,0 +1,76 @@
+//! State beside the rows that a rewrite would lose.
+
+use lance_file::version::ConcreteFileVersion;
+
+use crate::error::{Error, Result};
+use crate::plan::Facts;
+
+/// Schema metadata that makes a table a materialised view (lancedb 0.41 `src/materialized_view.rs`).
+const VIEW: &str = "mv.definition";
+/// Schema metadata with functions that write columns (lancedb 0.41 `src/table/computed_columns.rs`).
+const FUNCTIONS: &str = "lancedb::function_bindings";
+/// Field metadata of a computed column (same file).
+const COMPUTED: &str = "computed_column";
+
+pub(super) fn check(facts: &Facts) -> Result<()> {
+    let state = facts.state;
+    let schema = &facts.schema;
+    let computed = schema
+        .fields_pre_order()
+        .find(|field| field.metadata.contains_key(COMPUTED));
+    let computed = computed.map(|field| {
+        format!(
+            "column `{}` is computed by LanceDB, which would compute all of it again",
+            field.name
+        )
+    });
+    let found = [
+        (
+            state.unknown_writer_flags,
+            "it uses features that this version of Lance does not know",
+        ),
+        (
+            state.mem_wal,
+            "it has a MemWAL index: rows in its shards would be lost to readers",
+        ),
+        (
+            schema.metadata.contains_key(VIEW),
+            "it is a materialised view: refresh it instead",
+        ),
+        (
+            schema.metadata.contains_key(FUNCTIONS),
+            "functions are bound to its columns",
+        ),
+        (
+            state.stable_row_ids,
+            "it has stable row ids, and a rewrite would number its rows anew",
+        ),
+        (
+            state.non_reusable_field_ids,
+            "its field ids are never reused, so it could not be rolled back",
+        ),
+        (
+            state.overlays,
+            "it has data overlay files: compact it first",
+        ),
+        (
+            state.tagged_fragment_reuse,
+            "it has a tagged fragment-reuse index: optimize its indices first",
+        ),
+        (
+            facts.storage_version == ConcreteFileVersion::V1,
+            "its files are of the legacy version 0.1",
+        ),
+    ];
+    let lost = found.into_iter().find(|(found, _)| *found);
+    let lost = lost.map(|(_, why)| why.to_owned()).or(computed);
+    match lost {
+        None => Ok(()),
+        Some(why) => {
+            let table = &facts.table;
+            Err(Error::refused(format!(
+                "`{table}` cannot be rewritten without loss: {why}"
+            )))
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Reads staged files back and compares them with what was expected. Repairs nothing.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema as ArrowSchema;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use lance_core::cache::LanceCache;
+use lance_core::datatypes::Schema;
+use lance_encoding::decoder::{DecoderPlugins, FilterExpression};
+use lance_file::reader::{FileReader, FileReaderOptions};
+use lance_io::ReadBatchParams;
+use lance_io::object_store::ObjectStore;
+use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
+use lance_table::format::Fragment;
+use object_store::path::Path;
+
+use crate::chunk::ChunkId;
+use crate::digest::Digest;
+use crate::error::{Context, Error, Kind, Result};
+use crate::settings::Verify;
+use crate::transform::pool::{Digests, Pool};
+
+/// Batches decoded ahead of the digest.
+const READAHEAD: u32 = 2;
+/// Rows that a quick verification reads of each file.
+const QUICK_ROWS: usize = 100;
+
+/// Reads staged files back.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    /// The live table's store.
+    pub store: Arc<ObjectStore>,
+    /// The live table's `data/`.
+    pub directory: Path,
+    /// The target schema.
+    pub schema: Schema,
+    /// Rows in a batch, at most.
+    pub batch_rows: u32,
+    /// Bytes that Lance reads ahead.
+    pub io_buffer_bytes: u64,
+    /// Where digests are taken.
+    pub pool: Pool,
+}
+
+/// What a chunk's staged files have to hold.
+#[derive(Debug, Clone)]
+pub struct Expected<'a> {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Its rows.
+    pub rows: u64,
+    /// A digest for each column, taken while transforming.
+    pub digests: &'a [Digest],
+}
+
+impl Reader {
+    /// Compares `fragments` with what was `expected`.
+    ///
+    /// # Errors
+    /// `Mismatch`, naming the chunk and column, on any difference, unreadable files included.
+    pub async fn verify(
+        &self,
+        fragments: &[Fragment],
+        expected: &Expected<'_>,
+        verify: Verify,
+    ) -> Result<()> {
+        let compared = match verify {
+            Verify::Full => self.full(fragments, expected).await,
+            Verify::Quick => self.quick(fragments, expected).await,
+        };
+        compared.map_err(|error| match error.kind() {
+            Kind::Mismatch => error,
+            _ => {
+                let chunk = expected.chunk;
+                mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
+            }
+        })
+    }
+
+    async fn full(&self, fragments: &[Fragment], expected: &Expected<'_>) -> Result<()> {
+        let schema = ArrowSchema::from(&self.schema);
+        let mut digests = Digests::of(&schema)?;
+        for fragment in fragments {
+            let mut batches = self.read(fragment, ReadBatchParams::RangeFull).await?;
+            while let Some(batch) = batches.try_next().await? {
+                digests = self.pool.digest(digests, batch).await?;
+            }
+        }
+        compare_rows(expected, digests.rows())?;
+        let found = digests.finish();
+        for (column, (found, wanted)) in schema
+            .fields()
+            .iter()
+            .zip(found.iter().zip(expected.digests))
+        {
+            if found != wanted {
+                let (chunk, name) = (expected.chunk, column.name());
+                return Err(mismatch(format!(
+                    "column `{name}` of chunk {chunk} was staged with other values than the source \
+                     has (expected digest {wanted}, found {found})"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn quick(&self, fragments: &[Fragment], expected: &Expected<'_>) -> Result<()> {
+        let mut rows = 0;
+        for fragment in fragments {
+            rows += fragment.physical_rows.unwrap_or_default() as u64;
+            let first = fragment.physical_rows.unwrap_or_default().min(QUICK_ROWS);
+            let batches = self
+                .read(fragment, ReadBatchParams::Range(0..first))
+                .await?;
+            let read: Vec<RecordBatch> = batches.try_collect().await?;
+            let read: usize = read.iter().map(RecordBatch::num_rows).sum();
+            if read != first {
+                let chunk = expected.chunk;
+                return Err(mismatch(format!(
+                    "chunk {chunk} gave {read} of its first {first} rows"
+                )));
+            }
+        }
+        compare_rows(expected, rows)
+    }
+
+    /// The rows of a staged fragment, which has one file.
+    async fn read(
+        &self,
+        fragment: &Fragment,
+        rows: ReadBatchParams,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let Some(file) = fragment.files.first() else {
+            return Err(mismatch("a staged fragment names no file".to_owned()));
+        };
+        let name = file.path.clone();
+        let path = self.directory.clone().join(name.as_str());
+        let scheduler = ScanScheduler::new(
+            self.store.clone(),
+            SchedulerConfig::new(self.io_buffer_bytes),
+        );
+        let opened = scheduler.open_file(&path, &file.file_size_bytes).await;
+        let reader = FileReader::try_open(
+            opened.doing(|| format!("open {name}"))?,
+            None,
+            Arc::<DecoderPlugins>::default(),
+            &LanceCache::no_cache(),
+            FileReaderOptions::default(),
+        )
+        .await
+        .doing(|| format!("open {name}"))?;
+        let held = reader.num_rows();
+        if held != fragment.physical_rows.unwrap_or_default() as u64 {
+            return Err(mismatch(format!(
+                "{name} holds {held} rows, not those that were staged"
+            )));
+        }
+        let stream = reader
+            .read_stream(
+                rows,
+                self.batch_rows,
+                READAHEAD,
+                FilterExpression::no_filter(),
+            )
+            .await
+            .doing(|| format!("read {name}"))?;
+        Ok(stream
+            .map(move |batch| batch.doing(|| format!("read {name}")))
+            .boxed())
+    }
+}
+
+fn compare_rows(expected: &Expected<'_>, found: u64) -> Result<()> {
+    if found == expected.rows {
+        return Ok(());
+    }
+    let (chunk, rows) = (expected.chunk, expected.rows);
+    Err(mismatch(format!(
+        "chunk {chunk} was staged with {found} rows instead of {rows}"
+    )))
+}
+
+fn mismatch(message: String) -> Error {
+    Error::new(Kind::Mismatch, message)
+}

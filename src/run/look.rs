@@ -1,0 +1,215 @@
+//! Looking: status of a database's migrations, and the live table against its rollback point.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use lance::Dataset;
+
+use crate::chunk::{Chunk, ChunkId};
+use crate::digest::Digest;
+use crate::error::{Context, Error, Kind, Result};
+use crate::history;
+use crate::journal::Journal;
+use crate::phase::Phase;
+use crate::plan::{Plan, Request};
+use crate::progress::{Amount, Event};
+use crate::run::report::{PointStatus, StagedStatus, TableStatus, Verified};
+use crate::run::{Migration, PROPERTY_REQUEST, host};
+use crate::source::{ScanLimits, Source};
+use crate::table;
+use crate::transform::pool::{Digests, Pool};
+use crate::transform::{Transform, batch_bytes};
+use crate::{Change, database};
+
+/// Rows of a batch when whole tables are compared.
+const BATCH_ROWS: u32 = 8192;
+const IO_BUFFER_BYTES: u64 = 32 << 20;
+
+impl Migration {
+    /// What is staged of the table, and where it can be rolled back to. Writes nothing.
+    ///
+    /// # Errors
+    /// `Failed`, when the table is not there or cannot be read.
+    pub async fn status(&self) -> Result<TableStatus> {
+        database::expect_table(&self.location).await?;
+        let opener = self.opener();
+        let live = opener.live().await?;
+        let journal = Journal::open(&opener).await?;
+        let staged = match &journal {
+            Some(journal) => Some(self.staged_status(&live, journal).await?),
+            None => None,
+        };
+        let mut rollback_points = Vec::new();
+        for point in history::rollback_points(&live).await? {
+            let Some(swapped) = point.swapped else {
+                continue;
+            };
+            let head = live.version_id();
+            let others = history::others_since(&live, &point.id, swapped, head).await?;
+            rollback_points.push(PointStatus::of(&point, swapped, others.len() as u64));
+        }
+        Ok(TableStatus {
+            table: self.location.table().to_owned(),
+            version: live.version_id(),
+            staged,
+            rollback_points,
+        })
+    }
+
+    async fn staged_status(&self, live: &Dataset, journal: &Journal) -> Result<StagedStatus> {
+        let (header, lease) = (journal.header(), journal.lease());
+        let point = history::rollback_point(live, &header.id).await?;
+        let is_swapped = point.is_some_and(|point| point.swapped.is_some());
+        let state = match self.expect_free(journal) {
+            Err(_) => "running",
+            Ok(()) if is_swapped => "swapped",
+            Ok(()) if lease.phase == Phase::Hold => "held",
+            Ok(()) => "interrupted",
+        };
+        Ok(StagedStatus {
+            id: header.id.clone(),
+            state,
+            phase: lease.phase,
+            began: header.began,
+            seen: lease.beat,
+            host: if lease.host.is_empty() {
+                host()
+            } else {
+                lease.host.clone()
+            },
+            source_version: header.source_version,
+            changes: header.request.changes.iter().map(Change::text).collect(),
+            chunks_done: journal.records().count() as u64,
+            chunks: header.chunks,
+            rows_done: journal.records().map(|record| record.rows).sum(),
+            rows: header.rows,
+        })
+    }
+
+    /// Compares every value of the swapped version with its rollback point, transformed again.
+    ///
+    /// # Errors
+    /// `Failed`, when there is no rollback point; `Mismatch`, naming the column, on any difference.
+    pub async fn verify(&self) -> Result<Verified> {
+        database::expect_table(&self.location).await?;
+        let opener = self.opener();
+        let live = opener.live().await?;
+        let (point, swapped) = self.last_point(&live).await?;
+        let before = table::at_version(&live, point.version).await?;
+        let after = table::at_version(&live, swapped).await?;
+        let request = swap_request(&live, swapped).await?;
+        let facts = table::facts(&self.location, &before, Vec::new()).await?;
+        let facts = crate::plan::Facts {
+            free_bytes: None,
+            ..facts
+        };
+        let request = Request {
+            drop_indices: Vec::new(),
+            ..request
+        };
+        let plan = Plan::choose(&facts, &request, u64::from(u32::MAX), self.clock.now())?;
+        let rows = plan.rows();
+        let total = Amount {
+            rows: rows * 2,
+            ..Amount::default()
+        };
+        self.progress.event(Event::Began {
+            phase: Phase::Verify,
+            total,
+            done: Amount::default(),
+        });
+        let pool = Pool::of(self.settings.workers)?;
+        let transform = Arc::new(Transform::new(&plan.target));
+        let expected = self.digests(before, Some(transform.clone()), &pool);
+        let found = self.digests(after, None, &pool);
+        let ((expected, expected_rows), (found, found_rows)) = futures::try_join!(expected, found)?;
+        if expected_rows != found_rows {
+            return Err(mismatch(format!(
+                "version {swapped} has {found_rows} rows, its rollback point {expected_rows}"
+            )));
+        }
+        let mut columns = Vec::new();
+        for (field, (wanted, found)) in transform
+            .schema()
+            .fields()
+            .iter()
+            .zip(expected.iter().zip(&found))
+        {
+            if wanted != found {
+                let name = field.name();
+                return Err(mismatch(format!(
+                    "column `{name}` of version {swapped} differs from its rollback point"
+                )));
+            }
+            columns.push((field.name().clone(), *found));
+        }
+        let others = history::others_since(&live, &point.id, swapped, live.version_id()).await?;
+        Ok(Verified {
+            table: self.location.table().to_owned(),
+            id: point.id,
+            before: point.version,
+            swapped,
+            rows,
+            columns,
+            commits_since: others.len() as u64,
+        })
+    }
+
+    /// The digests of all rows of `dataset`, in order.
+    async fn digests(
+        &self,
+        dataset: Arc<Dataset>,
+        transform: Option<Arc<Transform>>,
+        pool: &Pool,
+    ) -> Result<(Vec<Digest>, u64)> {
+        let limits = ScanLimits {
+            batch_rows: BATCH_ROWS,
+            io_buffer_bytes: IO_BUFFER_BYTES,
+        };
+        let whole = Chunk {
+            id: ChunkId(0),
+            fragments: table::source_fragments(&dataset).await?,
+        };
+        let schema = match &transform {
+            Some(transform) => transform.schema().clone(),
+            None => Arc::new(arrow::datatypes::Schema::from(dataset.schema())),
+        };
+        let mut digests = Digests::of(&schema)?;
+        let mut batches = Source::of(dataset).scan(&whole, limits).await?;
+        while let Some(batch) = batches.try_next().await? {
+            let batch = match &transform {
+                Some(transform) => transform.apply(&batch)?,
+                None => batch,
+            };
+            let (rows, bytes) = (batch.num_rows() as u64, batch_bytes(&batch));
+            digests = pool.digest(digests, batch).await?;
+            self.progress.event(Event::Advanced(Amount {
+                rows,
+                bytes,
+                chunks: 0,
+            }));
+        }
+        let rows = digests.rows();
+        Ok((digests.finish(), rows))
+    }
+}
+
+/// What was asked, from the swap's own transaction.
+async fn swap_request(live: &Dataset, swapped: u64) -> Result<Request> {
+    let transaction = live.read_transaction_by_version(swapped).await;
+    let transaction = transaction.doing(|| format!("read the transaction of version {swapped}"))?;
+    let properties = transaction.and_then(|transaction| transaction.transaction_properties);
+    let text = properties
+        .as_ref()
+        .and_then(|properties| properties.get(PROPERTY_REQUEST));
+    let text = text.ok_or_else(|| {
+        Error::failed(format!(
+            "version {swapped} does not tell what was asked of the migration"
+        ))
+    })?;
+    serde_json::from_str(text).doing(|| format!("read the request of version {swapped}"))
+}
+
+fn mismatch(message: String) -> Error {
+    Error::new(Kind::Mismatch, message)
+}

@@ -1,0 +1,223 @@
+//! What a command gives back.
+
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::history::{Other, RollbackPoint};
+use crate::phase::Phase;
+use crate::plan::Plan;
+
+/// How a migration ended without an error.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one value a run")]
+#[non_exhaustive]
+pub enum Ended {
+    /// The table was as asked already; nothing was written.
+    Nothing(Plan),
+    /// Staged and verified; `resume` swaps.
+    Held(Held),
+    /// Swapped, indexed, and looked at.
+    Swapped(Report),
+}
+
+/// A migration that waits for `resume`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Held {
+    /// The table.
+    pub table: String,
+    /// The migration's id.
+    pub id: String,
+    /// Rows staged.
+    pub rows: u64,
+}
+
+/// A migration that is done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The table.
+    pub table: String,
+    /// The migration's id.
+    pub id: String,
+    /// What was done.
+    pub changes: Vec<String>,
+    /// Added columns that were there already.
+    pub skipped: Vec<String>,
+    /// The version before the swap, which is the rollback point.
+    pub version_before: u64,
+    /// The version that is the swap.
+    pub version_swapped: u64,
+    /// The newest version, after indices were built.
+    pub version_after: u64,
+    /// The tag that keeps the rollback point.
+    pub rollback_tag: String,
+    /// Rows of the table.
+    pub rows: u64,
+    /// Fragments before.
+    pub fragments_before: u64,
+    /// Fragments after.
+    pub fragments_after: u64,
+    /// Bytes of the staged files.
+    pub bytes_written: u64,
+    /// How the staged files were verified.
+    pub verified: crate::settings::Verify,
+    /// Indices built again.
+    pub indices_rebuilt: u64,
+    /// The fields after, as text.
+    pub fields: Vec<String>,
+    /// Seconds by phase, in order.
+    pub seconds: Vec<(Phase, f64)>,
+    /// The first rows, as LanceDB's client reads them.
+    #[serde(skip)]
+    pub sample: Vec<RecordBatch>,
+}
+
+/// A migration that was dropped.
+#[derive(Debug, Clone, Serialize)]
+pub struct Aborted {
+    /// The table.
+    pub table: String,
+    /// The migration's id.
+    pub id: String,
+    /// Files removed.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What is known of a table's migrations.
+#[derive(Debug, Clone, Serialize)]
+pub struct TableStatus {
+    /// The table.
+    pub table: String,
+    /// Its newest version.
+    pub version: u64,
+    /// The migration that is staged, if one is.
+    pub staged: Option<StagedStatus>,
+    /// Where it can be rolled back to, oldest first.
+    pub rollback_points: Vec<PointStatus>,
+}
+
+/// A staged migration.
+#[derive(Debug, Clone, Serialize)]
+pub struct StagedStatus {
+    /// Its id.
+    pub id: String,
+    /// `running`, `held`, `interrupted`, or `swapped` when only the tidying up is left.
+    pub state: &'static str,
+    /// The phase that it was last seen in.
+    pub phase: Phase,
+    /// When it began.
+    pub began: DateTime<Utc>,
+    /// When it was last seen.
+    pub seen: DateTime<Utc>,
+    /// Where it was last seen.
+    pub host: String,
+    /// The pinned version.
+    pub source_version: u64,
+    /// What was asked.
+    pub changes: Vec<String>,
+    /// Chunks done.
+    pub chunks_done: u64,
+    /// Chunks in all.
+    pub chunks: u64,
+    /// Rows done.
+    pub rows_done: u64,
+    /// Rows in all.
+    pub rows: u64,
+}
+
+/// A rollback point.
+#[derive(Debug, Clone, Serialize)]
+pub struct PointStatus {
+    /// The migration's id.
+    pub id: String,
+    /// The version before the swap.
+    pub version: u64,
+    /// The version that is the swap.
+    pub swapped: u64,
+    /// Commits by others since.
+    pub commits_since: u64,
+}
+
+/// The version before the swap, put back.
+#[derive(Debug, Clone, Serialize)]
+pub struct RolledBack {
+    /// The table.
+    pub table: String,
+    /// The migration that was taken back.
+    pub id: String,
+    /// The version that is the head again.
+    pub restored: u64,
+    /// The new head.
+    pub version: u64,
+    /// Others' commits that were discarded, as told to.
+    pub discarded_commits: u64,
+}
+
+/// A rollback point given up.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finalized {
+    /// The table.
+    pub table: String,
+    /// The migration's id.
+    pub id: String,
+    /// The version given up.
+    pub version: u64,
+    /// Files removed.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that other old versions keep.
+    pub older_versions: u64,
+}
+
+/// The live table compared with its rollback point.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verified {
+    /// The table.
+    pub table: String,
+    /// The migration's id.
+    pub id: String,
+    /// The rollback point's version.
+    pub before: u64,
+    /// The swapped version.
+    pub swapped: u64,
+    /// Rows.
+    pub rows: u64,
+    /// A digest for each column, equal on both sides.
+    pub columns: Vec<(String, crate::digest::Digest)>,
+    /// Commits by others since, which were not looked at.
+    pub commits_since: u64,
+}
+
+/// Seconds of `time`, to the millisecond.
+pub(crate) fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// `3 commits (Append, Delete)`.
+pub(crate) fn commits_text(others: &[Other]) -> String {
+    let mut names: Vec<&str> = others
+        .iter()
+        .map(|other| other.operation.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let plural = if others.len() == 1 { "" } else { "s" };
+    format!("{} commit{plural} ({})", others.len(), names.join(", "))
+}
+
+impl PointStatus {
+    /// The status of a point whose swap landed.
+    pub(crate) fn of(point: &RollbackPoint, swapped: u64, commits_since: u64) -> Self {
+        Self {
+            id: point.id.clone(),
+            version: point.version,
+            swapped,
+            commits_since,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A default value as text, read in a column's type.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::json::ReaderBuilder;
+use chrono::{DateTime, Utc};
+
+use crate::error::{Error, Result};
+use crate::schema::show::type_text;
+
+/// The word that stands for the moment of planning, in columns of times.
+const NOW: &str = "now";
+
+/// `text` as a column of one value of `data_type`. Times take `now`, which is `now` in UTC; lists,
+/// structs and maps take JSON; everything else its usual text.
+///
+/// # Errors
+/// `Usage`, when the text is no value of the type.
+pub fn parse_literal(text: &str, data_type: &DataType, now: DateTime<Utc>) -> Result<ArrayRef> {
+    let bad = |why: String| {
+        let type_text = type_text(data_type);
+        Error::usage(format!("`{text}` is not a {type_text}: {why}"))
+    };
+    let array = match data_type {
+        DataType::Null => return Err(bad("a null column takes no literal".to_owned())),
+        DataType::List(_)
+        | DataType::LargeList(_)
+        | DataType::FixedSizeList(..)
+        | DataType::Struct(_)
+        | DataType::Map(..) => from_json(text, data_type).map_err(bad)?,
+        DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => {
+            from_bytes(text, data_type).map_err(bad)?
+        }
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => {
+            check_scale(text, *scale).map_err(bad)?;
+            from_text(text, data_type).map_err(bad)?
+        }
+        _ if is_time(data_type) && text.trim() == NOW => from_now(data_type, now).map_err(bad)?,
+        DataType::Utf8 | DataType::LargeUtf8 => from_text(text, data_type).map_err(bad)?,
+        _ => from_text(text.trim(), data_type).map_err(bad)?,
+    };
+    if array.len() != 1 || array.is_null(0) {
+        let advice = "it reads as null; leave the literal out for an all-null column";
+        return Err(bad(advice.to_owned()));
+    }
+    Ok(array)
+}
+
+/// A column of one null of `data_type`.
+pub fn null_literal(data_type: &DataType) -> ArrayRef {
+    new_null_array(data_type, 1)
+}
+
+/// `text` with `now` spelled out, so that a resumed migration writes the same value.
+pub fn settle_now(text: &str, data_type: &DataType, now: DateTime<Utc>) -> String {
+    if is_time(data_type) && text.trim() == NOW {
+        return now_text(data_type, now);
+    }
+    text.to_owned()
+}
+
+fn is_time(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Timestamp(..)
+            | DataType::Date32
+            | DataType::Date64
+            | DataType::Time32(_)
+            | DataType::Time64(_)
+    )
+}
+
+fn now_text(data_type: &DataType, now: DateTime<Utc>) -> String {
+    let format = match data_type {
+        DataType::Date32 | DataType::Date64 => "%Y-%m-%d",
+        DataType::Time32(TimeUnit::Second) => "%H:%M:%S",
+        DataType::Time32(_) => "%H:%M:%S%.3f",
+        DataType::Time64(_) => "%H:%M:%S%.6f",
+        DataType::Timestamp(TimeUnit::Second, None) => "%Y-%m-%dT%H:%M:%S",
+        DataType::Timestamp(_, None) => "%Y-%m-%dT%H:%M:%S%.6f",
+        _ => "%Y-%m-%dT%H:%M:%S%.6fZ",
+    };
+    now.format(format).to_string()
+}
+
+fn from_now(data_type: &DataType, now: DateTime<Utc>) -> std::result::Result<ArrayRef, String> {
+    from_text(&now_text(data_type, now), data_type)
+}
+
+fn from_text(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    let array = StringArray::from(vec![text]);
+    cast_with_options(&array, data_type, &strict).map_err(|error| error.to_string())
+}
+
+/// A binary literal is its UTF-8 bytes.
+fn from_bytes(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
+    if let DataType::FixedSizeBinary(size) = data_type {
+        if usize::try_from(*size).ok() != Some(text.len()) {
+            return Err(format!("it has {} bytes, not {size}", text.len()));
+        }
+        let binary = from_text(text, &DataType::Binary)?;
+        return arrow::compute::cast(&binary, data_type).map_err(|error| error.to_string());
+    }
+    from_text(text, data_type)
+}
+
+fn from_json(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|_| {
+        "a nested literal is written as JSON, such as [1, 2] or {\"a\": 1}".to_owned()
+    })?;
+    let line = serde_json::json!({ "v": value }).to_string();
+    let schema = Arc::new(Schema::new(vec![Field::new("v", data_type.clone(), true)]));
+    let reader = ReaderBuilder::new(schema)
+        .with_strict_mode(true)
+        .build(line.as_bytes());
+    let mut batches = reader.map_err(|error| error.to_string())?;
+    let batch: Option<RecordBatch> = batches
+        .next()
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    let column = batch.and_then(|batch| batch.columns().first().cloned());
+    column.ok_or_else(|| "it holds no value".to_owned())
+}
+
+/// A decimal cast rounds; a default that rounds is a mistake.
+fn check_scale(text: &str, scale: i8) -> std::result::Result<(), String> {
+    let fraction = text
+        .trim()
+        .split_once('.')
+        .map_or("", |(_, fraction)| fraction);
+    let digits = fraction.trim_end_matches('0').len();
+    if i64::try_from(digits).unwrap_or(i64::MAX) > i64::from(scale.max(0)) {
+        return Err(format!(
+            "it has more than {} digits after the point",
+            scale.max(0)
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::types::parse_type;
+    use arrow::util::display::array_value_to_string;
+    use chrono::TimeZone;
+
+    fn moment() -> DateTime<Utc> {
+        Utc.with_ymd_and_hms(2026, 1, 2, 3, 4, 5).unwrap()
+    }
+
+    fn read(literal: &str, type_text: &str) -> Result<String> {
+        let array = parse_literal(literal, &parse_type(type_text).unwrap(), moment())?;
+        Ok(array_value_to_string(&array, 0).unwrap())
+    }
+
+    #[test]
+    fn literals_read_in_their_type() {
+        let cases = [
+            ("general", "string", "general"),
+            (" padded ", "large_string", " padded "),
+            ("", "string", ""),
+            ("true", "bool", "true"),
+            ("-7", "int8", "-7"),
+            ("1.5", "halffloat", "1.5"),
+            ("1e3", "double", "1000.0"),
+            ("2026-01-01", "date32", "2026-01-01"),
+            ("2026-01-01", "timestamp[us]", "2026-01-01T00:00:00"),
+            (
+                "2026-01-01 10:00:00",
+                "timestamp[ms, tz=UTC]",
+                "2026-01-01T10:00:00Z",
+            ),
+            ("now", "timestamp[us]", "2026-01-02T03:04:05"),
+            ("now", "date32", "2026-01-02"),
+            ("now", "time64[us]", "03:04:05"),
+            ("now", "string", "now"),
+            ("12.50", "decimal128(10, 2)", "12.50"),
+            ("ab", "fixed_size_binary[2]", "6162"),
+            ("[1, null]", "list<int32>", "[1, ]"),
+            ("{\"a\": 1}", "struct<a: int32>", "{a: 1}"),
+            ("x", "dictionary<values=string, indices=int32>", "x"),
+        ];
+        for (literal, type_text, shown) in cases {
+            assert_eq!(
+                read(literal, type_text).unwrap(),
+                shown,
+                "{literal} as {type_text}"
+            );
+        }
+    }
+
+    #[test]
+    fn literals_that_do_not_fit_are_usage_errors() {
+        let cases = [
+            ("300", "int8"),
+            ("-1", "uint8"),
+            ("yesterday", "timestamp[us]"),
+            ("maybe", "bool"),
+            ("1.234", "decimal128(10, 2)"),
+            ("123456", "decimal128(4, 2)"),
+            ("abc", "fixed_size_binary[2]"),
+            ("1", "null"),
+            ("1, 2", "list<int32>"),
+            ("{\"b\": 1}", "struct<a: int32>"),
+            ("", "int32"),
+            ("null", "list<int32>"),
+        ];
+        for (literal, type_text) in cases {
+            let error = read(literal, type_text).unwrap_err();
+            assert_eq!(
+                error.kind(),
+                crate::error::Kind::Usage,
+                "{literal} as {type_text}"
+            );
+        }
+    }
+
+    #[test]
+    fn now_is_settled_once() {
+        let timestamp = parse_type("timestamp[us, tz=UTC]").unwrap();
+        let text = settle_now("now", &timestamp, moment());
+        assert_eq!(text, "2026-01-02T03:04:05.000000Z");
+        assert_eq!(
+            read(&text, "timestamp[us, tz=UTC]").unwrap(),
+            "2026-01-02T03:04:05Z"
+        );
+        assert_eq!(settle_now("now", &DataType::Utf8, moment()), "now");
+    }
+}

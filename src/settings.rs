@@ -1,0 +1,225 @@
+//! How a migration is run: plain data, with defaults. What is asked for is in
+//! [`Request`](crate::Request).
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The size of the record batches that flow through the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchSize {
+    /// A number of rows.
+    Rows(u32),
+    /// About this many bytes, as many rows as fit.
+    Bytes(u64),
+}
+
+impl BatchSize {
+    /// Rows in a batch of a table whose rows are `row_bytes` wide. Never 0.
+    pub fn rows(self, row_bytes: u64) -> u32 {
+        match self {
+            Self::Rows(rows) => rows.max(1),
+            Self::Bytes(bytes) => {
+                let rows = bytes / row_bytes.max(1);
+                u32::try_from(rows.clamp(1, 1 << 20)).unwrap_or(1)
+            }
+        }
+    }
+}
+
+/// How much is read back before the swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verify {
+    /// Every value of every staged column is read back and compared by digest.
+    Full,
+    /// Row counts, schema and the first rows of every staged file.
+    Quick,
+}
+
+/// How a migration is run. Every field has a default, and none changes the result but
+/// `rows_per_file`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Size of a record batch in the pipeline. Default 8 MiB: measured, see the README.
+    pub batch_size: BatchSize,
+    /// Chunks staged at once, and threads of the transform pool. Default: the processors.
+    pub workers: usize,
+    /// Bytes of record batches in flight, all workers together. Default 512 MiB.
+    pub memory_bytes: u64,
+    /// Rows after which a staged file is closed. Default 1,048,576, as Lance's.
+    pub rows_per_file: u64,
+    /// Bytes written a second, at most. Default: no limit.
+    pub max_rate: Option<u64>,
+    /// How much is read back before the swap. Default: all.
+    pub verify: Verify,
+    /// Stop before the swap and wait for `resume`. Default: no.
+    pub hold: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            batch_size: BatchSize::Bytes(8 << 20),
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            memory_bytes: 512 << 20,
+            rows_per_file: 1 << 20,
+            max_rate: None,
+            verify: Verify::Full,
+            hold: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every field on its own.
+    ///
+    /// # Errors
+    /// `Usage`, naming the field, when one is zero or out of range.
+    pub fn validate(&self) -> Result<()> {
+        let Self {
+            batch_size,
+            workers,
+            memory_bytes,
+            rows_per_file,
+            max_rate,
+            verify: _,
+            hold: _,
+        } = self;
+        let zero_batch = matches!(batch_size, BatchSize::Rows(0) | BatchSize::Bytes(0));
+        let checks = [
+            (zero_batch, "batch size must be at least one row or byte"),
+            (*workers == 0, "workers must be at least 1"),
+            (*workers > 1024, "workers must be at most 1024"),
+            (
+                *memory_bytes < MEMORY_BYTES_MIN,
+                "memory must be at least 16MiB",
+            ),
+            (*rows_per_file == 0, "rows per file must be at least 1"),
+            (
+                *rows_per_file > u64::from(u32::MAX),
+                "rows per file must be at most 4294967295",
+            ),
+            (
+                *max_rate == Some(0),
+                "max rate must be at least one byte a second",
+            ),
+        ];
+        for (bad, message) in checks {
+            if bad {
+                return Err(Error::usage(message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Below this a pipeline of two stages cannot hold a batch in each.
+const MEMORY_BYTES_MIN: u64 = 16 << 20;
+
+/// Reads `8192`, `64MiB`, `1.5GB` as bytes.
+///
+/// # Errors
+/// `Usage`, when `text` is not a number with an optional unit.
+pub fn parse_bytes(text: &str) -> Result<u64> {
+    let text = text.trim();
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(not_bytes(text)),
+    };
+    scaled(number, factor).ok_or_else(|| not_bytes(text))
+}
+
+/// Reads `8192` as rows and anything with a unit as bytes.
+///
+/// # Errors
+/// `Usage`, when `text` is neither.
+pub fn parse_batch_size(text: &str) -> Result<BatchSize> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let rows = text.parse::<u32>();
+        return rows
+            .map(BatchSize::Rows)
+            .map_err(|_| Error::usage(format!("batch size is too large: `{text}` rows")));
+    }
+    parse_bytes(text).map(BatchSize::Bytes).map_err(|_| {
+        Error::usage(format!(
+            "not a number of rows or bytes: `{text}`. Try 8192 or 64MiB"
+        ))
+    })
+}
+
+/// `number`, which may have a fraction, times `factor`, in whole units.
+fn scaled(number: &str, factor: u64) -> Option<u64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if fraction.len() > 9 {
+        return None;
+    }
+    let whole: u64 = whole.parse().ok()?;
+    let mut total = whole.checked_mul(factor)?;
+    if !fraction.is_empty() {
+        let parts: u64 = fraction.parse().ok()?;
+        let scale = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+        let extra = u128::from(parts) * u128::from(factor) / u128::from(scale);
+        total = total.checked_add(u64::try_from(extra).ok()?)?;
+    }
+    Some(total)
+}
+
+fn not_bytes(text: &str) -> Error {
+    Error::usage(format!(
+        "not a number of bytes: `{text}`. Try 67108864 or 64MiB"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_take_binary_and_decimal_units() {
+        assert_eq!(parse_bytes("64MiB").unwrap(), 64 << 20);
+        assert_eq!(parse_bytes("1.5 GB").unwrap(), 1_500_000_000);
+        assert_eq!(parse_bytes("7").unwrap(), 7);
+        for bad in ["", "MiB", "1.2.3", "3 apples", "-1", "99999999999999TiB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_batch_size_without_a_unit_is_rows() {
+        assert_eq!(parse_batch_size("8192").unwrap(), BatchSize::Rows(8192));
+        assert_eq!(parse_batch_size("8MiB").unwrap(), BatchSize::Bytes(8 << 20));
+        assert!(parse_batch_size("many").is_err());
+    }
+
+    #[test]
+    fn byte_batches_hold_at_least_one_row() {
+        assert_eq!(BatchSize::Bytes(1 << 20).rows(1 << 30), 1);
+        assert_eq!(BatchSize::Bytes(1 << 20).rows(0), 1 << 20);
+        assert_eq!(BatchSize::Bytes(8 << 20).rows(1 << 10), 8192);
+    }
+
+    #[test]
+    fn zeros_are_usage_errors() {
+        let settings = Settings {
+            batch_size: BatchSize::Rows(0),
+            ..Settings::default()
+        };
+        let error = settings.validate().unwrap_err();
+        assert_eq!(error.kind(), crate::error::Kind::Usage);
+    }
+}

@@ -1,0 +1,211 @@
+//! Opens tables, and gathers the facts that the planner needs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use lance::Dataset;
+use lance::dataset::builder::DatasetBuilder;
+use lance::index::DatasetIndexExt;
+use lance::session::Session;
+use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
+use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
+use lance_io::object_store::{ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
+use lance_table::feature_flags::can_write_dataset;
+use lance_table::format::Fragment;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::chunk::{Signature, SourceFragment};
+use crate::error::{Context, Error, Result};
+use crate::location::Location;
+use crate::plan::{Facts, IndexFacts, State};
+
+/// Caches of Lance's: enough for footers and manifests, small beside the batches in flight.
+const INDEX_CACHE_BYTES: usize = 256 << 20;
+const METADATA_CACHE_BYTES: usize = 64 << 20;
+
+/// Opens datasets of one database, with one set of options and caches.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    location: Location,
+    session: Arc<Session>,
+    params: ObjectStoreParams,
+}
+
+impl Opener {
+    /// Opens datasets beside `location`; `wrapper`, if any, stands between Lance and the store.
+    pub fn of(location: &Location, wrapper: Option<Arc<dyn WrappingObjectStore>>) -> Self {
+        let options: HashMap<_, _> = location.storage_options().clone().into_iter().collect();
+        let accessor = (!options.is_empty())
+            .then(|| Arc::new(StorageOptionsAccessor::with_static_options(options)));
+        let params = ObjectStoreParams {
+            storage_options_accessor: accessor,
+            object_store_wrapper: wrapper,
+            ..ObjectStoreParams::default()
+        };
+        let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
+        Self {
+            location: location.clone(),
+            session: Arc::new(session),
+            params,
+        }
+    }
+
+    /// Where the table is.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The options and wrapper that datasets are opened with.
+    pub fn params(&self) -> &ObjectStoreParams {
+        &self.params
+    }
+
+    /// The caches that datasets share.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The newest version of the live table.
+    ///
+    /// # Errors
+    /// `Failed`, when it is not there or cannot be read; `Refused`, when this Lance cannot read it.
+    pub async fn live(&self) -> Result<Arc<Dataset>> {
+        let table = self.location.table();
+        let found = self.open(&self.location.uri()).await?;
+        found.ok_or_else(|| Error::failed(format!("no table is called `{table}`")))
+    }
+
+    /// The newest version of the staging table, if there is one.
+    ///
+    /// # Errors
+    /// `Failed`, when it cannot be read.
+    pub async fn staging(&self) -> Result<Option<Arc<Dataset>>> {
+        self.open(&self.location.staging_uri()).await
+    }
+
+    async fn open(&self, uri: &str) -> Result<Option<Arc<Dataset>>> {
+        let opened = DatasetBuilder::from_uri(uri)
+            .with_session(self.session.clone())
+            .with_store_params(self.params.clone())
+            .load()
+            .await;
+        match opened {
+            Ok(dataset) => Ok(Some(Arc::new(dataset))),
+            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
+            Err(error @ lance::Error::NotSupported { .. }) => {
+                let table = self.location.table();
+                let what = format!("`{table}` uses features that this version of Lance lacks");
+                Err(Error::refused(what).caused_by(error))
+            }
+            Err(error) => Err(error).doing(|| format!("open {uri}")),
+        }
+    }
+}
+
+/// Opens `version` of `dataset`.
+///
+/// # Errors
+/// `Failed`, when it is gone or cannot be read.
+pub async fn at_version(dataset: &Dataset, version: u64) -> Result<Arc<Dataset>> {
+    let opened = dataset.checkout_version(version).await;
+    let opened = opened.doing(|| format!("open version {version} of {}", dataset.uri()))?;
+    Ok(Arc::new(opened))
+}
+
+/// Gathers what the planner needs to know of `dataset`; `indices` come from
+/// [`index::facts`](crate::index::facts).
+///
+/// # Errors
+/// `Failed`, when a deletion file or the index list cannot be read.
+pub async fn facts(
+    location: &Location,
+    dataset: &Dataset,
+    indices: Vec<IndexFacts>,
+) -> Result<Facts> {
+    let manifest = dataset.manifest();
+    Ok(Facts {
+        table: location.table().to_owned(),
+        version: dataset.version_id(),
+        schema: dataset.schema().clone(),
+        field_id_max: manifest.max_field_id(),
+        storage_version: manifest.data_storage_format.lance_file_format(),
+        fragments: source_fragments(dataset).await?,
+        indices,
+        state: state(dataset).await?,
+        free_bytes: free_bytes(location),
+    })
+}
+
+async fn state(dataset: &Dataset) -> Result<State> {
+    let manifest = dataset.manifest();
+    let indices = dataset.load_indices().await;
+    let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
+    let tagged = |index: &&lance_table::format::IndexMetadata| {
+        index.name == FRAG_REUSE_INDEX_NAME && index.index_version != 0
+    };
+    Ok(State {
+        mem_wal: indices.iter().any(|index| index.name == MEM_WAL_INDEX_NAME),
+        stable_row_ids: manifest.uses_stable_row_ids(),
+        non_reusable_field_ids: manifest.uses_non_reusable_field_ids(),
+        overlays: manifest
+            .fragments
+            .iter()
+            .any(|fragment| !fragment.overlays.is_empty()),
+        tagged_fragment_reuse: indices.iter().find(tagged).is_some(),
+        unknown_writer_flags: !can_write_dataset(manifest.writer_feature_flags),
+    })
+}
+
+/// The fragments of `dataset`, in row order.
+///
+/// # Errors
+/// `Failed`, when a fragment's rows have to be counted and cannot be.
+pub async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFragment>> {
+    let fragments = dataset.get_fragments();
+    stream::iter(fragments)
+        .map(|fragment| async move {
+            let metadata = fragment.metadata();
+            let rows = match metadata.num_rows() {
+                Some(rows) => rows,
+                None => fragment
+                    .count_rows(None)
+                    .await
+                    .doing(|| format!("count the rows of fragment {}", metadata.id))?,
+            };
+            Ok(SourceFragment {
+                id: metadata.id,
+                rows: rows as u64,
+                bytes: fragment_bytes(metadata),
+                signature: signature(metadata),
+            })
+        })
+        .buffered(16)
+        .try_collect()
+        .await
+}
+
+fn fragment_bytes(fragment: &Fragment) -> u64 {
+    let sizes = fragment
+        .files
+        .iter()
+        .filter_map(|file| file.file_size_bytes.get());
+    sizes.map(u64::from).sum()
+}
+
+/// What a fragment's rows depend on: which files, which columns of them, which rows are deleted.
+pub fn signature(fragment: &Fragment) -> Signature {
+    let mut hash = Xxh3::new();
+    for file in &fragment.files {
+        hash.update(file.path.as_bytes());
+        hash.update(&[0]);
+        hash.update(format!("{:?} {:?};", file.base_id, file.fields).as_bytes());
+    }
+    hash.update(format!("{:?}", fragment.deletion_file).as_bytes());
+    Signature(format!("{:032x}", hash.digest128()))
+}
+
+fn free_bytes(location: &Location) -> Option<u64> {
+    let directory = location.directory()?;
+    fs4::available_space(directory).ok()
+}

@@ -1,0 +1,115 @@
+//! The one place where rayon meets async: jobs go to the pool's threads, results are awaited in order.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tokio::sync::oneshot;
+
+use crate::digest::{ColumnDigest, Digest};
+use crate::error::{Context, Error, Result};
+
+/// The transform pool.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    threads: Arc<ThreadPool>,
+}
+
+impl Pool {
+    /// A pool of `workers` threads.
+    ///
+    /// # Errors
+    /// `Failed`, when the machine gives no threads.
+    pub fn of(workers: usize) -> Result<Self> {
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(workers)
+            .thread_name(|index| format!("transform-{index}"))
+            // The job's sender is dropped as it unwinds, which its caller gets as an error.
+            .panic_handler(|_| {})
+            .build()
+            .doing(|| format!("start {workers} transform threads"))?;
+        Ok(Self {
+            threads: Arc::new(threads),
+        })
+    }
+
+    /// Runs `job` on one of the threads.
+    ///
+    /// # Errors
+    /// The job's own, or `Failed` when it panicked.
+    ///
+    /// # Cancellation
+    /// The job runs to its end; its result is dropped.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let (reply, result) = oneshot::channel();
+        self.threads.spawn(move || {
+            let _ = reply.send(job());
+        });
+        match result.await {
+            Ok(result) => result,
+            Err(_) => Err(Error::failed(
+                "a transform thread panicked; this is a bug in relance",
+            )),
+        }
+    }
+
+    /// Takes `batch` into `digests`, columns side by side.
+    ///
+    /// # Errors
+    /// `Failed`, when the batch is of another schema.
+    pub async fn digest(&self, mut digests: Digests, batch: RecordBatch) -> Result<Digests> {
+        self.run(move || {
+            digests.update(&batch)?;
+            Ok(digests)
+        })
+        .await
+    }
+}
+
+/// The digests of all columns of a run of batches.
+#[derive(Debug)]
+pub struct Digests {
+    columns: Vec<ColumnDigest>,
+    rows: u64,
+}
+
+impl Digests {
+    /// The digests of no rows yet.
+    ///
+    /// # Errors
+    /// `Refused`, for a type that Lance does not store.
+    pub fn of(schema: &arrow::datatypes::Schema) -> Result<Self> {
+        let columns = schema.fields().iter().map(|field| ColumnDigest::new(field));
+        Ok(Self {
+            columns: columns.collect::<Result<_>>()?,
+            rows: 0,
+        })
+    }
+
+    /// Rows taken in.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Takes in the next rows, columns side by side on the current pool.
+    ///
+    /// # Errors
+    /// `Failed`, when the batch is of another schema.
+    pub fn update(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows() as u64;
+        self.columns
+            .par_iter_mut()
+            .zip(batch.columns())
+            .try_for_each(|(digest, column)| digest.update(column))
+    }
+
+    /// A digest for each column.
+    pub fn finish(self) -> Vec<Digest> {
+        let digests = self.columns.into_iter().map(ColumnDigest::finish);
+        digests.collect()
+    }
+}
