@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// Bounds the bytes of the record batches in flight.
 #[derive(Debug, Clone)]
-pub struct Budget {
+pub(crate) struct Budget {
     units: Arc<Semaphore>,
     units_max: u32,
 }
@@ -18,43 +18,37 @@ const UNIT_BYTES: u64 = 64 << 10;
 
 impl Budget {
     /// A budget of `bytes`.
-    pub fn of(bytes: u64) -> Self {
+    pub(crate) fn of(bytes: u64) -> Self {
         let units_max = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX >> 3);
         let units_max = units_max.clamp(1, u32::MAX >> 3);
-        Self {
-            units: Arc::new(Semaphore::new(units_max as usize)),
-            units_max,
-        }
+        Self { units: Arc::new(Semaphore::new(units_max as usize)), units_max }
     }
 
     /// Waits until `bytes` fit. What is larger than the whole budget passes alone.
     ///
     /// `None` only when the budget is gone.
-    pub async fn take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
         let units = units.clamp(1, self.units_max);
-        self.units.clone().acquire_many_owned(units).await.ok()
+        Arc::clone(&self.units).acquire_many_owned(units).await.ok()
     }
 }
 
 /// Bounds the bytes written a second.
 #[derive(Debug)]
-pub struct Throttle {
+pub(crate) struct Throttle {
     rate: Option<u64>,
     next: Mutex<Option<Instant>>,
 }
 
 impl Throttle {
     /// At most `rate` bytes a second, or as fast as it goes.
-    pub fn of(rate: Option<u64>) -> Self {
-        Self {
-            rate,
-            next: Mutex::new(None),
-        }
+    pub(crate) fn of(rate: Option<u64>) -> Self {
+        Self { rate, next: Mutex::new(None) }
     }
 
     /// Waits until `bytes` may be written.
-    pub async fn wait(&self, bytes: u64) {
+    pub(crate) async fn wait(&self, bytes: u64) {
         let Some(rate) = self.rate else { return };
         let due = {
             let mut next = self.next.lock().await;

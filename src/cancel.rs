@@ -12,9 +12,7 @@ pub struct Cancel {
 
 impl Default for Cancel {
     fn default() -> Self {
-        Self {
-            asked: Arc::new(watch::Sender::new(false)),
-        }
+        Self { asked: Arc::new(watch::Sender::new(false)) }
     }
 }
 

@@ -63,7 +63,7 @@ impl Chunk {
 
 /// How much a run of small fragments may hold.
 #[derive(Debug, Clone, Copy)]
-pub struct ChunkLimits {
+pub(crate) struct ChunkLimits {
     /// Rows after which a run is closed.
     pub rows_max: u64,
     /// Bytes after which a run is closed.
@@ -72,7 +72,7 @@ pub struct ChunkLimits {
 
 /// Cuts `fragments` into chunks, in order: a fragment that reaches a limit stands alone, smaller
 /// neighbours share a chunk. Same fragments, same chunks.
-pub fn cut(fragments: &[SourceFragment], limits: ChunkLimits) -> Vec<Chunk> {
+pub(crate) fn cut(fragments: &[SourceFragment], limits: ChunkLimits) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
     for fragment in fragments {
         let joins = chunks.last().is_some_and(|last| {
@@ -94,19 +94,11 @@ pub fn cut(fragments: &[SourceFragment], limits: ChunkLimits) -> Vec<Chunk> {
 mod tests {
     use super::*;
 
-    const LIMITS: ChunkLimits = ChunkLimits {
-        rows_max: 100,
-        bytes_max: 1_000,
-    };
+    const LIMITS: ChunkLimits = ChunkLimits { rows_max: 100, bytes_max: 1_000 };
 
     fn fragment(id: u64, rows: u64, bytes: u64) -> SourceFragment {
         let signature = Signature(format!("{id}"));
-        SourceFragment {
-            id,
-            rows,
-            bytes,
-            signature,
-        }
+        SourceFragment { id, rows, bytes, signature }
     }
 
     fn ids(chunks: &[Chunk]) -> Vec<Vec<u64>> {

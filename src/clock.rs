@@ -15,6 +15,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one place where time is read")]
     fn now(&self) -> DateTime<Utc> {
         Utc::now()
     }

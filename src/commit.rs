@@ -19,13 +19,13 @@ use object_store::path::Path;
 use crate::error::{Context, Error, Result};
 
 /// Transaction property that names the migration whose commit it is.
-pub const PROPERTY_ID: &str = "relance.migration";
+pub(crate) const PROPERTY_ID: &str = "relance.migration";
 /// Transaction property that says what the commit does.
-pub const PROPERTY_ACT: &str = "relance.act";
+pub(crate) const PROPERTY_ACT: &str = "relance.act";
 
 /// What a commit of relance's does, in its transaction properties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub(crate) enum Act {
     /// Makes the staged fragments the live table.
     Swap,
     /// Builds an index again.
@@ -36,7 +36,7 @@ pub enum Act {
 
 impl Act {
     /// Its name in the properties.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Swap => "swap",
             Self::Index => "index",
@@ -48,7 +48,7 @@ impl Act {
 /// What became of a commit.
 #[must_use]
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It landed: the dataset is at the new version.
     Landed(Box<Dataset>),
     /// Someone else committed that version first; nothing changed.
@@ -66,7 +66,7 @@ pub enum Outcome {
 }
 
 /// The properties of a commit of the migration `id`.
-pub fn properties(id: &str, act: Act) -> HashMap<String, String> {
+pub(crate) fn properties(id: &str, act: Act) -> HashMap<String, String> {
     HashMap::from([
         (PROPERTY_ID.to_owned(), id.to_owned()),
         (PROPERTY_ACT.to_owned(), act.name().to_owned()),
@@ -74,7 +74,7 @@ pub fn properties(id: &str, act: Act) -> HashMap<String, String> {
 }
 
 /// Whether `transaction` is a commit of the migration `id` that does `act`.
-pub fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
+pub(crate) fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
     let property = |name: &str| {
         let properties = transaction.transaction_properties.as_ref()?;
         properties.get(name).map(String::as_str)
@@ -94,7 +94,7 @@ pub fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
 ///
 /// # Crash
 /// The table holds the version before, or the new one whole.
-pub async fn exactly_next(
+pub(crate) async fn exactly_next(
     dataset: &Arc<Dataset>,
     operation: Operation,
     properties: HashMap<String, String>,
@@ -109,7 +109,7 @@ pub async fn exactly_next(
     let inner = commit_handler_from_url(dataset.uri(), &params)
         .await
         .doing(|| "find out how this store commits".to_owned())?;
-    let result = CommitBuilder::new(dataset.clone())
+    let result = CommitBuilder::new(Arc::clone(dataset))
         .with_commit_handler(Arc::new(OnlyVersion { attempted, inner }))
         .with_max_retries(0)
         .with_skip_auto_cleanup(true)
@@ -136,20 +136,11 @@ async fn settle(
 ) -> Result<Outcome> {
     let unsure = error.is_commit_status_unknown() || matches!(error, lance::Error::Timeout { .. });
     let cause = Error::failed(format!("cannot commit version {attempted}")).caused_by(error);
-    let found = match look(dataset, attempted).await {
-        Ok(found) => found,
-        Err(_) => {
-            return Ok(Outcome::Unknown {
-                attempted,
-                error: cause,
-            });
-        }
+    let Ok(found) = look(dataset, attempted).await else {
+        return Ok(Outcome::Unknown { attempted, error: cause });
     };
     match found {
-        Found::Nothing if unsure => Ok(Outcome::Unknown {
-            attempted,
-            error: cause,
-        }),
+        Found::Nothing if unsure => Ok(Outcome::Unknown { attempted, error: cause }),
         Found::Nothing => Err(cause),
         Found::Someone { head, uuid: theirs } if theirs.as_deref() != Some(uuid) => {
             Ok(Outcome::LostRace { head })
@@ -199,9 +190,7 @@ impl CommitHandler for OnlyVersion {
         base_path: &Path,
         object_store: &ObjectStore,
     ) -> LanceResult<ManifestLocation> {
-        self.inner
-            .resolve_latest_location(base_path, object_store)
-            .await
+        self.inner.resolve_latest_location(base_path, object_store).await
     }
 
     async fn resolve_version_location(
@@ -211,9 +200,7 @@ impl CommitHandler for OnlyVersion {
         object_store: &dyn object_store::ObjectStore,
     ) -> LanceResult<ManifestLocation> {
         let inner = &self.inner;
-        inner
-            .resolve_version_location(base_path, version, object_store)
-            .await
+        inner.resolve_version_location(base_path, version, object_store).await
     }
 
     async fn version_exists(
@@ -224,9 +211,7 @@ impl CommitHandler for OnlyVersion {
         naming_scheme: ManifestNamingScheme,
     ) -> LanceResult<bool> {
         let inner = &self.inner;
-        inner
-            .version_exists(base_path, version, object_store, naming_scheme)
-            .await
+        inner.version_exists(base_path, version, object_store, naming_scheme).await
     }
 
     fn list_manifest_locations<'a>(

@@ -20,12 +20,12 @@ const SAMPLE_ROWS: usize = 3;
 ///
 /// # Errors
 /// `Failed`, when there is none.
-pub async fn connect(location: &Location) -> Result<lancedb::Connection> {
+pub(crate) async fn connect(location: &Location) -> Result<lancedb::Connection> {
     let database = location.database();
-    if let Some(directory) = location.directory() {
-        if !directory.is_dir() {
-            return Err(Error::failed(format!("there is no database at {database}")));
-        }
+    if let Some(directory) = location.directory()
+        && !directory.is_dir()
+    {
+        return Err(Error::failed(format!("there is no database at {database}")));
     }
     lancedb::connect(database)
         .storage_options(location.storage_options().clone())
@@ -40,9 +40,7 @@ pub async fn connect(location: &Location) -> Result<lancedb::Connection> {
 /// `Failed`, when they cannot be listed.
 pub async fn table_names(location: &Location) -> Result<Vec<String>> {
     let names = all_names(location).await?;
-    let live = names
-        .into_iter()
-        .filter(|name| !name.ends_with(STAGING_SUFFIX));
+    let live = names.into_iter().filter(|name| !name.ends_with(STAGING_SUFFIX));
     Ok(live.collect())
 }
 
@@ -50,15 +48,13 @@ pub async fn table_names(location: &Location) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// `Failed`, when the database or the table is not there.
-pub async fn expect_table(location: &Location) -> Result<()> {
+pub(crate) async fn expect_table(location: &Location) -> Result<()> {
     let names = all_names(location).await?;
     let table = location.table();
     if names.iter().any(|name| name == table) {
         return Ok(());
     }
-    let live = names
-        .into_iter()
-        .filter(|name| !name.ends_with(STAGING_SUFFIX));
+    let live = names.into_iter().filter(|name| !name.ends_with(STAGING_SUFFIX));
     let near = nearest(table, live.collect());
     let message = format!("no table is called `{table}` in {}", location.database());
     let advice = match near.as_slice() {
@@ -84,7 +80,7 @@ fn nearest(name: &str, mut names: Vec<String>) -> Vec<String> {
 ///
 /// # Errors
 /// `Mismatch`, when the count or the fields are not the expected ones.
-pub async fn look(
+pub(crate) async fn look(
     location: &Location,
     version: u64,
     rows: u64,
@@ -99,9 +95,7 @@ pub async fn look(
     let counted = opened.count_rows(None).await;
     let counted = counted.doing(|| format!("count the rows of `{table}` with LanceDB"))?;
     if counted as u64 != rows {
-        return Err(differs(format!(
-            "LanceDB counts {counted} rows in `{table}`, not {rows}"
-        )));
+        return Err(differs(format!("LanceDB counts {counted} rows in `{table}`, not {rows}")));
     }
     let seen = opened.schema().await;
     let seen = seen.doing(|| format!("read the schema of `{table}` with LanceDB"))?;
@@ -112,17 +106,12 @@ pub async fn look(
         });
         if !same {
             let field = field_text(field);
-            return Err(differs(format!(
-                "LanceDB does not see the field `{field}` in `{table}`"
-            )));
+            return Err(differs(format!("LanceDB does not see the field `{field}` in `{table}`")));
         }
     }
     let stream = opened.query().limit(SAMPLE_ROWS).execute().await;
     let stream = stream.doing(|| format!("query `{table}` with LanceDB"))?;
-    stream
-        .try_collect()
-        .await
-        .doing(|| format!("query `{table}` with LanceDB"))
+    stream.try_collect().await.doing(|| format!("query `{table}` with LanceDB"))
 }
 
 fn differs(message: String) -> Error {

@@ -7,7 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::task::{Context as TaskContext, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -17,18 +18,14 @@ use lance_io::object_writer::WriteResult;
 use lance_io::traits::Writer;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _};
-use tokio::fs::File;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use uuid::Uuid;
 
 use crate::error::{Context, Result};
 
-/// Bytes that a local file copies at once.
-const LOCAL_BUFFER_BYTES: usize = 4 << 20;
-
 /// A new file name of the migration `id`. It begins with 24 random bits, as Lance's own names do,
 /// so that an object store spreads the files over its partitions.
-pub fn new_name(id: &str) -> String {
+pub(crate) fn new_name(id: &str) -> String {
     let random = Uuid::new_v4().simple().to_string();
     let (bits, rest) = random.split_at(6);
     let bits = u32::from_str_radix(bits, 16).unwrap_or_default();
@@ -37,15 +34,20 @@ pub fn new_name(id: &str) -> String {
 }
 
 /// Whether `name` is a file of the migration `id`.
-pub fn is_of(name: &str, id: &str) -> bool {
-    name.contains(&format!("-relance-{id}-")) && name.ends_with(".lance")
+pub(crate) fn is_of(name: &str, id: &str) -> bool {
+    let stem = name.strip_suffix(".lance").unwrap_or_default();
+    stem.contains(&format!("-relance-{id}-"))
 }
 
 /// Every file of the migration `id` in `directory`.
 ///
 /// # Errors
 /// `Failed`, when the directory cannot be listed.
-pub async fn list(store: &ObjectStore, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {
+pub(crate) async fn list(
+    store: &ObjectStore,
+    directory: &Path,
+    id: &str,
+) -> Result<Vec<ObjectMeta>> {
     let files: Result<Vec<_>> = store
         .list(Some(directory.clone()))
         .try_filter(|meta| {
@@ -62,7 +64,7 @@ pub async fn list(store: &ObjectStore, directory: &Path, id: &str) -> Result<Vec
 ///
 /// # Errors
 /// `Failed`, when it is there and cannot be removed.
-pub async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
+pub(crate) async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
     match store.inner.delete(file).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error).doing(|| format!("remove {file}")),
@@ -74,9 +76,9 @@ pub async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `Failed`, when it cannot be created.
-pub async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn Writer>> {
+pub(crate) async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn Writer>> {
     if store.has_direct_local_paths() {
-        let writer = LocalFile::create(PathBuf::from(to_local_path(file))).await;
+        let writer = LocalFile::create(PathBuf::from(to_local_path(file)));
         return Ok(Box::new(writer.doing(|| format!("create {file}"))?));
     }
     store.create(file).await.doing(|| format!("create {file}"))
@@ -85,39 +87,37 @@ pub async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn Writer>>
 /// A local file that is removed unless it is finished.
 ///
 /// Lance's own local writer works on a temporary file whose name tells nothing, does not sync, and
-/// copies in small pieces.
+/// copies every byte once more on its way to another thread. Here a write is the system call itself:
+/// it fills the page cache, which is as fast as the copy.
 #[derive(Debug)]
 struct LocalFile {
     path: PathBuf,
-    file: File,
+    file: Arc<std::fs::File>,
     written: usize,
     finished: bool,
 }
 
 impl LocalFile {
-    async fn create(path: PathBuf) -> io::Result<Self> {
+    fn create(path: PathBuf) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
-            tokio::fs::create_dir_all(directory).await?;
+            std::fs::create_dir_all(directory)?;
         }
-        let mut file = File::create_new(&path).await?;
-        file.set_max_buf_size(LOCAL_BUFFER_BYTES);
-        Ok(Self {
-            path,
-            file,
-            written: 0,
-            finished: false,
-        })
+        let file = Arc::new(std::fs::File::create_new(&path)?);
+        Ok(Self { path, file, written: 0, finished: false })
     }
 
     /// Makes the bytes and the name durable: what the journal then names is there after a power loss.
-    async fn sync(&mut self) -> io::Result<()> {
-        self.file.flush().await?;
-        self.file.sync_data().await?;
-        #[cfg(unix)]
-        if let Some(directory) = self.path.parent() {
-            File::open(directory).await?.sync_all().await?;
-        }
-        Ok(())
+    async fn sync(&self) -> io::Result<()> {
+        let file = Arc::clone(&self.file);
+        let directory = self.path.parent().map(PathBuf::from);
+        let synced = tokio::task::spawn_blocking(move || {
+            file.sync_data()?;
+            match directory {
+                Some(directory) if cfg!(unix) => std::fs::File::open(directory)?.sync_all(),
+                _ => Ok(()),
+            }
+        });
+        synced.await.map_err(io::Error::other)?
     }
 }
 
@@ -132,20 +132,29 @@ impl Drop for LocalFile {
 impl AsyncWrite for LocalFile {
     fn poll_write(
         mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
+        _: &mut TaskContext<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.file).poll_write(cx, bytes))?;
+        let count = blocking(|| io::Write::write(&mut self.file.as_ref(), bytes))?;
         self.written += count;
         Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.file).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Does what may wait for a disk without keeping other tasks from this thread, where the runtime has
+/// other threads.
+fn blocking<R>(act: impl FnOnce() -> R) -> R {
+    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(act),
+        _ => act(),
     }
 }
 
@@ -158,10 +167,7 @@ impl Writer for LocalFile {
     async fn shutdown(&mut self) -> lance_core::Result<WriteResult> {
         self.sync().await?;
         self.finished = true;
-        Ok(WriteResult {
-            size: self.written,
-            e_tag: None,
-        })
+        Ok(WriteResult { size: self.written, e_tag: None })
     }
 }
 
@@ -174,10 +180,7 @@ mod tests {
         let name = new_name("0123abcd");
         assert!(is_of(&name, "0123abcd"));
         assert!(!is_of(&name, "0123abce"));
-        assert!(!is_of(
-            "101100101101010011010110a1b2c3d4e5f6a7b8c9d0e1f2a3.lance",
-            "0123abcd"
-        ));
+        assert!(!is_of("101100101101010011010110a1b2c3d4e5f6a7b8c9d0e1f2a3.lance", "0123abcd"));
         assert_ne!(name, new_name("0123abcd"));
     }
 }

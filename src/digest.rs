@@ -4,6 +4,7 @@
 //! Every level of a column (the column, a struct's field, a list's items) has up to three streams:
 //! validity as runs, lengths, and values of the rows that are there. Each is hashed on its own
 //! (xxh3, 128 bits), so that two columns with one digest have the same rows, nulls and lengths.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use std::fmt;
 
@@ -67,9 +68,7 @@ impl ColumnDigest {
     pub fn new(field: &Field) -> Result<Self> {
         let level = Level::of(field.data_type()).map_err(|data_type| {
             let name = field.name();
-            Error::refused(format!(
-                "column `{name}` has a type without a digest: {data_type}"
-            ))
+            Error::refused(format!("column `{name}` has a type without a digest: {data_type}"))
         })?;
         Ok(Self { level })
     }
@@ -128,10 +127,7 @@ struct Variable {
 
 impl Level {
     fn of(data_type: &DataType) -> std::result::Result<Self, DataType> {
-        Ok(Self {
-            validity: Runs::default(),
-            content: Content::of(data_type)?,
-        })
+        Ok(Self { validity: Runs::default(), content: Content::of(data_type)? })
     }
 
     fn update(&mut self, rows: &ArrayRef) -> ArrowResult<()> {
@@ -152,8 +148,7 @@ impl Level {
             return Ok(());
         }
         let there = BooleanArray::new(nulls.inner().clone(), None);
-        self.content
-            .update(&arrow_select::filter::filter(rows, &there)?)
+        self.content.update(&arrow_select::filter::filter(rows, &there)?)
     }
 
     fn finish(&mut self, whole: &mut Xxh3) {

@@ -40,11 +40,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            source: None,
-        }
+        Self { kind, message: message.into(), source: None }
     }
 
     /// A malformed request.
@@ -117,7 +113,7 @@ impl StdError for Error {
 }
 
 /// Adds what was being done to an error of another crate.
-pub trait Context<T> {
+pub(crate) trait Context<T> {
     /// Turns the error into [`Kind::Failed`] with `doing` as its message; a full disk is said in words.
     ///
     /// # Errors
@@ -143,7 +139,7 @@ where
 }
 
 /// Whether `error`, or anything that caused it, is the device being full.
-pub fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
+pub(crate) fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let io = error.downcast_ref::<std::io::Error>();
@@ -177,7 +173,7 @@ fn is_location(part: &str) -> bool {
     let line = pieces.next().unwrap_or_default();
     let path = pieces.next().unwrap_or_default();
     let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    number(column) && number(line) && path.ends_with(".rs")
+    number(column) && number(line) && path.strip_suffix(".rs").is_some()
 }
 
 /// `text` with every secret replaced.

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::transaction::Transaction;
 
-use crate::commit::{Act, PROPERTY_ACT, PROPERTY_ID, is_ours};
+use crate::commit::{Act, is_ours};
 use crate::error::{Context, Result};
 use crate::source::{TAG_PREFIX, tag_of};
 
@@ -15,7 +15,7 @@ const READ_AHEAD: usize = 8;
 
 /// A migration whose rollback point is still there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RollbackPoint {
+pub(crate) struct RollbackPoint {
     /// The migration's id.
     pub id: String,
     /// The version before the swap.
@@ -26,7 +26,7 @@ pub struct RollbackPoint {
 
 /// A commit that is not this migration's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Other {
+pub(crate) struct Other {
     /// The version that it made.
     pub version: u64,
     /// Lance's name for what it did.
@@ -37,12 +37,9 @@ pub struct Other {
 ///
 /// # Errors
 /// `Failed`, when tags or transactions cannot be read.
-pub async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>> {
-    let tags: HashMap<_, _> = live
-        .tags()
-        .list()
-        .await
-        .doing(|| format!("list the tags of {}", live.uri()))?;
+pub(crate) async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>> {
+    let tags: HashMap<_, _> =
+        live.tags().list().await.doing(|| format!("list the tags of {}", live.uri()))?;
     let mut points = Vec::new();
     for (tag, contents) in tags {
         let Some(id) = tag.strip_prefix(TAG_PREFIX) else {
@@ -62,7 +59,7 @@ pub async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>> {
 ///
 /// # Errors
 /// `Failed`, when the tag or a transaction cannot be read.
-pub async fn rollback_point(live: &Dataset, id: &str) -> Result<Option<RollbackPoint>> {
+pub(crate) async fn rollback_point(live: &Dataset, id: &str) -> Result<Option<RollbackPoint>> {
     let version = match live.tags().get_version(&tag_of(id)).await {
         Ok(version) => version,
         Err(lance::Error::RefNotFound { .. }) => return Ok(None),
@@ -92,7 +89,7 @@ async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64
 ///
 /// # Errors
 /// `Failed`, when it cannot be read.
-pub async fn head(live: &Dataset) -> Result<u64> {
+pub(crate) async fn head(live: &Dataset) -> Result<u64> {
     let head = live.latest_version_id().await;
     head.doing(|| format!("read the newest version of {}", live.uri()))
 }
@@ -101,35 +98,27 @@ pub async fn head(live: &Dataset) -> Result<u64> {
 ///
 /// # Errors
 /// `Failed`, when a transaction cannot be read.
-pub async fn others_since(live: &Dataset, id: &str, version: u64, head: u64) -> Result<Vec<Other>> {
+pub(crate) async fn others_since(
+    live: &Dataset,
+    id: &str,
+    version: u64,
+    head: u64,
+) -> Result<Vec<Other>> {
     let transactions: Vec<(u64, Option<Transaction>)> = stream::iter(version + 1..=head)
         .map(|version| async move { Ok((version, transaction(live, version).await?)) })
         .buffered(READ_AHEAD)
         .try_collect::<Vec<_>>()
         .await
         .map_err(|error: crate::error::Error| error)?;
-    let others = transactions
-        .into_iter()
-        .filter_map(|(version, transaction)| {
-            let operation = match transaction {
-                Some(transaction) if is_ours(&transaction, id, Act::Index) => return None,
-                Some(transaction) => transaction.operation.name().to_owned(),
-                None => "unknown".to_owned(),
-            };
-            Some(Other { version, operation })
-        });
+    let others = transactions.into_iter().filter_map(|(version, transaction)| {
+        let operation = match transaction {
+            Some(transaction) if is_ours(&transaction, id, Act::Index) => return None,
+            Some(transaction) => transaction.operation.name().to_owned(),
+            None => "unknown".to_owned(),
+        };
+        Some(Other { version, operation })
+    });
     Ok(others.collect())
-}
-
-/// The id of the migration whose commit `version` is, and what it did.
-///
-/// # Errors
-/// `Failed`, when the transaction cannot be read.
-pub async fn owner(live: &Dataset, version: u64) -> Result<Option<(String, String)>> {
-    let transaction = transaction(live, version).await?;
-    let properties = transaction.and_then(|transaction| transaction.transaction_properties);
-    let property = |name: &str| properties.as_ref()?.get(name).cloned();
-    Ok(property(PROPERTY_ID).zip(property(PROPERTY_ACT)))
 }
 
 async fn transaction(live: &Dataset, version: u64) -> Result<Option<Transaction>> {

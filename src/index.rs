@@ -46,7 +46,7 @@ struct Found {
 ///
 /// # Errors
 /// `Failed`, when the index list cannot be read.
-pub async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
+pub(crate) async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
     let mut facts = Vec::new();
     for found in find(dataset).await? {
         let recipe = recipe(dataset, &found).await;
@@ -71,7 +71,7 @@ pub async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
 ///
 /// # Crash
 /// The indices that were committed are there; calling this again builds the rest.
-pub async fn rebuild(
+pub(crate) async fn rebuild(
     source: &Dataset,
     live: Arc<Dataset>,
     dropped: &[String],
@@ -79,28 +79,19 @@ pub async fn rebuild(
     progress: &SharedProgress,
 ) -> Result<Arc<Dataset>> {
     let mut live = live.as_ref().clone();
-    let there: Vec<String> = find(&live)
-        .await?
-        .into_iter()
-        .map(|found| found.name)
-        .collect();
+    let there: Vec<String> = find(&live).await?.into_iter().map(|found| found.name).collect();
     for found in find(source).await? {
         if dropped.contains(&found.name) || there.contains(&found.name) {
             continue;
         }
         let name = found.name.clone();
         let recipe = recipe(source, &found).await?;
-        build(&mut live, &found, &recipe, id, progress)
-            .await
-            .map_err(|error| {
-                error.with_advice(&format!(
-                    "the rows are swapped and safe; `relance resume` builds index `{name}` again"
-                ))
-            })?;
-        progress.event(Event::Advanced(Amount {
-            chunks: 1,
-            ..Amount::default()
-        }));
+        build(&mut live, &found, &recipe, id, progress).await.map_err(|error| {
+            error.with_advice(&format!(
+                "the rows are swapped and safe; `relance resume` builds index `{name}` again"
+            ))
+        })?;
+        progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
     }
     Ok(Arc::new(live))
 }
@@ -109,12 +100,8 @@ pub async fn rebuild(
 ///
 /// # Errors
 /// `Failed`, when the index list cannot be read.
-pub async fn missing(source: &Dataset, live: &Dataset, dropped: &[String]) -> Result<u64> {
-    let there: Vec<String> = find(live)
-        .await?
-        .into_iter()
-        .map(|found| found.name)
-        .collect();
+pub(crate) async fn missing(source: &Dataset, live: &Dataset, dropped: &[String]) -> Result<u64> {
+    let there: Vec<String> = find(live).await?.into_iter().map(|found| found.name).collect();
     let wanted = find(source).await?;
     let missing = wanted
         .iter()
@@ -163,10 +150,7 @@ async fn build(
         Recipe::Scalar(index_type, params) => (*index_type, params),
         Recipe::Vector(params) => (params.index_type(), params.as_ref()),
     };
-    let told = Told {
-        name: name.clone(),
-        progress: progress.clone(),
-    };
+    let told = Told { name: name.clone(), progress: Arc::clone(progress) };
     live.create_index_builder(&[found.column.as_str()], index_type, params)
         .name(name.clone())
         .transaction_properties(properties(id, Act::Index))
@@ -188,15 +172,11 @@ async fn recipe(dataset: &Dataset, found: &Found) -> Result<Recipe> {
     let (column, uuid) = (found.column.as_str(), &found.first.uuid);
     let is_vector = found.kind.starts_with("IVF") || found.kind == "Vector";
     if is_vector {
-        let index = dataset
-            .open_vector_index(column, uuid, &NoOpMetricsCollector)
-            .await;
+        let index = dataset.open_vector_index(column, uuid, &NoOpMetricsCollector).await;
         let index = index.doing(|| format!("open index `{}`", found.name))?;
         return vector_params(index.as_ref()).map(|params| Recipe::Vector(Box::new(params)));
     }
-    let index = dataset
-        .open_scalar_index(column, uuid, &NoOpMetricsCollector)
-        .await;
+    let index = dataset.open_scalar_index(column, uuid, &NoOpMetricsCollector).await;
     let index = index.doing(|| format!("open index `{}`", found.name))?;
     let params = index.derive_index_params();
     let params = params.doing(|| format!("read the parameters of index `{}`", found.name))?;
@@ -213,16 +193,10 @@ fn vector_params(index: &dyn VectorIndex) -> Result<VectorIndexParams> {
     let quantizer = index.quantizer();
     let wrong =
         |error: lance::Error| Error::failed("its quantizer is not of its kind").caused_by(error);
-    let pq = |quantizer| {
-        ProductQuantizer::try_from(quantizer)
-            .map(|pq| pq_params(&pq))
-            .map_err(wrong)
-    };
-    let sq = |quantizer| {
-        ScalarQuantizer::try_from(quantizer)
-            .map(|sq| sq_params(&sq))
-            .map_err(wrong)
-    };
+    let pq =
+        |quantizer| ProductQuantizer::try_from(quantizer).map(|pq| pq_params(&pq)).map_err(wrong);
+    let sq =
+        |quantizer| ScalarQuantizer::try_from(quantizer).map(|sq| sq_params(&sq)).map_err(wrong);
     Ok(match (sub_index, quantization) {
         (SubIndexType::Flat, QuantizationType::Flat | QuantizationType::FlatBin) => {
             VectorIndexParams::with_ivf_flat_params(metric, ivf)
@@ -265,10 +239,7 @@ fn pq_params(quantizer: &ProductQuantizer) -> PQBuildParams {
 }
 
 fn sq_params(quantizer: &ScalarQuantizer) -> SQBuildParams {
-    SQBuildParams {
-        num_bits: quantizer.num_bits(),
-        ..SQBuildParams::default()
-    }
+    SQBuildParams { num_bits: quantizer.num_bits(), ..SQBuildParams::default() }
 }
 
 /// The graph's parameters stand in the index's statistics and nowhere else.
@@ -276,18 +247,12 @@ fn hnsw_params(index: &dyn VectorIndex) -> Result<HnswBuildParams> {
     let statistics = index.statistics();
     let statistics = statistics.doing(|| "read the index's statistics".to_owned())?;
     let number = |name: &str| {
-        let value = statistics
-            .get("sub_index")?
-            .get("params")?
-            .get(name)?
-            .as_u64()?;
+        let value = statistics.get("sub_index")?.get("params")?.get(name)?.as_u64()?;
         usize::try_from(value).ok()
     };
     let unknown = || Error::failed("its statistics do not tell the parameters of its graph");
     Ok(HnswBuildParams {
-        max_level: number("max_level")
-            .and_then(|n| u16::try_from(n).ok())
-            .ok_or_else(unknown)?,
+        max_level: number("max_level").and_then(|n| u16::try_from(n).ok()).ok_or_else(unknown)?,
         m: number("m").ok_or_else(unknown)?,
         ef_construction: number("ef_construction").ok_or_else(unknown)?,
         prefetch_distance: number("prefetch_distance"),
@@ -304,9 +269,7 @@ struct Told {
 #[async_trait]
 impl IndexBuildProgress for Told {
     async fn stage_start(&self, stage: &str, total: Option<u64>, unit: &str) -> lance::Result<()> {
-        let total = total
-            .map(|total| format!(", {total} {unit}"))
-            .unwrap_or_default();
+        let total = total.map(|total| format!(", {total} {unit}")).unwrap_or_default();
         let text = format!("index `{}`: {}{total}", self.name, stage.replace('_', " "));
         self.progress.event(Event::Note(text));
         Ok(())

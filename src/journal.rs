@@ -26,7 +26,7 @@ use crate::plan::Request;
 use crate::table::Opener;
 
 /// The layout of what is written here. Another layout is not resumed.
-pub const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 1;
 
 const KEY_HEADER: &str = "relance.header";
 const KEY_LEASE: &str = "relance.lease";
@@ -37,7 +37,7 @@ const LIVE_BASE: u32 = 1;
 
 /// What the migration is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Header {
+pub(crate) struct Header {
     /// The layout of the journal.
     pub layout: u32,
     /// The migration's id, in its files' names, its tag and its commits.
@@ -62,7 +62,7 @@ pub struct Header {
 
 /// Who runs the migration, and when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
+pub(crate) struct Lease {
     /// The machine.
     pub host: String,
     /// The process on it.
@@ -79,7 +79,7 @@ pub struct Lease {
 
 /// A staged file as it was when it was verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StagedFile {
+pub(crate) struct StagedFile {
     /// Its name in the live table's `data/`.
     pub name: String,
     /// Bytes.
@@ -90,7 +90,7 @@ pub struct StagedFile {
 
 /// A chunk that is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChunkRecord {
+pub(crate) struct ChunkRecord {
     /// Which.
     pub chunk: ChunkId,
     /// The source fragments that it holds, in order.
@@ -107,7 +107,7 @@ pub struct ChunkRecord {
 
 /// The journal of one migration, at the version that this run last wrote or read.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     staging: Arc<Dataset>,
     header: Header,
     lease: Lease,
@@ -123,7 +123,7 @@ impl Journal {
     ///
     /// # Crash
     /// The staging table is there, empty, or it is not.
-    pub async fn create(
+    pub(crate) async fn create(
         opener: &Opener,
         live: &Dataset,
         header: Header,
@@ -148,7 +148,7 @@ impl Journal {
             initial_bases: Some(vec![base]),
         };
         let created = CommitBuilder::new(uri.as_str())
-            .with_session(opener.session().clone())
+            .with_session(Arc::clone(opener.session()))
             .with_store_params(opener.params().clone())
             .with_storage_format(version.to_selector())
             .with_max_retries(0)
@@ -178,7 +178,7 @@ impl Journal {
     ///
     /// # Errors
     /// `Refused`, when another version of relance wrote it; `Failed`, when it could not be looked at.
-    pub async fn open(opener: &Opener) -> Result<Option<Self>> {
+    pub(crate) async fn open(opener: &Opener) -> Result<Option<Self>> {
         let Some(staging) = opener.staging().await? else {
             return Ok(None);
         };
@@ -202,58 +202,52 @@ impl Journal {
             records.insert(record.chunk, record);
         }
         let fragments = fragments_by_chunk(&staging, &mut records);
-        Ok(Some(Self {
-            staging,
-            header,
-            lease,
-            records,
-            fragments,
-        }))
+        Ok(Some(Self { staging, header, lease, records, fragments }))
     }
 
     /// What the migration is.
-    pub fn header(&self) -> &Header {
+    pub(crate) fn header(&self) -> &Header {
         &self.header
     }
 
     /// Who runs it.
-    pub fn lease(&self) -> &Lease {
+    pub(crate) fn lease(&self) -> &Lease {
         &self.lease
     }
 
     /// The target schema.
-    pub fn schema(&self) -> &Schema {
+    pub(crate) fn schema(&self) -> &Schema {
         self.staging.schema()
     }
 
     /// The chunks that are done, in row order.
-    pub fn records(&self) -> impl Iterator<Item = &ChunkRecord> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = &ChunkRecord> {
         self.records.values()
     }
 
     /// The record of `chunk`, if it is done.
-    pub fn record(&self, chunk: ChunkId) -> Option<&ChunkRecord> {
+    pub(crate) fn record(&self, chunk: ChunkId) -> Option<&ChunkRecord> {
         self.records.get(&chunk)
     }
 
     /// The staged fragments of `chunk`, named relative to the live table.
-    pub fn fragments(&self, chunk: ChunkId) -> &[Fragment] {
+    pub(crate) fn fragments(&self, chunk: ChunkId) -> &[Fragment] {
         self.fragments.get(&chunk).map_or(&[], Vec::as_slice)
     }
 
     /// All staged fragments, in row order, named relative to the live table.
-    pub fn all_fragments(&self) -> Vec<Fragment> {
+    pub(crate) fn all_fragments(&self) -> Vec<Fragment> {
         self.fragments.values().flatten().cloned().collect()
     }
 
     /// Forgets `chunk`: its files are not what they were. Durable with the next checkpoint.
-    pub fn forget(&mut self, chunk: ChunkId) {
+    pub(crate) fn forget(&mut self, chunk: ChunkId) {
         self.records.remove(&chunk);
         self.fragments.remove(&chunk);
     }
 
     /// Has the files of `chunk` verified again. Durable with the next checkpoint.
-    pub fn distrust(&mut self, chunk: ChunkId) {
+    pub(crate) fn distrust(&mut self, chunk: ChunkId) {
         if let Some(record) = self.records.get_mut(&chunk) {
             record.verified = false;
         }
@@ -262,7 +256,7 @@ impl Journal {
     /// Moves the journal to another version of the source, cut into `chunks`: what was staged for the
     /// same source fragments is kept, under its new place; the rest is forgotten. Durable with the next
     /// checkpoint.
-    pub fn move_to(&mut self, source_version: u64, chunks: &[Chunk]) {
+    pub(crate) fn move_to(&mut self, source_version: u64, chunks: &[Chunk]) {
         let old = std::mem::take(&mut self.records);
         let mut old_fragments = std::mem::take(&mut self.fragments);
         let mut by_sources: HashMap<Vec<Signature>, ChunkRecord> = HashMap::new();
@@ -275,13 +269,7 @@ impl Journal {
             };
             let fragments = old_fragments.remove(&record.chunk).unwrap_or_default();
             self.fragments.insert(chunk.id, fragments);
-            self.records.insert(
-                chunk.id,
-                ChunkRecord {
-                    chunk: chunk.id,
-                    ..record
-                },
-            );
+            self.records.insert(chunk.id, ChunkRecord { chunk: chunk.id, ..record });
         }
         self.header.source_version = source_version;
         self.header.chunks = chunks.len() as u64;
@@ -295,7 +283,7 @@ impl Journal {
     ///
     /// # Crash
     /// The staging table holds the commit before or the commit after, never a part.
-    pub async fn checkpoint(
+    pub(crate) async fn checkpoint(
         &mut self,
         done: Vec<(ChunkRecord, Vec<Fragment>)>,
         lease: Lease,
@@ -355,7 +343,7 @@ impl Journal {
     ///
     /// # Errors
     /// `Failed`, when it cannot be removed.
-    pub async fn remove(self) -> Result<()> {
+    pub(crate) async fn remove(self) -> Result<()> {
         let store = self.staging.object_store(None).await;
         let store = store.doing(|| "open the staging table's store".to_owned())?;
         let root = self.staging.branch_location().path;
@@ -367,7 +355,12 @@ impl Journal {
 impl Lease {
     /// Whether another run must be taken for alive: it was seen within the lease's time, and, if it
     /// ran on this machine, its process is still there.
-    pub fn is_held(&self, now: DateTime<Utc>, host: &str, is_alive: impl Fn(u32) -> bool) -> bool {
+    pub(crate) fn is_held(
+        &self,
+        now: DateTime<Utc>,
+        host: &str,
+        is_alive: impl Fn(u32) -> bool,
+    ) -> bool {
         if self.released {
             return false;
         }
@@ -383,10 +376,7 @@ const LEASE_TIME: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
 
 fn locked(opener: &Opener) -> Error {
     let table = opener.location().table();
-    Error::new(
-        Kind::Locked,
-        format!("a migration of `{table}` is staged already"),
-    )
+    Error::new(Kind::Locked, format!("a migration of `{table}` is staged already"))
 }
 
 fn chunk_key(chunk: ChunkId) -> String {
@@ -464,14 +454,8 @@ mod tests {
         };
         assert!(held("here", 500, false, true), "a slow run on this machine");
         assert!(!held("here", 1, false, false), "a run that was killed");
-        assert!(
-            held("there", 10, false, false),
-            "a run elsewhere, seen lately"
-        );
-        assert!(
-            !held("there", 500, false, true),
-            "a run elsewhere, not seen"
-        );
+        assert!(held("there", 10, false, false), "a run elsewhere, seen lately");
+        assert!(!held("there", 500, false, true), "a run elsewhere, not seen");
         assert!(!held("here", 1, true, true), "a run that let go");
     }
 }

@@ -55,11 +55,7 @@ impl Location {
     pub fn new(database: &str, table: &str) -> Result<Self> {
         check_table_name(table)?;
         let database = check_database(database)?;
-        Ok(Self {
-            database,
-            table: table.to_owned(),
-            storage_options: BTreeMap::new(),
-        })
+        Ok(Self { database, table: table.to_owned(), storage_options: BTreeMap::new() })
     }
 
     /// The same place, with the options that its object store needs.
@@ -91,21 +87,11 @@ impl Location {
     pub fn secrets(&self) -> Vec<String> {
         let secret = |name: &str| {
             let name = name.to_ascii_lowercase();
-            let marks = [
-                "key",
-                "secret",
-                "token",
-                "password",
-                "sas",
-                "credential",
-                "account",
-            ];
+            let marks = ["key", "secret", "token", "password", "sas", "credential", "account"];
             marks.iter().any(|mark| name.contains(mark))
         };
         let options = self.storage_options.iter();
-        let values = options
-            .filter(|(name, _)| secret(name))
-            .map(|(_, value)| value.clone());
+        let values = options.filter(|(name, _)| secret(name)).map(|(_, value)| value.clone());
         values.collect()
     }
 
@@ -138,10 +124,7 @@ impl Location {
     /// `Usage`, for an unusable name.
     pub fn sibling(&self, table: &str) -> Result<Self> {
         check_table_name(table)?;
-        Ok(Self {
-            table: table.to_owned(),
-            ..self.clone()
-        })
+        Ok(Self { table: table.to_owned(), ..self.clone() })
     }
 }
 
@@ -162,9 +145,7 @@ fn check_table_name(table: &str) -> Result<()> {
 
 fn check_database(database: &str) -> Result<String> {
     if database.trim().is_empty() {
-        return Err(Error::usage(
-            "the database is empty; name a directory or a URI",
-        ));
+        return Err(Error::usage("the database is empty; name a directory or a URI"));
     }
     let Some((scheme, rest)) = database.split_once("://") else {
         return absolute(database);
@@ -187,9 +168,7 @@ fn absolute(directory: &str) -> Result<String> {
     let path = path.map_err(|error| {
         Error::usage(format!("`{directory}` is not a directory")).caused_by(error)
     })?;
-    let text = path
-        .to_str()
-        .map(|text| text.trim_end_matches('/').to_owned());
+    let text = path.to_str().map(|text| text.trim_end_matches('/').to_owned());
     text.ok_or_else(|| Error::usage(format!("`{directory}` is not a path in UTF-8")))
 }
 
@@ -202,10 +181,7 @@ mod tests {
     fn uris_stand_beside_each_other() {
         let location = Location::new("s3://bucket/db/", "t").unwrap();
         assert_eq!(location.uri(), "s3://bucket/db/t.lance");
-        assert_eq!(
-            location.staging_uri(),
-            "s3://bucket/db/t__relance_staging.lance"
-        );
+        assert_eq!(location.staging_uri(), "s3://bucket/db/t__relance_staging.lance");
         assert_eq!(location.directory(), None);
         let local = Location::new("file:///tmp/db", "t").unwrap();
         assert_eq!(local.uri(), "/tmp/db/t.lance");
@@ -225,9 +201,7 @@ mod tests {
     #[test]
     fn debug_never_shows_an_option() {
         let options = [("aws_secret_access_key".to_owned(), "hush".to_owned())];
-        let location = Location::new("s3://bucket", "t")
-            .unwrap()
-            .with_storage_options(options);
+        let location = Location::new("s3://bucket", "t").unwrap().with_storage_options(options);
         assert!(!format!("{location:?}").contains("hush"));
         assert_eq!(location.secrets(), ["hush"]);
     }

@@ -29,7 +29,7 @@ const QUICK_ROWS: usize = 100;
 
 /// Reads staged files back.
 #[derive(Debug, Clone)]
-pub struct Reader {
+pub(crate) struct Reader {
     /// The live table's store.
     pub store: Arc<ObjectStore>,
     /// The live table's `data/`.
@@ -46,7 +46,7 @@ pub struct Reader {
 
 /// What a chunk's staged files have to hold.
 #[derive(Debug, Clone)]
-pub struct Expected<'a> {
+pub(crate) struct Expected<'a> {
     /// The chunk.
     pub chunk: ChunkId,
     /// Its rows.
@@ -60,7 +60,7 @@ impl Reader {
     ///
     /// # Errors
     /// `Mismatch`, naming the chunk and column, on any difference, unreadable files included.
-    pub async fn verify(
+    pub(crate) async fn verify(
         &self,
         fragments: &[Fragment],
         expected: &Expected<'_>,
@@ -70,9 +70,10 @@ impl Reader {
             Verify::Full => self.full(fragments, expected).await,
             Verify::Quick => self.quick(fragments, expected).await,
         };
-        compared.map_err(|error| match error.kind() {
-            Kind::Mismatch => error,
-            _ => {
+        compared.map_err(|error| {
+            if error.kind() == Kind::Mismatch {
+                error
+            } else {
                 let chunk = expected.chunk;
                 mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
             }
@@ -90,10 +91,8 @@ impl Reader {
         }
         compare_rows(expected, digests.rows())?;
         let found = digests.finish();
-        for (column, (found, wanted)) in schema
-            .fields()
-            .iter()
-            .zip(found.iter().zip(expected.digests))
+        for (column, (found, wanted)) in
+            schema.fields().iter().zip(found.iter().zip(expected.digests))
         {
             if found != wanted {
                 let (chunk, name) = (expected.chunk, column.name());
@@ -111,9 +110,7 @@ impl Reader {
         for fragment in fragments {
             rows += fragment.physical_rows.unwrap_or_default() as u64;
             let first = fragment.physical_rows.unwrap_or_default().min(QUICK_ROWS);
-            let batches = self
-                .read(fragment, ReadBatchParams::Range(0..first))
-                .await?;
+            let batches = self.read(fragment, ReadBatchParams::Range(0..first)).await?;
             let read: Vec<RecordBatch> = batches.try_collect().await?;
             let read: usize = read.iter().map(RecordBatch::num_rows).sum();
             if read != first {
@@ -137,10 +134,8 @@ impl Reader {
         };
         let name = file.path.clone();
         let path = self.directory.clone().join(name.as_str());
-        let scheduler = ScanScheduler::new(
-            self.store.clone(),
-            SchedulerConfig::new(self.io_buffer_bytes),
-        );
+        let scheduler =
+            ScanScheduler::new(Arc::clone(&self.store), SchedulerConfig::new(self.io_buffer_bytes));
         let opened = scheduler.open_file(&path, &file.file_size_bytes).await;
         let reader = FileReader::try_open(
             opened.doing(|| format!("open {name}"))?,
@@ -153,22 +148,13 @@ impl Reader {
         .doing(|| format!("open {name}"))?;
         let held = reader.num_rows();
         if held != fragment.physical_rows.unwrap_or_default() as u64 {
-            return Err(mismatch(format!(
-                "{name} holds {held} rows, not those that were staged"
-            )));
+            return Err(mismatch(format!("{name} holds {held} rows, not those that were staged")));
         }
         let stream = reader
-            .read_stream(
-                rows,
-                self.batch_rows,
-                READAHEAD,
-                FilterExpression::no_filter(),
-            )
+            .read_stream(rows, self.batch_rows, READAHEAD, FilterExpression::no_filter())
             .await
             .doing(|| format!("read {name}"))?;
-        Ok(stream
-            .map(move |batch| batch.doing(|| format!("read {name}")))
-            .boxed())
+        Ok(stream.map(move |batch| batch.doing(|| format!("read {name}"))).boxed())
     }
 }
 
@@ -177,9 +163,7 @@ fn compare_rows(expected: &Expected<'_>, found: u64) -> Result<()> {
         return Ok(());
     }
     let (chunk, rows) = (expected.chunk, expected.rows);
-    Err(mismatch(format!(
-        "chunk {chunk} was staged with {found} rows instead of {rows}"
-    )))
+    Err(mismatch(format!("chunk {chunk} was staged with {found} rows instead of {rows}")))
 }
 
 fn mismatch(message: String) -> Error {

@@ -47,11 +47,7 @@ pub struct Sampled {
 
 impl Default for Sample {
     fn default() -> Self {
-        Self {
-            rows: 100_000,
-            dim: 128,
-            fragments: 4,
-        }
+        Self { rows: 100_000, dim: 128, fragments: 4 }
     }
 }
 
@@ -61,15 +57,9 @@ impl Sample {
     /// # Errors
     /// `Usage`, for a size of zero; `Locked`, when the table is there already.
     pub async fn make(&self, location: &Location) -> Result<Sampled> {
-        let Self {
-            rows,
-            dim,
-            fragments,
-        } = *self;
+        let Self { rows, dim, fragments } = *self;
         if dim == 0 || fragments == 0 {
-            return Err(Error::usage(
-                "a sample has at least one dimension and one fragment",
-            ));
+            return Err(Error::usage("a sample has at least one dimension and one fragment"));
         }
         if let Some(directory) = location.directory() {
             let made = std::fs::create_dir_all(&directory);
@@ -77,11 +67,7 @@ impl Sample {
         }
         let table = location.table();
         let connection = database::connect(location).await?;
-        if database::table_names(location)
-            .await?
-            .iter()
-            .any(|name| name == table)
-        {
+        if database::table_names(location).await?.iter().any(|name| name == table) {
             let message = format!("`{table}` is there already; a sample never replaces a table");
             return Err(Error::new(Kind::Failed, message));
         }
@@ -93,9 +79,7 @@ impl Sample {
         let reader: Box<dyn RecordBatchReader + Send> = Box::new(reader(rows, dim));
         connection
             .create_table(table, reader)
-            .write_options(WriteOptions {
-                lance_write_params: Some(params),
-            })
+            .write_options(WriteOptions { lance_write_params: Some(params) })
             .execute()
             .await
             .doing(|| format!("create `{table}`"))?;
@@ -106,16 +90,13 @@ impl Sample {
 
 fn schema(dim: u32) -> SchemaRef {
     let item = DataType::new_fixed_size_list(DataType::Float32, dim_i32(dim), true);
-    let fields = vec![
-        Field::new("text", DataType::Utf8, true),
-        Field::new("vector", item, true),
-    ];
+    let fields = vec![Field::new("text", DataType::Utf8, true), Field::new("vector", item, true)];
     Arc::new(Schema::new(fields))
 }
 
 fn reader(rows: u64, dim: u32) -> impl RecordBatchReader + Send {
     let schema = schema(dim);
-    let batch_schema = schema.clone();
+    let batch_schema = Arc::clone(&schema);
     let starts = (0..rows).step_by(usize::try_from(BATCH_ROWS).unwrap_or(1));
     let batches =
         starts.map(move |start| batch(&batch_schema, start, BATCH_ROWS.min(rows - start), dim));
@@ -137,7 +118,7 @@ fn batch(
     let values = Float32Array::from_iter_values((0..rows * u64::from(dim)).map(|_| random.unit()));
     let item = Arc::new(Field::new("item", DataType::Float32, true));
     let vectors = FixedSizeListArray::try_new(item, dim_i32(dim), Arc::new(values), None)?;
-    RecordBatch::try_new(schema.clone(), vec![texts, Arc::new(vectors)])
+    RecordBatch::try_new(Arc::clone(schema), vec![texts, Arc::new(vectors)])
 }
 
 fn dim_i32(dim: u32) -> i32 {

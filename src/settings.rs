@@ -42,7 +42,7 @@ pub enum Verify {
 /// `rows_per_file`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Size of a record batch in the pipeline. Default 8 MiB: measured, see the README.
+    /// Size of a record batch in the pipeline. Default 2 MiB: measured, see the README.
     pub batch_size: BatchSize,
     /// Chunks staged at once, and threads of the transform pool. Default: the processors.
     pub workers: usize,
@@ -61,7 +61,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            batch_size: BatchSize::Bytes(8 << 20),
+            batch_size: BatchSize::Bytes(2 << 20),
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             memory_bytes: 512 << 20,
             rows_per_file: 1 << 20,
@@ -78,33 +78,17 @@ impl Settings {
     /// # Errors
     /// `Usage`, naming the field, when one is zero or out of range.
     pub fn validate(&self) -> Result<()> {
-        let Self {
-            batch_size,
-            workers,
-            memory_bytes,
-            rows_per_file,
-            max_rate,
-            verify: _,
-            hold: _,
-        } = self;
+        let Self { batch_size, workers, memory_bytes, rows_per_file, max_rate, verify: _, hold: _ } =
+            self;
         let zero_batch = matches!(batch_size, BatchSize::Rows(0) | BatchSize::Bytes(0));
         let checks = [
             (zero_batch, "batch size must be at least one row or byte"),
             (*workers == 0, "workers must be at least 1"),
             (*workers > 1024, "workers must be at most 1024"),
-            (
-                *memory_bytes < MEMORY_BYTES_MIN,
-                "memory must be at least 16MiB",
-            ),
+            (*memory_bytes < MEMORY_BYTES_MIN, "memory must be at least 16MiB"),
             (*rows_per_file == 0, "rows per file must be at least 1"),
-            (
-                *rows_per_file > u64::from(u32::MAX),
-                "rows per file must be at most 4294967295",
-            ),
-            (
-                *max_rate == Some(0),
-                "max rate must be at least one byte a second",
-            ),
+            (*rows_per_file > u64::from(u32::MAX), "rows per file must be at most 4294967295"),
+            (*max_rate == Some(0), "max rate must be at least one byte a second"),
         ];
         for (bad, message) in checks {
             if bad {
@@ -124,9 +108,7 @@ const MEMORY_BYTES_MIN: u64 = 16 << 20;
 /// `Usage`, when `text` is not a number with an optional unit.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -156,9 +138,7 @@ pub fn parse_batch_size(text: &str) -> Result<BatchSize> {
             .map_err(|_| Error::usage(format!("batch size is too large: `{text}` rows")));
     }
     parse_bytes(text).map(BatchSize::Bytes).map_err(|_| {
-        Error::usage(format!(
-            "not a number of rows or bytes: `{text}`. Try 8192 or 64MiB"
-        ))
+        Error::usage(format!("not a number of rows or bytes: `{text}`. Try 8192 or 64MiB"))
     })
 }
 
@@ -180,9 +160,7 @@ fn scaled(number: &str, factor: u64) -> Option<u64> {
 }
 
 fn not_bytes(text: &str) -> Error {
-    Error::usage(format!(
-        "not a number of bytes: `{text}`. Try 67108864 or 64MiB"
-    ))
+    Error::usage(format!("not a number of bytes: `{text}`. Try 67108864 or 64MiB"))
 }
 
 #[cfg(test)]
@@ -215,10 +193,7 @@ mod tests {
 
     #[test]
     fn zeros_are_usage_errors() {
-        let settings = Settings {
-            batch_size: BatchSize::Rows(0),
-            ..Settings::default()
-        };
+        let settings = Settings { batch_size: BatchSize::Rows(0), ..Settings::default() };
         let error = settings.validate().unwrap_err();
         assert_eq!(error.kind(), crate::error::Kind::Usage);
     }

@@ -14,11 +14,11 @@ use crate::chunk::Chunk;
 use crate::error::{Context, Error, Result};
 
 /// What the name of every tag of relance's begins with.
-pub const TAG_PREFIX: &str = "relance-";
+pub(crate) const TAG_PREFIX: &str = "relance-";
 
 /// How a chunk is scanned.
 #[derive(Debug, Clone, Copy)]
-pub struct ScanLimits {
+pub(crate) struct ScanLimits {
     /// Rows in a batch, at most.
     pub batch_rows: u32,
     /// Bytes that Lance reads ahead.
@@ -29,7 +29,7 @@ pub struct ScanLimits {
 const BATCH_READAHEAD: usize = 2;
 
 /// The tag of the migration `id`: it pins the source while staging, and is the rollback point after.
-pub fn tag_of(id: &str) -> String {
+pub(crate) fn tag_of(id: &str) -> String {
     format!("{TAG_PREFIX}{id}")
 }
 
@@ -37,7 +37,7 @@ pub fn tag_of(id: &str) -> String {
 ///
 /// # Errors
 /// `Failed`, when the tag cannot be written.
-pub async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
+pub(crate) async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
     let tag = tag_of(id);
     let created = dataset.tags().create(&tag, version).await;
     created.doing(|| format!("tag version {version} as {tag}"))
@@ -47,7 +47,7 @@ pub async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
 ///
 /// # Errors
 /// `Failed`, when it is there and cannot be removed.
-pub async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
+pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
     let tag = tag_of(id);
     match dataset.tags().delete(&tag).await {
         Ok(()) | Err(lance::Error::RefNotFound { .. }) => Ok(()),
@@ -57,27 +57,24 @@ pub async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
 
 /// A pinned version, ready to be scanned.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub(crate) struct Source {
     dataset: Arc<Dataset>,
     places: Arc<HashMap<u64, usize>>,
 }
 
 impl Source {
     /// The version that `dataset` is at.
-    pub fn of(dataset: Arc<Dataset>) -> Self {
+    pub(crate) fn of(dataset: Arc<Dataset>) -> Self {
         let ids = dataset.iter_fragments().map(|fragment| fragment.id);
         let places = ids.enumerate().map(|(place, id)| (id, place)).collect();
-        Self {
-            dataset,
-            places: Arc::new(places),
-        }
+        Self { dataset, places: Arc::new(places) }
     }
 
     /// Streams the rows of `chunk`, in order, deleted ones left out.
     ///
     /// # Errors
     /// `Failed`, when the scan cannot be planned; the stream's items carry what fails later.
-    pub async fn scan(
+    pub(crate) async fn scan(
         &self,
         chunk: &Chunk,
         limits: ScanLimits,
@@ -104,9 +101,7 @@ impl Source {
             let fragment = place.and_then(|place| self.dataset.fragments().get(*place));
             fragment.cloned().ok_or_else(|| {
                 let (id, version) = (wanted.id, self.dataset.version_id());
-                Error::failed(format!(
-                    "version {version} has no fragment {id}, which was planned"
-                ))
+                Error::failed(format!("version {version} has no fragment {id}, which was planned"))
             })
         });
         fragments.collect()

@@ -13,6 +13,7 @@ use lance_io::object_store::ObjectStore;
 use lance_table::format::{DataFile, Fragment};
 use object_store::path::Path;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
 
 use crate::budget::{Budget, Throttle};
 use crate::chunk::Chunk;
@@ -30,7 +31,7 @@ const QUEUE_BATCHES: usize = 2;
 
 /// Everything that staging a chunk needs; shared by all workers.
 #[derive(Debug, Clone)]
-pub struct Stager {
+pub(crate) struct Stager {
     /// Where the rows come from.
     pub source: Source,
     /// What becomes of them.
@@ -53,7 +54,7 @@ pub struct Stager {
 
 /// Where staged files go, and how they are written.
 #[derive(Debug, Clone)]
-pub struct FileSpec {
+pub(crate) struct FileSpec {
     /// The migration whose files they are.
     pub id: String,
     /// The live table's store.
@@ -70,7 +71,7 @@ pub struct FileSpec {
 
 /// What was staged for a chunk.
 #[derive(Debug)]
-pub struct Staged {
+pub(crate) struct Staged {
     /// The new fragments, in row order; their files are named relative to the live table.
     pub fragments: Vec<Fragment>,
     /// A digest for each column of the expected rows.
@@ -95,11 +96,25 @@ impl Stager {
     ///
     /// # Crash
     /// Files that no journal names are left in `data/`; their names tell whose they are.
-    pub async fn stage(&self, chunk: &Chunk) -> Result<Staged> {
+    pub(crate) async fn stage(&self, chunk: &Chunk) -> Result<Staged> {
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
-        let read = self.read(chunk, sender);
-        let write = self.write(receiver);
-        let (digests, fragments) = futures::try_join!(read, write)?;
+        // A task of its own, so that encoding and writing go on while the next rows are read; it is
+        // aborted with this one.
+        let mut writer = JoinSet::new();
+        writer.spawn(self.clone().write(receiver));
+        let digests = match self.read(chunk, sender).await {
+            Ok(digests) => digests,
+            Err(error) => {
+                writer.shutdown().await;
+                return Err(error);
+            }
+        };
+        let gone = || Error::failed(format!("the writer of chunk {} died", chunk.id));
+        let fragments = match writer.join_next().await {
+            Some(Ok(written)) => written?,
+            _ => return Err(gone()),
+        };
+        let digests = digests.ok_or_else(gone)?;
         let rows = digests.rows();
         if rows != chunk.rows() {
             let (id, expected) = (chunk.id, chunk.rows());
@@ -108,15 +123,12 @@ impl Stager {
                 format!("chunk {id} gave {rows} rows, its manifest says {expected}"),
             ));
         }
-        Ok(Staged {
-            fragments,
-            digests: digests.finish(),
-            rows,
-        })
+        Ok(Staged { fragments, digests: digests.finish(), rows })
     }
 
-    /// Scans and transforms, several batches at a time, and takes digests in row order.
-    async fn read(&self, chunk: &Chunk, sender: mpsc::Sender<InFlight>) -> Result<Digests> {
+    /// Scans and transforms, several batches at a time, and takes digests in row order. `None` when the
+    /// writer stopped listening: it knows why.
+    async fn read(&self, chunk: &Chunk, sender: mpsc::Sender<InFlight>) -> Result<Option<Digests>> {
         let mut digests = Digests::of(self.transform.schema())?;
         let batches = self.batches(chunk).await?;
         let transformed = batches.map_ok(|batch| self.transform(batch));
@@ -124,13 +136,10 @@ impl Stager {
         while let Some(in_flight) = transformed.try_next().await? {
             digests = self.pool.digest(digests, in_flight.batch.clone()).await?;
             if sender.send(in_flight).await.is_err() {
-                return Err(Error::failed(format!(
-                    "the writer of chunk {} is gone",
-                    chunk.id
-                )));
+                return Ok(None);
             }
         }
-        Ok(digests)
+        Ok(Some(digests))
     }
 
     /// The chunk's rows in batches of one size.
@@ -158,16 +167,12 @@ impl Stager {
         let bytes = batch_bytes(&batch);
         let share = self.budget.take(bytes).await;
         let share = share.ok_or_else(|| Error::failed("the memory budget is closed"))?;
-        let transform = self.transform.clone();
+        let transform = Arc::clone(&self.transform);
         let batch = self.pool.run(move || transform.apply(&batch)).await?;
-        Ok(InFlight {
-            batch,
-            bytes,
-            _share: share,
-        })
+        Ok(InFlight { batch, bytes, _share: share })
     }
 
-    async fn write(&self, mut receiver: mpsc::Receiver<InFlight>) -> Result<Vec<Fragment>> {
+    async fn write(self, mut receiver: mpsc::Receiver<InFlight>) -> Result<Vec<Fragment>> {
         let mut writer = StagedWriter::new(&self.files);
         while let Some(in_flight) = receiver.recv().await {
             self.throttle.wait(in_flight.bytes).await;
@@ -200,11 +205,7 @@ struct OpenFile {
 
 impl<'a> StagedWriter<'a> {
     fn new(spec: &'a FileSpec) -> Self {
-        Self {
-            spec,
-            open: None,
-            done: Vec::new(),
-        }
+        Self { spec, open: None, done: Vec::new() }
     }
 
     async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -283,17 +284,10 @@ async fn open_file(spec: &FileSpec) -> Result<OpenFile> {
     let object = datafile::create(&spec.store, &path).await?;
     let writer = create_writer(spec.version, object, spec.schema.clone(), options());
     let writer = writer.doing(|| format!("write {name}"))?;
-    Ok(OpenFile {
-        name,
-        rows: 0,
-        writer,
-    })
+    Ok(OpenFile { name, rows: 0, writer })
 }
 
 /// Batches are ours alone, so their arrays can be kept until their page is full instead of copied.
 fn options() -> FileWriterOptions {
-    FileWriterOptions {
-        keep_original_array: Some(true),
-        ..FileWriterOptions::default()
-    }
+    FileWriterOptions { keep_original_array: Some(true), ..FileWriterOptions::default() }
 }

@@ -26,7 +26,7 @@ const METADATA_CACHE_BYTES: usize = 64 << 20;
 
 /// Opens datasets of one database, with one set of options and caches.
 #[derive(Debug, Clone)]
-pub struct Opener {
+pub(crate) struct Opener {
     location: Location,
     session: Arc<Session>,
     params: ObjectStoreParams,
@@ -34,7 +34,7 @@ pub struct Opener {
 
 impl Opener {
     /// Opens datasets beside `location`; `wrapper`, if any, stands between Lance and the store.
-    pub fn of(location: &Location, wrapper: Option<Arc<dyn WrappingObjectStore>>) -> Self {
+    pub(crate) fn of(location: &Location, wrapper: Option<Arc<dyn WrappingObjectStore>>) -> Self {
         let options: HashMap<_, _> = location.storage_options().clone().into_iter().collect();
         let accessor = (!options.is_empty())
             .then(|| Arc::new(StorageOptionsAccessor::with_static_options(options)));
@@ -44,25 +44,21 @@ impl Opener {
             ..ObjectStoreParams::default()
         };
         let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
-        Self {
-            location: location.clone(),
-            session: Arc::new(session),
-            params,
-        }
+        Self { location: location.clone(), session: Arc::new(session), params }
     }
 
     /// Where the table is.
-    pub fn location(&self) -> &Location {
+    pub(crate) fn location(&self) -> &Location {
         &self.location
     }
 
     /// The options and wrapper that datasets are opened with.
-    pub fn params(&self) -> &ObjectStoreParams {
+    pub(crate) fn params(&self) -> &ObjectStoreParams {
         &self.params
     }
 
     /// The caches that datasets share.
-    pub fn session(&self) -> &Arc<Session> {
+    pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
     }
 
@@ -70,7 +66,7 @@ impl Opener {
     ///
     /// # Errors
     /// `Failed`, when it is not there or cannot be read; `Refused`, when this Lance cannot read it.
-    pub async fn live(&self) -> Result<Arc<Dataset>> {
+    pub(crate) async fn live(&self) -> Result<Arc<Dataset>> {
         let table = self.location.table();
         let found = self.open(&self.location.uri()).await?;
         found.ok_or_else(|| Error::failed(format!("no table is called `{table}`")))
@@ -80,13 +76,13 @@ impl Opener {
     ///
     /// # Errors
     /// `Failed`, when it cannot be read.
-    pub async fn staging(&self) -> Result<Option<Arc<Dataset>>> {
+    pub(crate) async fn staging(&self) -> Result<Option<Arc<Dataset>>> {
         self.open(&self.location.staging_uri()).await
     }
 
     async fn open(&self, uri: &str) -> Result<Option<Arc<Dataset>>> {
         let opened = DatasetBuilder::from_uri(uri)
-            .with_session(self.session.clone())
+            .with_session(Arc::clone(&self.session))
             .with_store_params(self.params.clone())
             .load()
             .await;
@@ -107,7 +103,7 @@ impl Opener {
 ///
 /// # Errors
 /// `Failed`, when it is gone or cannot be read.
-pub async fn at_version(dataset: &Dataset, version: u64) -> Result<Arc<Dataset>> {
+pub(crate) async fn at_version(dataset: &Dataset, version: u64) -> Result<Arc<Dataset>> {
     let opened = dataset.checkout_version(version).await;
     let opened = opened.doing(|| format!("open version {version} of {}", dataset.uri()))?;
     Ok(Arc::new(opened))
@@ -118,7 +114,7 @@ pub async fn at_version(dataset: &Dataset, version: u64) -> Result<Arc<Dataset>>
 ///
 /// # Errors
 /// `Failed`, when a deletion file or the index list cannot be read.
-pub async fn facts(
+pub(crate) async fn facts(
     location: &Location,
     dataset: &Dataset,
     indices: Vec<IndexFacts>,
@@ -148,10 +144,7 @@ async fn state(dataset: &Dataset) -> Result<State> {
         mem_wal: indices.iter().any(|index| index.name == MEM_WAL_INDEX_NAME),
         stable_row_ids: manifest.uses_stable_row_ids(),
         non_reusable_field_ids: manifest.uses_non_reusable_field_ids(),
-        overlays: manifest
-            .fragments
-            .iter()
-            .any(|fragment| !fragment.overlays.is_empty()),
+        overlays: manifest.fragments.iter().any(|fragment| !fragment.overlays.is_empty()),
         tagged_fragment_reuse: indices.iter().find(tagged).is_some(),
         unknown_writer_flags: !can_write_dataset(manifest.writer_feature_flags),
     })
@@ -161,7 +154,7 @@ async fn state(dataset: &Dataset) -> Result<State> {
 ///
 /// # Errors
 /// `Failed`, when a fragment's rows have to be counted and cannot be.
-pub async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFragment>> {
+pub(crate) async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFragment>> {
     let fragments = dataset.get_fragments();
     stream::iter(fragments)
         .map(|fragment| async move {
@@ -186,15 +179,12 @@ pub async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFragment>> 
 }
 
 fn fragment_bytes(fragment: &Fragment) -> u64 {
-    let sizes = fragment
-        .files
-        .iter()
-        .filter_map(|file| file.file_size_bytes.get());
+    let sizes = fragment.files.iter().filter_map(|file| file.file_size_bytes.get());
     sizes.map(u64::from).sum()
 }
 
 /// What a fragment's rows depend on: which files, which columns of them, which rows are deleted.
-pub fn signature(fragment: &Fragment) -> Signature {
+pub(crate) fn signature(fragment: &Fragment) -> Signature {
     let mut hash = Xxh3::new();
     for file in &fragment.files {
         hash.update(file.path.as_bytes());

@@ -7,7 +7,7 @@ use relance::{BatchSize, Change};
 /// atomic commit.
 #[derive(Debug, Parser)]
 #[command(name = "relance", version, max_term_width = 100, after_help = EXITS)]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
@@ -24,7 +24,7 @@ Exit codes:
   7  outcome of the swap unknown; how to find out is printed";
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Show what would happen and what it would cost; writes nothing
     Plan {
         #[command(flatten)]
@@ -171,7 +171,7 @@ pub enum Exists {
 }
 
 #[derive(Debug, Args)]
-pub struct Engine {
+pub(super) struct Engine {
     /// Rows in a batch, or bytes with a unit
     #[arg(long, value_name = "ROWS|BYTES", value_parser = batch_size)]
     pub batch_size: Option<BatchSize>,
@@ -193,7 +193,7 @@ pub struct Engine {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum VerifyArg {
+pub(super) enum VerifyArg {
     /// Every value, by digest
     Full,
     /// Counts, schema and first rows
@@ -201,7 +201,7 @@ pub enum VerifyArg {
 }
 
 #[derive(Debug, Args)]
-pub struct Output {
+pub(super) struct Output {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
@@ -217,7 +217,7 @@ pub struct Output {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProgressArg {
+pub(super) enum ProgressArg {
     /// A bar on a terminal, plain lines elsewhere
     Auto,
     /// A bar

@@ -15,7 +15,7 @@ use relance::{
 };
 use serde_json::{Value, json};
 
-use crate::cli::args::{Cli, Command, Output, Place};
+use crate::cli::args::{Changes, Cli, Command, Engine, Output, Place};
 
 /// Exit code of a migration that is held or interrupted.
 const HELD: u8 = 5;
@@ -28,7 +28,7 @@ struct Printed {
 }
 
 /// Runs the command line of this process.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -41,9 +41,7 @@ pub fn run() -> ExitCode {
     let output = output(&cli.command);
     log::start(output.verbose);
     let json = output.json;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let mut secrets = Vec::new();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(dispatch(cli.command, &mut secrets)),
@@ -51,11 +49,7 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(printed) => {
-            print(&if json {
-                printed.json.to_string()
-            } else {
-                printed.text
-            });
+            print(&if json { printed.json.to_string() } else { printed.text });
             ExitCode::from(printed.exit)
         }
         Err(error) => fail(&error, json, &secrets),
@@ -82,7 +76,7 @@ fn exit_of(kind: Kind) -> u8 {
         Kind::Interrupted => HELD,
         Kind::Locked => 6,
         Kind::OutcomeUnknown => 7,
-        _ => 1,
+        Kind::Failed | _ => 1,
     }
 }
 
@@ -106,109 +100,63 @@ fn output(command: &Command) -> &Output {
 }
 
 async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed> {
+    let default = Settings::default;
     match command {
-        Command::Plan {
-            place,
-            changes,
-            engine,
-            output,
-        } => {
-            let settings = request::settings(&engine, false);
-            let migration = migration(place, settings, &output, secrets)?;
-            let plan = migration.request(Request::from(changes)).plan().await?;
-            Ok(done(plan.text().trim_end().to_owned(), plan.json()))
+        Command::Plan { place, changes, engine, output } => {
+            plan(place, changes, &engine, &output, secrets).await
         }
-        Command::Migrate {
-            place,
-            changes,
-            engine,
-            hold,
-            output,
-        } => {
+        Command::Migrate { place, changes, engine, hold, output } => {
             let settings = request::settings(&engine, hold);
             let migration = migration(place, settings, &output, secrets)?;
             let migration = migration.request(Request::from(changes));
-            let ended =
-                stoppable(migration, |m| Box::pin(async move { m.migrate().await })).await?;
-            Ok(ended_printed(&ended))
+            stoppable(migration, |m| Box::pin(async move { m.migrate().await })).await
         }
-        Command::Resume {
-            place,
-            engine,
-            output,
-        } => {
-            let settings = request::settings(&engine, false);
-            let migration = migration(place, settings, &output, secrets)?;
-            let ended = stoppable(migration, |m| Box::pin(async move { m.resume().await })).await?;
-            Ok(ended_printed(&ended))
+        Command::Resume { place, engine, output } => {
+            let migration = migration(place, request::settings(&engine, false), &output, secrets)?;
+            stoppable(migration, |m| Box::pin(async move { m.resume().await })).await
         }
-        Command::Status {
-            store,
-            table,
-            output: _,
-        } => status(store, table, secrets).await,
-        other => short(other, secrets).await,
-    }
-}
-
-/// The commands that take a table and little else.
-async fn short(command: Command, secrets: &mut Vec<String>) -> Result<Printed> {
-    let settings = Settings::default();
-    match command {
         Command::Abort { place, output } => {
-            let aborted = migration(place, settings, &output, secrets)?
-                .abort()
-                .await?;
+            let aborted = migration(place, default(), &output, secrets)?.abort().await?;
             Ok(done(show::aborted(&aborted), to_json(&aborted)))
         }
+        Command::Status { store, table, output: _ } => status(store, table, secrets).await,
         Command::Verify { place, output } => {
-            let verified = migration(place, settings, &output, secrets)?
-                .verify()
-                .await?;
+            let verified = migration(place, default(), &output, secrets)?.verify().await?;
             Ok(done(show::verified(&verified), to_json(&verified)))
         }
-        Command::Rollback {
-            place,
-            discard_writes,
-            output,
-        } => {
-            let migration = migration(place, settings, &output, secrets)?;
+        Command::Rollback { place, discard_writes, output } => {
+            let migration = migration(place, default(), &output, secrets)?;
             let back = migration.rollback(discard_writes).await?;
             Ok(done(show::rolled_back(&back), to_json(&back)))
         }
-        Command::Finalize {
-            place,
-            history,
-            output,
-        } => {
-            let finalized = migration(place, settings, &output, secrets)?
-                .finalize(history)
-                .await?;
+        Command::Finalize { place, history, output } => {
+            let migration = migration(place, default(), &output, secrets)?;
+            let finalized = migration.finalize(history).await?;
             Ok(done(show::finalized(&finalized), to_json(&finalized)))
         }
-        Command::Sample {
-            place,
-            rows,
-            dim,
-            fragments,
-            output: _,
-        } => {
-            let location = Location::try_from(place)?;
-            secrets.extend(location.secrets());
-            let sampled = Sample {
-                rows,
-                dim,
-                fragments,
-            }
-            .make(&location)
-            .await?;
-            Ok(done(show::sampled(&sampled), to_json(&sampled)))
+        Command::Sample { place, rows, dim, fragments, output: _ } => {
+            sample(place, Sample { rows, dim, fragments }, secrets).await
         }
-        Command::Plan { .. }
-        | Command::Migrate { .. }
-        | Command::Resume { .. }
-        | Command::Status { .. } => Err(Error::failed("this command is dispatched elsewhere")),
     }
+}
+
+async fn plan(
+    place: Place,
+    changes: Changes,
+    engine: &Engine,
+    output: &Output,
+    secrets: &mut Vec<String>,
+) -> Result<Printed> {
+    let migration = migration(place, request::settings(engine, false), output, secrets)?;
+    let plan = migration.request(Request::from(changes)).plan().await?;
+    Ok(done(plan.text().trim_end().to_owned(), plan.json()))
+}
+
+async fn sample(place: Place, sample: Sample, secrets: &mut Vec<String>) -> Result<Printed> {
+    let location = Location::try_from(place)?;
+    secrets.extend(location.secrets());
+    let sampled = sample.make(&location).await?;
+    Ok(done(show::sampled(&sampled), to_json(&sampled)))
 }
 
 async fn status(
@@ -237,15 +185,13 @@ fn migration(
 ) -> Result<Migration> {
     let location = Location::try_from(place)?;
     secrets.extend(location.secrets());
-    Ok(Migration::of(location)
-        .settings(settings)
-        .progress(progress::of(output)))
+    Ok(Migration::of(location).settings(settings).progress(progress::of(output)))
 }
 
 type Run = std::pin::Pin<Box<dyn Future<Output = Result<Ended>> + Send>>;
 
 /// Runs `run` so that Ctrl-C and a termination stop it cleanly.
-async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> Result<Ended> {
+async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> Result<Printed> {
     let cancel = Cancel::default();
     let asked = cancel.clone();
     let listener = tokio::spawn(async move {
@@ -254,7 +200,7 @@ async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> 
     });
     let ended = run(migration.cancel(cancel)).await;
     listener.abort();
-    ended
+    Ok(ended_printed(&ended?))
 }
 
 /// Waits for Ctrl-C, or on Unix for SIGTERM too.
@@ -284,20 +230,15 @@ fn ended_printed(ended: &Ended) -> Printed {
             json: json!({ "ended": "held", "held": to_json(held) }),
             exit: HELD,
         },
-        Ended::Swapped(report) => done(
-            show::report(report),
-            json!({ "ended": "swapped", "report": to_json(report) }),
-        ),
+        Ended::Swapped(report) => {
+            done(show::report(report), json!({ "ended": "swapped", "report": to_json(report) }))
+        }
         _ => done("Done".to_owned(), json!({ "ended": "done" })),
     }
 }
 
 fn done(text: String, json: Value) -> Printed {
-    Printed {
-        text,
-        json,
-        exit: 0,
-    }
+    Printed { text, json, exit: 0 }
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Value {

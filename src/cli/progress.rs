@@ -15,7 +15,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(3);
 const JSON_EVERY: Duration = Duration::from_secs(1);
 
 /// The progress that `output` asks for.
-pub fn of(output: &Output) -> SharedProgress {
+pub(super) fn of(output: &Output) -> SharedProgress {
     let terminal = std::io::stderr().is_terminal();
     match output.progress {
         ProgressArg::None => Arc::new(Silent),
@@ -39,13 +39,7 @@ struct Meter {
 
 impl Meter {
     fn of(phase: Phase, total: Amount, done: Amount) -> Self {
-        Self {
-            phase,
-            began: Instant::now(),
-            total,
-            start: done,
-            done,
-        }
+        Self { phase, began: Instant::now(), total, start: done, done }
     }
 
     fn advance(&mut self, by: Amount) {
@@ -56,14 +50,9 @@ impl Meter {
 
     /// Rows and bytes a second, of this run.
     fn rates(&self) -> (u64, u64) {
-        let millis = u64::try_from(self.began.elapsed().as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1);
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = |done: u64, start: u64| done.saturating_sub(start).saturating_mul(1000) / millis;
-        (
-            rate(self.done.rows, self.start.rows),
-            rate(self.done.bytes, self.start.bytes),
-        )
+        (rate(self.done.rows, self.start.rows), rate(self.done.bytes, self.start.bytes))
     }
 
     /// Seconds left, by rows.
@@ -77,9 +66,7 @@ impl Meter {
         let (done, total) = (self.done, self.total);
         let (rows, bytes) = self.rates();
         let percent = (done.rows * 100).checked_div(total.rows).unwrap_or(100);
-        let eta = self
-            .eta_seconds()
-            .map_or("unknown".to_owned(), seconds_text);
+        let eta = self.eta_seconds().map_or("unknown".to_owned(), seconds_text);
         format!(
             "{percent}%, {} of {} rows, {} rows/s, {}/s, chunks {}/{}, eta {eta}",
             count_text(done.rows),
@@ -138,11 +125,7 @@ struct LineState {
 
 impl Lines {
     fn new(form: Form, every: Duration) -> Self {
-        Self {
-            form,
-            every,
-            state: Mutex::default(),
-        }
+        Self { form, every, state: Mutex::default() }
     }
 
     fn say(&self, plain: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
@@ -179,18 +162,12 @@ impl Progress for Lines {
                 meter.advance(by);
                 let complete = by.chunks > 0 && meter.done.chunks == meter.total.chunks;
                 if due || complete {
-                    self.say(
-                        || format!("{}: {}", meter.phase, meter.text()),
-                        || meter.json(),
-                    );
+                    self.say(|| format!("{}: {}", meter.phase, meter.text()), || meter.json());
                     state.told = Some(Instant::now());
                 }
             }
             Event::Note(text) => {
-                self.say(
-                    || format!("  {text}"),
-                    || json!({ "event": "note", "text": text }),
-                );
+                self.say(|| format!("  {text}"), || json!({ "event": "note", "text": text }));
             }
             _ => {}
         }
@@ -211,10 +188,7 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
-        Self {
-            bar,
-            meter: Mutex::new(None),
-        }
+        Self { bar, meter: Mutex::new(None) }
     }
 }
 
@@ -222,9 +196,7 @@ impl Progress for Bar {
     fn event(&self, event: Event) {
         let mut meter = self.meter.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
-            Event::Began {
-                phase: Phase::Done, ..
-            } => self.bar.finish_and_clear(),
+            Event::Began { phase: Phase::Done, .. } => self.bar.finish_and_clear(),
             Event::Began { phase, total, done } => {
                 self.bar.set_prefix(phase.name());
                 self.bar.set_message("");
@@ -235,11 +207,8 @@ impl Progress for Bar {
             Event::Advanced(by) => {
                 let Some(meter) = meter.as_mut() else { return };
                 meter.advance(by);
-                let position = if meter.total.rows > 0 {
-                    meter.done.rows
-                } else {
-                    meter.done.chunks
-                };
+                let position =
+                    if meter.total.rows > 0 { meter.done.rows } else { meter.done.chunks };
                 self.bar.set_position(position);
                 let text = meter.text();
                 let after_percent = text.split_once(", ").map_or("", |(_, rest)| rest);
@@ -270,16 +239,8 @@ mod tests {
 
     #[test]
     fn an_earlier_runs_rows_do_not_count_as_speed() {
-        let total = Amount {
-            rows: 100,
-            bytes: 0,
-            chunks: 2,
-        };
-        let done = Amount {
-            rows: 50,
-            bytes: 0,
-            chunks: 1,
-        };
+        let total = Amount { rows: 100, bytes: 0, chunks: 2 };
+        let done = Amount { rows: 50, bytes: 0, chunks: 1 };
         let meter = Meter::of(Phase::Stage, total, done);
         assert_eq!(meter.rates(), (0, 0));
         assert_eq!(meter.eta_seconds(), None);

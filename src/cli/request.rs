@@ -14,7 +14,7 @@ impl TryFrom<Place> for Location {
 }
 
 /// The place of `table` in `store`.
-pub fn location(store: Store, table: &str) -> Result<Location> {
+pub(super) fn location(store: Store, table: &str) -> Result<Location> {
     let Store { db, storage_option } = store;
     let options = storage_option.iter().map(|option| {
         let (key, value) = option.split_once('=').ok_or_else(|| {
@@ -29,12 +29,7 @@ pub fn location(store: Store, table: &str) -> Result<Location> {
 
 impl From<Changes> for Request {
     fn from(changes: Changes) -> Self {
-        let Changes {
-            add,
-            if_exists,
-            drop_index,
-            strategy,
-        } = changes;
+        let Changes { add, if_exists, drop_index, strategy } = changes;
         match strategy {
             // Rewriting is the only strategy so far, so both mean the same.
             StrategyArg::Auto | StrategyArg::Rewrite => {}
@@ -51,15 +46,8 @@ impl From<Changes> for Request {
 }
 
 /// The settings of `engine`, with `hold`.
-pub fn settings(engine: &Engine, hold: bool) -> Settings {
-    let Engine {
-        batch_size,
-        workers,
-        memory,
-        rows_per_file,
-        max_rate,
-        verify,
-    } = engine;
+pub(super) fn settings(engine: &Engine, hold: bool) -> Settings {
+    let Engine { batch_size, workers, memory, rows_per_file, max_rate, verify } = engine;
     let default = Settings::default();
     Settings {
         batch_size: batch_size.unwrap_or(default.batch_size),

@@ -10,7 +10,7 @@ use relance::{
 const CELL_WIDTH: usize = 24;
 
 /// A migration that is done.
-pub fn report(report: &Report) -> String {
+pub(super) fn report(report: &Report) -> String {
     let mut lines = vec![format!(
         "Migrated `{}`: version {} is now version {}",
         report.table, report.version_before, report.version_after
@@ -19,18 +19,13 @@ pub fn report(report: &Report) -> String {
         lines.push(format!("  changed    {change}"));
     }
     for name in &report.skipped {
-        lines.push(format!(
-            "  skipped    column `{name}` exists already with this type"
-        ));
+        lines.push(format!("  skipped    column `{name}` exists already with this type"));
     }
     let verified = match report.verified {
         relance::Verify::Full => "every value verified",
         relance::Verify::Quick => "verified quickly",
     };
-    lines.push(format!(
-        "  rows       {}, {verified}",
-        count_text(report.rows)
-    ));
+    lines.push(format!("  rows       {}, {verified}", count_text(report.rows)));
     lines.push(format!(
         "  written    {} in {} fragments (before: {})",
         bytes_text(report.bytes_written),
@@ -40,31 +35,16 @@ pub fn report(report: &Report) -> String {
     if report.indices_rebuilt > 0 {
         lines.push(format!("  indices    {} rebuilt", report.indices_rebuilt));
     }
-    let seconds = report
-        .seconds
-        .iter()
-        .map(|(phase, seconds)| format!("{phase} {seconds}"));
-    lines.push(format!(
-        "  seconds    {}",
-        seconds.collect::<Vec<_>>().join(", ")
-    ));
+    let seconds = report.seconds.iter().map(|(phase, seconds)| format!("{phase} {seconds}"));
+    lines.push(format!("  seconds    {}", seconds.collect::<Vec<_>>().join(", ")));
     lines.push(format!(
         "  rollback   tag `{}` keeps version {}",
         report.rollback_tag, report.version_before
     ));
     lines.push("  fields".to_owned());
-    lines.extend(
-        report
-            .fields
-            .iter()
-            .map(|field| format!("             {field}")),
-    );
+    lines.extend(report.fields.iter().map(|field| format!("             {field}")));
     lines.push("  sample".to_owned());
-    lines.extend(
-        sample(report)
-            .into_iter()
-            .map(|row| format!("             {row}")),
-    );
+    lines.extend(sample(report).into_iter().map(|row| format!("             {row}")));
     lines.join("\n")
 }
 
@@ -78,9 +58,7 @@ fn sample(report: &Report) -> Vec<String> {
             continue;
         };
         for row in 0..batch.num_rows() {
-            let cells = formatters
-                .iter()
-                .map(|formatter| cell(&formatter.value(row).to_string()));
+            let cells = formatters.iter().map(|formatter| cell(&formatter.value(row).to_string()));
             rows.push(cells.collect::<Vec<_>>().join(" | "));
         }
     }
@@ -96,30 +74,19 @@ fn cell(text: &str) -> String {
 }
 
 /// A migration that waits.
-pub fn held(held: &Held) -> String {
+pub(super) fn held(held: &Held) -> String {
     let Held { table, id, rows } = held;
-    format!(
-        "Held `{table}`: migration {id} has {} rows staged and verified",
-        count_text(*rows)
-    )
+    format!("Held `{table}`: migration {id} has {} rows staged and verified", count_text(*rows))
 }
 
 /// A migration that was dropped.
-pub fn aborted(aborted: &Aborted) -> String {
-    let Aborted {
-        table,
-        id,
-        files,
-        bytes,
-    } = aborted;
-    format!(
-        "Aborted migration {id} of `{table}`: {files} files removed, {}",
-        bytes_text(*bytes)
-    )
+pub(super) fn aborted(aborted: &Aborted) -> String {
+    let Aborted { table, id, files, bytes } = aborted;
+    format!("Aborted migration {id} of `{table}`: {files} files removed, {}", bytes_text(*bytes))
 }
 
 /// A swap that was taken back.
-pub fn rolled_back(back: &RolledBack) -> String {
+pub(super) fn rolled_back(back: &RolledBack) -> String {
     let lost = match back.discarded_commits {
         0 => String::new(),
         count => format!("; {count} commits discarded"),
@@ -131,7 +98,7 @@ pub fn rolled_back(back: &RolledBack) -> String {
 }
 
 /// A rollback point given up.
-pub fn finalized(done: &Finalized) -> String {
+pub(super) fn finalized(done: &Finalized) -> String {
     let mut text = format!(
         "Finalized `{}`: version {} is gone, {} files removed, {} reclaimed",
         done.table,
@@ -140,16 +107,16 @@ pub fn finalized(done: &Finalized) -> String {
         bytes_text(done.bytes)
     );
     if done.older_versions > 0 {
-        text.push_str(&format!(
-            "\n  {} older versions may hold some of its files; --history removes them too",
-            done.older_versions
-        ));
+        let older = done.older_versions;
+        text.push_str("\n  ");
+        text.push_str(&count_text(older));
+        text.push_str(" older versions may hold some of its files; --history removes them too");
     }
     text
 }
 
 /// A table that equals its rollback point.
-pub fn verified(done: &Verified) -> String {
+pub(super) fn verified(done: &Verified) -> String {
     let mut lines = vec![format!(
         "Verified `{}`: version {} holds what version {} did, with the changes, in {} rows",
         done.table,
@@ -161,16 +128,13 @@ pub fn verified(done: &Verified) -> String {
         lines.push(format!("  {digest}  {column}"));
     }
     if done.commits_since > 0 {
-        lines.push(format!(
-            "  {} commits since were not looked at",
-            done.commits_since
-        ));
+        lines.push(format!("  {} commits since were not looked at", done.commits_since));
     }
     lines.join("\n")
 }
 
 /// What is staged of tables, and their rollback points.
-pub fn status(tables: &[TableStatus]) -> String {
+pub(super) fn status(tables: &[TableStatus]) -> String {
     let mut lines = Vec::new();
     for table in tables {
         lines.push(format!("`{}` at version {}", table.table, table.version));
@@ -194,10 +158,7 @@ pub fn status(tables: &[TableStatus]) -> String {
 fn staged_lines(staged: &StagedStatus) -> Vec<String> {
     let seen = staged.seen.format("%Y-%m-%d %H:%M:%S");
     vec![
-        format!(
-            "  migration {} {} in phase {}",
-            staged.id, staged.state, staged.phase
-        ),
+        format!("  migration {} {} in phase {}", staged.id, staged.state, staged.phase),
         format!("    asked     {}", staged.changes.join(", ")),
         format!(
             "    staged    {} of {} rows, {} of {} chunks, from version {}",
@@ -212,10 +173,7 @@ fn staged_lines(staged: &StagedStatus) -> Vec<String> {
 }
 
 /// A sample table.
-pub fn sampled(done: &Sampled) -> String {
+pub(super) fn sampled(done: &Sampled) -> String {
     let Sampled { table, rows, dim } = done;
-    format!(
-        "Made `{table}`: {} rows of text and vector[{dim}]",
-        count_text(*rows)
-    )
+    format!("Made `{table}`: {} rows of text and vector[{dim}]", count_text(*rows))
 }

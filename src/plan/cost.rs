@@ -1,4 +1,5 @@
 //! What a plan costs, from a table's statistics.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::datatypes::DataType;
 use serde::Serialize;
@@ -40,17 +41,13 @@ impl Cost {
         let read_bytes: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
         let added: u64 = target.columns.iter().map(constant_row_bytes).sum();
         let write_bytes = read_bytes.saturating_add(added.saturating_mul(rows));
-        let rebuilt = indices
-            .iter()
-            .filter(|(_, fate)| *fate == IndexFate::Rebuild);
+        let rebuilt = indices.iter().filter(|(_, fate)| *fate == IndexFate::Rebuild);
         let index_bytes: u64 = rebuilt.filter_map(|(index, _)| index.bytes).sum();
         Self {
             read_bytes,
             write_bytes,
             verify_bytes: write_bytes,
-            needed_bytes: write_bytes
-                .saturating_add(index_bytes)
-                .saturating_add(OVERHEAD_BYTES),
+            needed_bytes: write_bytes.saturating_add(index_bytes).saturating_add(OVERHEAD_BYTES),
             free_bytes: facts.free_bytes,
         }
     }

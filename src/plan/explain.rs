@@ -66,33 +66,19 @@ impl Plan {
             writeln!(out, "  change     {}", change.text())?;
         }
         for name in &self.target.skipped {
-            writeln!(
-                out,
-                "  skipped    column `{name}` exists already with this type"
-            )?;
+            writeln!(out, "  skipped    column `{name}` exists already with this type")?;
         }
         self.write_schema(out)?;
         let fragments: usize = self.chunks.iter().map(|chunk| chunk.fragments.len()).sum();
         let (rows, chunks) = (count_text(self.rows()), self.chunks.len());
-        writeln!(
-            out,
-            "  rows       {rows} in {fragments} fragments, {chunks} chunks"
-        )?;
+        writeln!(out, "  rows       {rows} in {fragments} fragments, {chunks} chunks")?;
         let cost = &self.cost;
         writeln!(out, "  read       {}", bytes_text(cost.read_bytes))?;
         let verify = bytes_text(cost.verify_bytes);
-        writeln!(
-            out,
-            "  write      up to {}, read back {verify}",
-            bytes_text(cost.write_bytes)
-        )?;
+        writeln!(out, "  write      up to {}, read back {verify}", bytes_text(cost.write_bytes))?;
         if let Some(free) = cost.free_bytes {
             let needed = bytes_text(cost.needed_bytes);
-            writeln!(
-                out,
-                "  space      {needed} needed, {} free",
-                bytes_text(free)
-            )?;
+            writeln!(out, "  space      {needed} needed, {} free", bytes_text(free))?;
         }
         for (index, fate) in &self.indices {
             let fate = match fate {
@@ -111,11 +97,7 @@ impl Plan {
         let after = ArrowSchema::from(&self.target.schema);
         writeln!(out, "  schema")?;
         for field in after.fields() {
-            let mark = if before.field_with_name(field.name()).is_ok() {
-                ' '
-            } else {
-                '+'
-            };
+            let mark = if before.field_with_name(field.name()).is_ok() { ' ' } else { '+' };
             writeln!(out, "           {mark} {}", field_text(field))?;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! Decides what a migration does, from plain facts about a table. Same facts, same plan.
 
-pub mod check;
-pub mod cost;
-pub mod explain;
+pub(crate) mod check;
+pub(crate) mod cost;
+pub(crate) mod explain;
 
 use std::fmt;
 
@@ -159,29 +159,18 @@ impl Plan {
         )?;
         let chunks = cut(
             &facts.fragments,
-            ChunkLimits {
-                rows_max: rows_per_file,
-                bytes_max: CHUNK_BYTES_MAX,
-            },
+            ChunkLimits { rows_max: rows_per_file, bytes_max: CHUNK_BYTES_MAX },
         );
         let indices = facts.indices.iter().map(|index| {
             let drop = request.drop_indices.contains(&index.name);
-            let fate = if drop {
-                IndexFate::Drop
-            } else {
-                IndexFate::Rebuild
-            };
+            let fate = if drop { IndexFate::Drop } else { IndexFate::Rebuild };
             (index.clone(), fate)
         });
         let indices: Vec<_> = indices.collect();
         let plan = Self {
             table: facts.table.clone(),
             version: facts.version,
-            strategy: if target.is_unchanged() {
-                Strategy::Nothing
-            } else {
-                Strategy::Rewrite
-            },
+            strategy: if target.is_unchanged() { Strategy::Nothing } else { Strategy::Rewrite },
             before: facts.schema.clone(),
             storage_version: facts.storage_version,
             cost: Cost::of(facts, &target, &indices),

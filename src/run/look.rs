@@ -72,11 +72,7 @@ impl Migration {
             phase: lease.phase,
             began: header.began,
             seen: lease.beat,
-            host: if lease.host.is_empty() {
-                host()
-            } else {
-                lease.host.clone()
-            },
+            host: if lease.host.is_empty() { host() } else { lease.host.clone() },
             source_version: header.source_version,
             changes: header.request.changes.iter().map(Change::text).collect(),
             chunks_done: journal.records().count() as u64,
@@ -99,28 +95,15 @@ impl Migration {
         let after = table::at_version(&live, swapped).await?;
         let request = swap_request(&live, swapped).await?;
         let facts = table::facts(&self.location, &before, Vec::new()).await?;
-        let facts = crate::plan::Facts {
-            free_bytes: None,
-            ..facts
-        };
-        let request = Request {
-            drop_indices: Vec::new(),
-            ..request
-        };
+        let facts = crate::plan::Facts { free_bytes: None, ..facts };
+        let request = Request { drop_indices: Vec::new(), ..request };
         let plan = Plan::choose(&facts, &request, u64::from(u32::MAX), self.clock.now())?;
         let rows = plan.rows();
-        let total = Amount {
-            rows: rows * 2,
-            ..Amount::default()
-        };
-        self.progress.event(Event::Began {
-            phase: Phase::Verify,
-            total,
-            done: Amount::default(),
-        });
+        let total = Amount { rows: rows * 2, ..Amount::default() };
+        self.progress.event(Event::Began { phase: Phase::Verify, total, done: Amount::default() });
         let pool = Pool::of(self.settings.workers)?;
         let transform = Arc::new(Transform::new(&plan.target));
-        let expected = self.digests(before, Some(transform.clone()), &pool);
+        let expected = self.digests(before, Some(Arc::clone(&transform)), &pool);
         let found = self.digests(after, None, &pool);
         let ((expected, expected_rows), (found, found_rows)) = futures::try_join!(expected, found)?;
         if expected_rows != found_rows {
@@ -129,11 +112,8 @@ impl Migration {
             )));
         }
         let mut columns = Vec::new();
-        for (field, (wanted, found)) in transform
-            .schema()
-            .fields()
-            .iter()
-            .zip(expected.iter().zip(&found))
+        for (field, (wanted, found)) in
+            transform.schema().fields().iter().zip(expected.iter().zip(&found))
         {
             if wanted != found {
                 let name = field.name();
@@ -162,16 +142,10 @@ impl Migration {
         transform: Option<Arc<Transform>>,
         pool: &Pool,
     ) -> Result<(Vec<Digest>, u64)> {
-        let limits = ScanLimits {
-            batch_rows: BATCH_ROWS,
-            io_buffer_bytes: IO_BUFFER_BYTES,
-        };
-        let whole = Chunk {
-            id: ChunkId(0),
-            fragments: table::source_fragments(&dataset).await?,
-        };
+        let limits = ScanLimits { batch_rows: BATCH_ROWS, io_buffer_bytes: IO_BUFFER_BYTES };
+        let whole = Chunk { id: ChunkId(0), fragments: table::source_fragments(&dataset).await? };
         let schema = match &transform {
-            Some(transform) => transform.schema().clone(),
+            Some(transform) => Arc::clone(transform.schema()),
             None => Arc::new(arrow::datatypes::Schema::from(dataset.schema())),
         };
         let mut digests = Digests::of(&schema)?;
@@ -183,11 +157,7 @@ impl Migration {
             };
             let (rows, bytes) = (batch.num_rows() as u64, batch_bytes(&batch));
             digests = pool.digest(digests, batch).await?;
-            self.progress.event(Event::Advanced(Amount {
-                rows,
-                bytes,
-                chunks: 0,
-            }));
+            self.progress.event(Event::Advanced(Amount { rows, bytes, chunks: 0 }));
         }
         let rows = digests.rows();
         Ok((digests.finish(), rows))
@@ -199,13 +169,9 @@ async fn swap_request(live: &Dataset, swapped: u64) -> Result<Request> {
     let transaction = live.read_transaction_by_version(swapped).await;
     let transaction = transaction.doing(|| format!("read the transaction of version {swapped}"))?;
     let properties = transaction.and_then(|transaction| transaction.transaction_properties);
-    let text = properties
-        .as_ref()
-        .and_then(|properties| properties.get(PROPERTY_REQUEST));
+    let text = properties.as_ref().and_then(|properties| properties.get(PROPERTY_REQUEST));
     let text = text.ok_or_else(|| {
-        Error::failed(format!(
-            "version {swapped} does not tell what was asked of the migration"
-        ))
+        Error::failed(format!("version {swapped} does not tell what was asked of the migration"))
     })?;
     serde_json::from_str(text).doing(|| format!("read the request of version {swapped}"))
 }

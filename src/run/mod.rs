@@ -1,7 +1,8 @@
 //! The orchestrator: phases in order, all branching, all state.
 
 mod look;
-pub mod report;
+mod planning;
+pub(crate) mod report;
 mod undo;
 mod work;
 
@@ -17,13 +18,14 @@ use crate::cancel::Cancel;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, SystemClock};
 use crate::commit::{Act, Outcome, exactly_next, properties};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::history;
 use crate::journal::{Header, Journal, LAYOUT, Lease};
 use crate::location::Location;
 use crate::phase::Phase;
-use crate::plan::{Facts, Plan, Request};
+use crate::plan::{Plan, Request};
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
+use crate::run::planning::Planned;
 use crate::run::report::{Ended, Held, Report, seconds};
 use crate::schema::change::Change;
 use crate::schema::show::field_text;
@@ -47,15 +49,8 @@ pub struct Migration {
     run: String,
 }
 
-/// A plan and the datasets that it was made from.
-struct Planned {
-    plan: Plan,
-    live: Arc<Dataset>,
-}
-
 /// What a run carries from phase to phase.
 struct Underway {
-    opener: Opener,
     source: Arc<Dataset>,
     plan: Plan,
     journal: Journal,
@@ -161,7 +156,6 @@ impl Migration {
         self.expect_writable()?;
         let journal = self.begin(&opener, &live, &plan).await?;
         let underway = Underway {
-            opener,
             source: live,
             plan,
             journal,
@@ -181,9 +175,7 @@ impl Migration {
         let began = Instant::now();
         let (opener, live, mut journal) = self.staged().await?;
         self.expect_free(&journal)?;
-        journal
-            .checkpoint(Vec::new(), self.lease(Phase::Plan, false))
-            .await?;
+        journal.checkpoint(Vec::new(), self.lease(Phase::Plan, false)).await?;
         let header = journal.header().clone();
         let point = history::rollback_point(&live, &header.id).await?;
         let swapped = point.as_ref().and_then(|point| point.swapped);
@@ -192,11 +184,8 @@ impl Migration {
             None => self.pin_head(&live, &mut journal).await?,
         };
         let source = table::at_version(&live, version).await?;
-        let plan = self
-            .plan_staged(&opener, &source, &mut journal, swapped.is_some())
-            .await?;
+        let plan = self.plan_staged(&opener, &source, &mut journal, swapped.is_some()).await?;
         let underway = Underway {
-            opener,
             source,
             plan,
             journal,
@@ -204,10 +193,7 @@ impl Migration {
         };
         match swapped {
             Some(version) => {
-                note(
-                    &self.progress,
-                    format!("the swap landed as version {version}; tidying up"),
-                );
+                note(&self.progress, format!("the swap landed as version {version}; tidying up"));
                 let live = table::at_version(&live, version).await?;
                 self.after_swap(underway, live).await
             }
@@ -221,9 +207,7 @@ impl Migration {
         staged.map_err(|error| self.keep(error))?;
         if hold {
             let journal = &mut underway.journal;
-            journal
-                .checkpoint(Vec::new(), self.lease(Phase::Hold, true))
-                .await?;
+            journal.checkpoint(Vec::new(), self.lease(Phase::Hold, true)).await?;
             let header = journal.header().clone();
             return Ok(Ended::Held(Held {
                 table: self.location.table().to_owned(),
@@ -231,10 +215,7 @@ impl Migration {
                 rows: header.rows,
             }));
         }
-        let live = self
-            .swap(&mut underway)
-            .await
-            .map_err(|error| self.keep(error))?;
+        let live = self.swap(&mut underway).await.map_err(|error| self.keep(error))?;
         self.after_swap(underway, live).await
     }
 
@@ -249,26 +230,15 @@ impl Migration {
         latest.doing(|| "open the newest version".to_owned())?;
         let mut after = Arc::new(newest);
         if missing > 0 {
-            self.begin_phase(
-                Phase::Index,
-                Amount {
-                    chunks: missing,
-                    ..Amount::default()
-                },
-            );
+            self.begin_phase(Phase::Index, Amount { chunks: missing, ..Amount::default() });
             let indices = index::rebuild(&underway.source, after, &dropped, &id, &self.progress);
             after = indices.await?;
         }
-        underway
-            .clocked
-            .push((Phase::Index, seconds(began.elapsed())));
+        underway.clocked.push((Phase::Index, seconds(began.elapsed())));
         let (version, rows) = (swapped.version_id(), underway.plan.rows());
         let schema = &underway.plan.target.schema;
         let sample = database::look(&self.location, version, rows, schema).await?;
-        note(
-            &self.progress,
-            format!("LanceDB counts {rows} rows and sees every field"),
-        );
+        note(&self.progress, format!("LanceDB counts {rows} rows and sees every field"));
         let report = self.report(&underway, &swapped, &after, missing, sample);
         underway.journal.remove().await?;
         self.begin_phase(Phase::Done, Amount::default());
@@ -280,9 +250,7 @@ impl Migration {
         let began = Instant::now();
         self.begin_phase(Phase::Swap, Amount::default());
         let journal = &mut underway.journal;
-        journal
-            .checkpoint(Vec::new(), self.lease(Phase::Swap, false))
-            .await?;
+        journal.checkpoint(Vec::new(), self.lease(Phase::Swap, false)).await?;
         let header = journal.header().clone();
         let operation = Operation::Overwrite {
             fragments: journal.all_fragments(),
@@ -298,9 +266,7 @@ impl Migration {
         let live = match outcome {
             Outcome::Landed(live) => Arc::new(*live),
             Outcome::LostRace { head } => {
-                journal
-                    .checkpoint(Vec::new(), self.lease(Phase::Swap, true))
-                    .await?;
+                journal.checkpoint(Vec::new(), self.lease(Phase::Swap, true)).await?;
                 return Err(self.lost_race(header.source_version, head));
             }
             Outcome::Unknown { attempted, error } => {
@@ -308,32 +274,21 @@ impl Migration {
             }
         };
         let took = seconds(began.elapsed());
-        note(
-            &self.progress,
-            format!("swapped in as version {} in {took} s", live.version_id()),
-        );
+        note(&self.progress, format!("swapped in as version {} in {took} s", live.version_id()));
         underway.clocked.push((Phase::Swap, took));
         Ok(live)
     }
 
     /// Takes the lock and pins the source.
     async fn begin(&self, opener: &Opener, live: &Dataset, plan: &Plan) -> Result<Journal> {
-        let id = Uuid::new_v4()
-            .simple()
-            .to_string()
-            .chars()
-            .take(12)
-            .collect::<String>();
+        let id = Uuid::new_v4().simple().to_string().chars().take(12).collect::<String>();
         let header = Header {
             layout: LAYOUT,
             id: id.clone(),
             relance: env!("CARGO_PKG_VERSION").to_owned(),
             began: self.clock.now(),
             source_version: plan.version,
-            request: Request {
-                changes: plan.target.changes.clone(),
-                ..self.request.clone()
-            },
+            request: Request { changes: plan.target.changes.clone(), ..self.request.clone() },
             rows_per_file: self.settings.rows_per_file,
             hold: self.settings.hold,
             chunks: plan.chunks.len() as u64,
@@ -349,109 +304,11 @@ impl Migration {
             }
             journal => journal?,
         };
-        source::pin(live, &id, plan.version)
-            .await
-            .map_err(|error| self.keep(error))?;
+        source::pin(live, &id, plan.version).await.map_err(|error| self.keep(error))?;
         let (staging, tag) = (self.location.staging_table(), source::tag_of(&id));
-        note(
-            &self.progress,
-            format!("pinned version {} as tag `{tag}`", plan.version),
-        );
-        note(
-            &self.progress,
-            format!("staging in `{staging}`, migration {id}"),
-        );
+        note(&self.progress, format!("pinned version {} as tag `{tag}`", plan.version));
+        note(&self.progress, format!("staging in `{staging}`, migration {id}"));
         Ok(journal)
-    }
-
-    /// Moves the pin to the head, if others have written; what they left alone stays staged.
-    async fn pin_head(&self, live: &Dataset, journal: &mut Journal) -> Result<u64> {
-        let id = journal.header().id.clone();
-        let head = live.version_id();
-        match history::rollback_point(live, &id).await? {
-            Some(point) if point.version == head => {}
-            Some(point) => {
-                let tag = source::tag_of(&id);
-                let moved = live.tags().update(&tag, head).await;
-                moved.doing(|| format!("move the tag {tag} to version {head}"))?;
-                let from = point.version;
-                note(
-                    &self.progress,
-                    format!("the table moved from version {from} to {head}"),
-                );
-            }
-            None => source::pin(live, &id, head).await?,
-        }
-        Ok(head)
-    }
-
-    async fn plan_head(&self, opener: &Opener) -> Result<Planned> {
-        database::expect_table(&self.location).await?;
-        note(
-            &self.progress,
-            format!("connected to {}", self.location.database()),
-        );
-        let live = opener.live().await?;
-        let facts = self.facts(&live).await?;
-        let rows_per_file = self.settings.rows_per_file;
-        let plan = Plan::choose(&facts, &self.request, rows_per_file, self.clock.now())?;
-        Ok(Planned { plan, live })
-    }
-
-    /// The plan of the staged migration at `source`, and the journal moved to its chunks.
-    async fn plan_staged(
-        &self,
-        opener: &Opener,
-        source: &Dataset,
-        journal: &mut Journal,
-        swapped: bool,
-    ) -> Result<Plan> {
-        let header = journal.header().clone();
-        let facts = self.facts(source).await?;
-        // The staged files are there already: what is free does not count against them again.
-        let facts = Facts {
-            free_bytes: None,
-            ..facts
-        };
-        let plan = Plan::choose(
-            &facts,
-            &header.request,
-            header.rows_per_file,
-            self.clock.now(),
-        )?;
-        if swapped {
-            return Ok(plan);
-        }
-        if let Some(column) = schema_moved(&plan, journal) {
-            let table = opener.location().table();
-            return Err(Error::refused(format!(
-                "the schema of `{table}` was changed while the migration was staged: column \
-                 `{column}`. Everything is kept"
-            ))
-            .with_advice("`relance abort` drops what was staged, then plan again"));
-        }
-        let kept_before = journal.records().count();
-        journal.move_to(source.version_id(), &plan.chunks);
-        let kept = journal.records().count();
-        let redo = plan.chunks.len() - kept;
-        note(
-            &self.progress,
-            format!(
-                "kept {kept} of {} chunks, {redo} to stage{}",
-                plan.chunks.len(),
-                if kept_before > kept {
-                    " (others have written to the table)"
-                } else {
-                    ""
-                }
-            ),
-        );
-        Ok(plan)
-    }
-
-    async fn facts(&self, dataset: &Dataset) -> Result<Facts> {
-        let indices = index::facts(dataset).await?;
-        table::facts(&self.location, dataset, indices).await
     }
 
     fn opener(&self) -> Opener {
@@ -485,40 +342,16 @@ impl Migration {
             version_after: after.version_id(),
             rollback_tag: source::tag_of(&header.id),
             rows: plan.rows(),
-            fragments_before: plan
-                .chunks
-                .iter()
-                .map(|chunk| chunk.fragments.len() as u64)
-                .sum(),
+            fragments_before: plan.chunks.iter().map(|chunk| chunk.fragments.len() as u64).sum(),
             fragments_after: swapped.count_fragments() as u64,
             bytes_written: files.map(|file| file.bytes).sum(),
             verified: self.settings.verify,
             indices_rebuilt,
-            fields: fields
-                .fields()
-                .iter()
-                .map(|field| field_text(field))
-                .collect(),
+            fields: fields.fields().iter().map(|field| field_text(field)).collect(),
             seconds: underway.clocked.clone(),
             sample,
         }
     }
-}
-
-/// A column of the plan's target that the staged files do not have as it is, if there is one.
-fn schema_moved(plan: &Plan, journal: &Journal) -> Option<String> {
-    let planned = &plan.target.schema.fields;
-    let staged = &journal.schema().fields;
-    let differs = planned.iter().find(|field| {
-        let same = staged.iter().find(|other| other.id == field.id);
-        same.is_none_or(|other| other.name != field.name || other.data_type() != field.data_type())
-    });
-    let gone = || {
-        staged
-            .iter()
-            .find(|field| !planned.iter().any(|other| other.id == field.id))
-    };
-    differs.or_else(gone).map(|field| field.name.clone())
 }
 
 /// The rows of `chunks` and their bytes.

@@ -200,10 +200,7 @@ pub(crate) fn seconds(time: Duration) -> f64 {
 
 /// `3 commits (Append, Delete)`.
 pub(crate) fn commits_text(others: &[Other]) -> String {
-    let mut names: Vec<&str> = others
-        .iter()
-        .map(|other| other.operation.as_str())
-        .collect();
+    let mut names: Vec<&str> = others.iter().map(|other| other.operation.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     let plural = if others.len() == 1 { "" } else { "s" };
@@ -213,11 +210,6 @@ pub(crate) fn commits_text(others: &[Other]) -> String {
 impl PointStatus {
     /// The status of a point whose swap landed.
     pub(crate) fn of(point: &RollbackPoint, swapped: u64, commits_since: u64) -> Self {
-        Self {
-            id: point.id.clone(),
-            version: point.version,
-            swapped,
-            commits_since,
-        }
+        Self { id: point.id.clone(), version: point.version, swapped, commits_since }
     }
 }

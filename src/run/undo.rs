@@ -42,9 +42,7 @@ impl Migration {
             )));
         }
         // Taking the lease over stops a run that is slow, not dead, at its next checkpoint.
-        journal
-            .checkpoint(Vec::new(), self.lease(Phase::Stage, false))
-            .await?;
+        journal.checkpoint(Vec::new(), self.lease(Phase::Stage, false)).await?;
         let store = live.object_store(None).await;
         let store = store.doing(|| "open the live table's store".to_owned())?;
         let (mut files, mut bytes) = (0, 0);
@@ -56,12 +54,7 @@ impl Migration {
         source::unpin(&live, &id).await?;
         journal.remove().await?;
         let table = self.location.table().to_owned();
-        Ok(Aborted {
-            table,
-            id,
-            files,
-            bytes,
-        })
+        Ok(Aborted { table, id, files, bytes })
     }
 
     /// Puts the version before the last swap back, in one commit.
@@ -84,9 +77,7 @@ impl Migration {
         if !others.is_empty() && !discard_writes {
             return Err(self.refuse_writes(&live, swapped, &others).await?);
         }
-        let operation = Operation::Restore {
-            version: point.version,
-        };
+        let operation = Operation::Restore { version: point.version };
         let outcome = exactly_next(&live, operation, properties(&point.id, Act::Rollback)).await?;
         let version = match outcome {
             Outcome::Landed(live) => live.version_id(),
@@ -170,14 +161,12 @@ impl Migration {
     async fn refuse_writes(&self, live: &Dataset, swapped: u64, others: &[Other]) -> Result<Error> {
         let then = table::source_fragments(&*table::at_version(live, swapped).await?).await?;
         let now = table::source_fragments(live).await?;
-        let rows =
-            |all: &[crate::chunk::SourceFragment], not: &[crate::chunk::SourceFragment]| -> u64 {
-                let known = |id: u64| not.iter().any(|fragment| fragment.id == id);
-                all.iter()
-                    .filter(|fragment| !known(fragment.id))
-                    .map(|fragment| fragment.rows)
-                    .sum()
-            };
+        let rows = |all: &[crate::chunk::SourceFragment],
+                    not: &[crate::chunk::SourceFragment]|
+         -> u64 {
+            let known = |id: u64| not.iter().any(|fragment| fragment.id == id);
+            all.iter().filter(|fragment| !known(fragment.id)).map(|fragment| fragment.rows).sum()
+        };
         let written = rows(&now, &then);
         let before: u64 = then.iter().map(|fragment| fragment.rows).sum();
         let after: u64 = now.iter().map(|fragment| fragment.rows).sum();
@@ -186,10 +175,7 @@ impl Migration {
             "`{table}` was written to after the swap: {commits} would be lost, with {written} rows \
              written since (the table had {before} rows then, and has {after} now)"
         ))
-        .with_advice(&format!(
-            "{} --discard-writes gives them up",
-            self.command("rollback")
-        )))
+        .with_advice(&format!("{} --discard-writes gives them up", self.command("rollback"))))
     }
 
     /// The staged migration, and the live table.
@@ -228,10 +214,7 @@ impl Migration {
             return Ok(());
         }
         let table = self.location.table();
-        let error = Error::new(
-            Kind::Locked,
-            format!("a migration of `{table}` is staged already"),
-        );
+        let error = Error::new(Kind::Locked, format!("a migration of `{table}` is staged already"));
         Err(self.describe_locked(opener, error).await)
     }
 
@@ -241,12 +224,7 @@ impl Migration {
         if let Ok(Some(journal)) = Journal::open(opener).await {
             let header = journal.header();
             let rows: u64 = journal.records().map(|record| record.rows).sum();
-            let changes: Vec<_> = header
-                .request
-                .changes
-                .iter()
-                .map(crate::Change::text)
-                .collect();
+            let changes: Vec<_> = header.request.changes.iter().map(crate::Change::text).collect();
             let began = header.began.format("%Y-%m-%d %H:%M:%S");
             error = error.with_advice(&format!(
                 "migration {}, begun {began} UTC: {}; {rows} of {} rows are staged",
@@ -263,10 +241,7 @@ impl Migration {
         if matches!(error.kind(), Kind::Locked | Kind::OutcomeUnknown) {
             return error;
         }
-        error.with_advice(&format!(
-            "the live table is as it was. {}",
-            self.next_steps()
-        ))
+        error.with_advice(&format!("the live table is as it was. {}", self.next_steps()))
     }
 
     pub(super) fn interrupted(&self) -> Error {
@@ -288,10 +263,7 @@ impl Migration {
             "whether version {attempted} of `{table}` was committed is not known: the store gave no \
              answer. Nothing was deleted"
         );
-        let advice = format!(
-            "when the store answers again, {} tells",
-            self.command("status")
-        );
+        let advice = format!("when the store answers again, {} tells", self.command("status"));
         Error::new(Kind::OutcomeUnknown, message).with_advice(&advice)
     }
 
@@ -303,11 +275,7 @@ impl Migration {
     /// A command of relance's on this table, as it is typed.
     pub(super) fn command(&self, verb: &str) -> String {
         let (database, table) = (self.location.database(), self.location.table());
-        let quote = if database.contains([' ', '\'', '&', '?', '*', '$']) {
-            "'"
-        } else {
-            ""
-        };
+        let quote = if database.contains([' ', '\'', '&', '?', '*', '$']) { "'" } else { "" };
         format!("`relance {verb} {quote}{database}{quote} {table}`")
     }
 

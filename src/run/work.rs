@@ -61,16 +61,10 @@ impl Migration {
         self.forget_changed(&worker, &mut underway.journal).await?;
         remove_orphans(&worker, &underway.journal).await?;
         let tasks = tasks(&underway.plan.chunks, &underway.journal);
-        let (total, done) = self.amounts(&underway.plan.chunks, &tasks);
-        self.progress.event(Event::Began {
-            phase: Phase::Stage,
-            total,
-            done,
-        });
+        let (total, done) = Self::amounts(&underway.plan.chunks, &tasks);
+        self.progress.event(Event::Began { phase: Phase::Stage, total, done });
         self.work(&worker, tasks, &mut underway.journal).await?;
-        underway
-            .clocked
-            .push((Phase::Stage, seconds(began.elapsed())));
+        underway.clocked.push((Phase::Stage, seconds(began.elapsed())));
         self.check_whole(underway)
     }
 
@@ -110,15 +104,11 @@ impl Migration {
             if let Some(error) = stopped {
                 running.shutdown().await;
                 // What is done is kept; the error that stopped the run is the one to tell.
-                let _ = journal
-                    .checkpoint(pending, self.lease(Phase::Stage, true))
-                    .await;
+                let _ = journal.checkpoint(pending, self.lease(Phase::Stage, true)).await;
                 return Err(error);
             }
         }
-        journal
-            .checkpoint(pending, self.lease(Phase::Verify, false))
-            .await
+        journal.checkpoint(pending, self.lease(Phase::Verify, false)).await
     }
 
     async fn worker(&self, underway: &Underway) -> Result<Worker> {
@@ -135,40 +125,26 @@ impl Migration {
         let directory = live.data_dir();
         let files = FileSpec {
             id: underway.journal.header().id.clone(),
-            store: store.clone(),
+            store: Arc::clone(&store),
             directory: directory.clone(),
             schema: plan.target.schema.clone(),
             version: plan.storage_version,
             rows_max: underway.journal.header().rows_per_file,
         };
         let stager = Stager {
-            source: Source::of(live.clone()),
+            source: Source::of(Arc::clone(live)),
             transform: Arc::new(Transform::new(&plan.target)),
             pool: pool.clone(),
-            scan: ScanLimits {
-                batch_rows,
-                io_buffer_bytes,
-            },
+            scan: ScanLimits { batch_rows, io_buffer_bytes },
             transforms_max: 2,
             budget: Budget::of(settings.memory_bytes / 2),
             throttle: Arc::new(Throttle::of(settings.max_rate)),
             files,
-            progress: self.progress.clone(),
+            progress: Arc::clone(&self.progress),
         };
         let schema = plan.target.schema.clone();
-        let reader = Reader {
-            store,
-            directory,
-            schema,
-            batch_rows,
-            io_buffer_bytes,
-            pool,
-        };
-        Ok(Worker {
-            stager,
-            reader,
-            verify: settings.verify,
-        })
+        let reader = Reader { store, directory, schema, batch_rows, io_buffer_bytes, pool };
+        Ok(Worker { stager, reader, verify: settings.verify })
     }
 
     /// Forgets chunks whose files are gone; those whose files were touched since are verified again.
@@ -177,17 +153,9 @@ impl Migration {
         let mut gone: Vec<ChunkId> = Vec::new();
         let mut touched: Vec<ChunkId> = Vec::new();
         for record in journal.records() {
-            if record
-                .files
-                .iter()
-                .any(|file| !there.contains_key(&file.name))
-            {
+            if record.files.iter().any(|file| !there.contains_key(&file.name)) {
                 gone.push(record.chunk);
-            } else if record
-                .files
-                .iter()
-                .any(|file| there.get(&file.name) != Some(file))
-            {
+            } else if record.files.iter().any(|file| there.get(&file.name) != Some(file)) {
                 touched.push(record.chunk);
             }
         }
@@ -228,19 +196,12 @@ impl Migration {
             Verify::Quick => "counts and first rows read back",
         };
         let total = amount(&underway.plan.chunks);
-        self.progress.event(Event::Began {
-            phase: Phase::Verify,
-            total,
-            done: total,
-        });
-        note(
-            &self.progress,
-            format!("verified {rows} rows in {chunks} chunks: {how}"),
-        );
+        self.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
+        note(&self.progress, format!("verified {rows} rows in {chunks} chunks: {how}"));
         Ok(())
     }
 
-    fn amounts(&self, chunks: &[Chunk], tasks: &[Task]) -> (Amount, Amount) {
+    fn amounts(chunks: &[Chunk], tasks: &[Task]) -> (Amount, Amount) {
         let total = amount(chunks);
         let mut done = total;
         for task in tasks {
@@ -260,14 +221,9 @@ impl Worker {
             Task::Stage(chunk) => self.stage(&chunk).await?,
             Task::Verify(record, fragments) => (record, fragments),
         };
-        let expected = Expected {
-            chunk: record.chunk,
-            rows: record.rows,
-            digests: &record.digests,
-        };
-        self.reader
-            .verify(&fragments, &expected, self.verify)
-            .await?;
+        let expected =
+            Expected { chunk: record.chunk, rows: record.rows, digests: &record.digests };
+        self.reader.verify(&fragments, &expected, self.verify).await?;
         record.verified = true;
         record.files = self.files_of(&fragments).await?;
         Ok((record, fragments))
@@ -308,11 +264,8 @@ impl Worker {
         let listed = datafile::list(self.store(), directory, id).await?;
         let files = listed.into_iter().filter_map(|meta| {
             let name = meta.location.filename()?.to_owned();
-            let file = StagedFile {
-                name: name.clone(),
-                bytes: meta.size,
-                modified: meta.last_modified,
-            };
+            let file =
+                StagedFile { name: name.clone(), bytes: meta.size, modified: meta.last_modified };
             Some((name, file))
         });
         Ok(files.collect())
@@ -351,8 +304,5 @@ fn tasks(chunks: &[Chunk], journal: &Journal) -> Vec<Task> {
 }
 
 fn chunk_done() -> Event {
-    Event::Advanced(Amount {
-        chunks: 1,
-        ..Amount::default()
-    })
+    Event::Advanced(Amount { chunks: 1, ..Amount::default() })
 }

@@ -22,11 +22,7 @@ pub struct Add {
     /// Its name.
     pub name: String,
     /// Its type, serialised as text.
-    #[serde(
-        rename = "type",
-        serialize_with = "write_type",
-        deserialize_with = "read_type"
-    )]
+    #[serde(rename = "type", serialize_with = "write_type", deserialize_with = "read_type")]
     pub data_type: DataType,
     /// Whether it may hold nulls.
     pub nullable: bool,
@@ -59,12 +55,7 @@ impl Change {
             let message = format!("column `{name}` is `not null`, so it needs a literal: {text}=…");
             return Err(Error::usage(message));
         }
-        Ok(Self::Add(Add {
-            name: name.to_owned(),
-            data_type,
-            nullable,
-            default,
-        }))
+        Ok(Self::Add(Add { name: name.to_owned(), data_type, nullable, default }))
     }
 
     /// The column that it is about.

@@ -1,4 +1,5 @@
 //! A default value as text, read in a column's type.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use std::sync::Arc;
 
@@ -19,7 +20,11 @@ const NOW: &str = "now";
 ///
 /// # Errors
 /// `Usage`, when the text is no value of the type.
-pub fn parse_literal(text: &str, data_type: &DataType, now: DateTime<Utc>) -> Result<ArrayRef> {
+pub(crate) fn parse_literal(
+    text: &str,
+    data_type: &DataType,
+    now: DateTime<Utc>,
+) -> Result<ArrayRef> {
     let bad = |why: String| {
         let type_text = type_text(data_type);
         Error::usage(format!("`{text}` is not a {type_text}: {why}"))
@@ -50,12 +55,12 @@ pub fn parse_literal(text: &str, data_type: &DataType, now: DateTime<Utc>) -> Re
 }
 
 /// A column of one null of `data_type`.
-pub fn null_literal(data_type: &DataType) -> ArrayRef {
+pub(crate) fn null_literal(data_type: &DataType) -> ArrayRef {
     new_null_array(data_type, 1)
 }
 
 /// `text` with `now` spelled out, so that a resumed migration writes the same value.
-pub fn settle_now(text: &str, data_type: &DataType, now: DateTime<Utc>) -> String {
+pub(crate) fn settle_now(text: &str, data_type: &DataType, now: DateTime<Utc>) -> String {
     if is_time(data_type) && text.trim() == NOW {
         return now_text(data_type, now);
     }
@@ -91,10 +96,7 @@ fn from_now(data_type: &DataType, now: DateTime<Utc>) -> std::result::Result<Arr
 }
 
 fn from_text(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
-    let strict = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
     let array = StringArray::from(vec![text]);
     cast_with_options(&array, data_type, &strict).map_err(|error| error.to_string())
 }
@@ -117,30 +119,20 @@ fn from_json(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, 
     })?;
     let line = serde_json::json!({ "v": value }).to_string();
     let schema = Arc::new(Schema::new(vec![Field::new("v", data_type.clone(), true)]));
-    let reader = ReaderBuilder::new(schema)
-        .with_strict_mode(true)
-        .build(line.as_bytes());
+    let reader = ReaderBuilder::new(schema).with_strict_mode(true).build(line.as_bytes());
     let mut batches = reader.map_err(|error| error.to_string())?;
-    let batch: Option<RecordBatch> = batches
-        .next()
-        .transpose()
-        .map_err(|error| error.to_string())?;
+    let batch: Option<RecordBatch> =
+        batches.next().transpose().map_err(|error| error.to_string())?;
     let column = batch.and_then(|batch| batch.columns().first().cloned());
     column.ok_or_else(|| "it holds no value".to_owned())
 }
 
 /// A decimal cast rounds; a default that rounds is a mistake.
 fn check_scale(text: &str, scale: i8) -> std::result::Result<(), String> {
-    let fraction = text
-        .trim()
-        .split_once('.')
-        .map_or("", |(_, fraction)| fraction);
+    let fraction = text.trim().split_once('.').map_or("", |(_, fraction)| fraction);
     let digits = fraction.trim_end_matches('0').len();
     if i64::try_from(digits).unwrap_or(i64::MAX) > i64::from(scale.max(0)) {
-        return Err(format!(
-            "it has more than {} digits after the point",
-            scale.max(0)
-        ));
+        return Err(format!("it has more than {} digits after the point", scale.max(0)));
     }
     Ok(())
 }
@@ -173,11 +165,7 @@ mod tests {
             ("1e3", "double", "1000.0"),
             ("2026-01-01", "date32", "2026-01-01"),
             ("2026-01-01", "timestamp[us]", "2026-01-01T00:00:00"),
-            (
-                "2026-01-01 10:00:00",
-                "timestamp[ms, tz=UTC]",
-                "2026-01-01T10:00:00Z",
-            ),
+            ("2026-01-01 10:00:00", "timestamp[ms, tz=UTC]", "2026-01-01T10:00:00Z"),
             ("now", "timestamp[us]", "2026-01-02T03:04:05"),
             ("now", "date32", "2026-01-02"),
             ("now", "time64[us]", "03:04:05"),
@@ -189,11 +177,7 @@ mod tests {
             ("x", "dictionary<values=string, indices=int32>", "x"),
         ];
         for (literal, type_text, shown) in cases {
-            assert_eq!(
-                read(literal, type_text).unwrap(),
-                shown,
-                "{literal} as {type_text}"
-            );
+            assert_eq!(read(literal, type_text).unwrap(), shown, "{literal} as {type_text}");
         }
     }
 
@@ -215,11 +199,7 @@ mod tests {
         ];
         for (literal, type_text) in cases {
             let error = read(literal, type_text).unwrap_err();
-            assert_eq!(
-                error.kind(),
-                crate::error::Kind::Usage,
-                "{literal} as {type_text}"
-            );
+            assert_eq!(error.kind(), crate::error::Kind::Usage, "{literal} as {type_text}");
         }
     }
 
@@ -228,10 +208,7 @@ mod tests {
         let timestamp = parse_type("timestamp[us, tz=UTC]").unwrap();
         let text = settle_now("now", &timestamp, moment());
         assert_eq!(text, "2026-01-02T03:04:05.000000Z");
-        assert_eq!(
-            read(&text, "timestamp[us, tz=UTC]").unwrap(),
-            "2026-01-02T03:04:05Z"
-        );
+        assert_eq!(read(&text, "timestamp[us, tz=UTC]").unwrap(), "2026-01-02T03:04:05Z");
         assert_eq!(settle_now("now", &DataType::Utf8, moment()), "now");
     }
 }

@@ -1,7 +1,7 @@
 //! Schemas: types as text, literals, and what the changes make of a table's schema. All pure.
 
-pub mod change;
-pub mod literal;
-pub mod show;
-pub mod target;
-pub mod types;
+pub(crate) mod change;
+pub(crate) mod literal;
+pub(crate) mod show;
+pub(crate) mod target;
+pub(crate) mod types;

@@ -1,4 +1,5 @@
 //! Prints types and fields as `PyArrow` does, so that what is printed can be typed in again.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 

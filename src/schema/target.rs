@@ -54,7 +54,7 @@ pub struct Target {
 /// # Errors
 /// `Usage` for an empty list, a name given twice, a literal that does not fit; `Refused` for a column
 /// that is there with another type, or at all under [`IfExists::Error`].
-pub fn derive(
+pub(crate) fn derive(
     source: &Schema,
     field_id_max: i32,
     changes: &[Change],
@@ -62,18 +62,12 @@ pub fn derive(
     now: DateTime<Utc>,
 ) -> Result<Target> {
     if changes.is_empty() {
-        return Err(Error::usage(
-            "no change was asked for; try --add 'NAME:TYPE=LITERAL'",
-        ));
+        return Err(Error::usage("no change was asked for; try --add 'NAME:TYPE=LITERAL'"));
     }
     refuse_twice(changes)?;
     let mut target = Target {
         schema: source.clone(),
-        columns: source
-            .fields
-            .iter()
-            .map(|f| Column::Keep(f.name.clone()))
-            .collect(),
+        columns: source.fields.iter().map(|f| Column::Keep(f.name.clone())).collect(),
         changes: Vec::new(),
         skipped: Vec::new(),
     };
@@ -109,19 +103,11 @@ impl Target {
         let field = ArrowField::new(&add.name, add.data_type.clone(), add.nullable);
         let stored = stored_type(&field)?;
         if let Some(existing) = source.field_case_insensitive(&add.name) {
-            refuse_different(
-                &existing.name,
-                &existing.data_type(),
-                add,
-                &stored,
-                if_exists,
-            )?;
+            refuse_different(&existing.name, &existing.data_type(), add, &stored, if_exists)?;
             self.skipped.push(add.name.clone());
             return Ok(());
         }
-        self.schema
-            .extend(&[field])
-            .map_err(|error| bad_column(&add.name, error))?;
+        self.schema.extend(&[field]).map_err(|error| bad_column(&add.name, error))?;
         self.columns.push(Column::Constant(value));
         let default = add.default.as_ref();
         self.changes.push(Change::Add(Add {
@@ -142,9 +128,7 @@ impl Target {
         let physical = serde_json::json!({ "kind": "Physical" });
         definitions.resize(self.schema.fields.len(), physical);
         let text = serde_json::Value::Array(definitions).to_string();
-        self.schema
-            .metadata
-            .insert(COLUMN_DEFINITIONS.to_owned(), text);
+        self.schema.metadata.insert(COLUMN_DEFINITIONS.to_owned(), text);
     }
 }
 
@@ -156,10 +140,7 @@ fn stored_type(field: &ArrowField) -> Result<DataType> {
 }
 
 fn bad_column(name: &str, error: lance_core::Error) -> Error {
-    Error::usage(format!(
-        "column `{name}` has a type that Lance does not store"
-    ))
-    .caused_by(error)
+    Error::usage(format!("column `{name}` has a type that Lance does not store")).caused_by(error)
 }
 
 fn refuse_twice(changes: &[Change]) -> Result<()> {
@@ -174,9 +155,7 @@ fn refuse_twice(changes: &[Change]) -> Result<()> {
             return Err(Error::usage(message));
         }
         if lance_core::is_system_column(name) {
-            return Err(Error::usage(format!(
-                "column `{name}`: Lance reserves this name"
-            )));
+            return Err(Error::usage(format!("column `{name}`: Lance reserves this name")));
         }
     }
     Ok(())
@@ -302,9 +281,6 @@ mod tests {
     #[test]
     fn now_is_spelled_out_in_the_changes() {
         let target = apply(&["t:timestamp[us]=now"], IfExists::Skip).unwrap();
-        assert_eq!(
-            target.changes[0].text(),
-            "add t:timestamp[us]=1970-01-01T00:00:00.000000"
-        );
+        assert_eq!(target.changes[0].text(), "add t:timestamp[us]=1970-01-01T00:00:00.000000");
     }
 }

@@ -19,7 +19,7 @@ pub fn parse_type(text: &str) -> Result<DataType> {
 
 /// A cursor over a type, or over a longer text that holds one.
 #[derive(Debug)]
-pub struct Parser<'a> {
+pub(crate) struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
@@ -30,22 +30,22 @@ const DEPTH_MAX: usize = 64;
 
 impl<'a> Parser<'a> {
     /// A cursor at the start of `text`.
-    pub fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         Self::starting_at(text, 0)
     }
 
     /// A cursor at byte `at` of `text`, so that errors show the whole of it.
-    pub fn starting_at(text: &'a str, at: usize) -> Self {
+    pub(crate) fn starting_at(text: &'a str, at: usize) -> Self {
         Self { text, at, depth: 0 }
     }
 
     /// The bytes not read yet.
-    pub fn rest(&self) -> &'a str {
+    pub(crate) fn rest(&self) -> &'a str {
         self.text.get(self.at..).unwrap_or_default()
     }
 
     /// Reads `token` if it comes next, after white space.
-    pub fn eat(&mut self, token: &str) -> bool {
+    pub(crate) fn eat(&mut self, token: &str) -> bool {
         self.skip_space();
         let found = self.rest().starts_with(token);
         if found {
@@ -55,7 +55,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Reads ` not null` if it comes next.
-    pub fn eat_not_null(&mut self) -> bool {
+    pub(crate) fn eat_not_null(&mut self) -> bool {
         let start = self.at;
         if self.eat("not") && self.rest().starts_with(' ') && self.eat("null") {
             return true;
@@ -68,7 +68,7 @@ impl<'a> Parser<'a> {
     ///
     /// # Errors
     /// `Usage`, pointing at the place.
-    pub fn data_type(&mut self) -> Result<DataType> {
+    pub(crate) fn data_type(&mut self) -> Result<DataType> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err(self.error("a type nested this deep is not supported"));
@@ -85,7 +85,7 @@ impl<'a> Parser<'a> {
     ///
     /// # Errors
     /// `Usage`, pointing at what is left.
-    pub fn end(&mut self) -> Result<()> {
+    pub(crate) fn end(&mut self) -> Result<()> {
         self.skip_space();
         if self.rest().is_empty() {
             return Ok(());
@@ -94,7 +94,7 @@ impl<'a> Parser<'a> {
     }
 
     /// An error that shows the text with a mark under the cursor.
-    pub fn error(&self, message: &str) -> Error {
+    pub(crate) fn error(&self, message: &str) -> Error {
         self.error_at(self.at, message)
     }
 
@@ -460,10 +460,7 @@ mod tests {
     fn short_forms_are_accepted() {
         let list = parse_type("fixed_size_list<float>[384]").unwrap();
         assert_eq!(type_text(&list), "fixed_size_list<item: float>[384]");
-        assert_eq!(
-            parse_type("list<string>").unwrap(),
-            parse_type("list<item: string>").unwrap()
-        );
+        assert_eq!(parse_type("list<string>").unwrap(), parse_type("list<item: string>").unwrap());
         assert_eq!(parse_type("date32").unwrap(), DataType::Date32);
         assert_eq!(parse_type(" float32 ").unwrap(), DataType::Float32);
     }

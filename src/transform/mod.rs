@@ -1,7 +1,7 @@
 //! What becomes of a record batch: source columns in, target columns out. Pure and synchronous.
 
-pub mod pool;
-pub mod rebatch;
+pub(crate) mod pool;
+pub(crate) mod rebatch;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -40,8 +40,8 @@ impl Transform {
         let step = |column: &Column| match column {
             Column::Keep(name) => Step::Keep(name.clone()),
             Column::Constant(value) => Step::Constant(Constant {
-                value: value.clone(),
-                longest: Mutex::new(value.clone()),
+                value: ArrayRef::clone(value),
+                longest: Mutex::new(ArrayRef::clone(value)),
             }),
         };
         Self {
@@ -68,13 +68,9 @@ impl Transform {
                 .ok_or_else(|| Error::failed(format!("the scan gave no column `{name}`"))),
             Step::Constant(constant) => constant.rows(rows),
         };
-        let columns = self
-            .columns
-            .iter()
-            .map(column)
-            .collect::<Result<Vec<_>>>()?;
+        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+        RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)
             .doing(|| "make a batch of the target schema".to_owned())
     }
 }
@@ -92,7 +88,7 @@ impl Constant {
 }
 
 /// Bytes of `batch`'s own rows; what its buffers hold beyond them is not counted.
-pub fn batch_bytes(batch: &RecordBatch) -> u64 {
+pub(crate) fn batch_bytes(batch: &RecordBatch) -> u64 {
     let bytes = |column: &ArrayRef| {
         let data = column.to_data();
         let size = data.get_slice_memory_size();
@@ -113,10 +109,7 @@ mod tests {
     fn transform(adds: &[&str]) -> Transform {
         let arrow = ArrowSchema::new(vec![Field::new("n", DataType::Int32, false)]);
         let source = lance_core::datatypes::Schema::try_from(&arrow).unwrap();
-        let changes: Vec<_> = adds
-            .iter()
-            .map(|add| Change::parse_add(add).unwrap())
-            .collect();
+        let changes: Vec<_> = adds.iter().map(|add| Change::parse_add(add).unwrap()).collect();
         let now = chrono::DateTime::from_timestamp(0, 0).unwrap();
         Transform::new(&derive(&source, 0, &changes, IfExists::Skip, now).unwrap())
     }

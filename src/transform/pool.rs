@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 
 /// The transform pool.
 #[derive(Debug, Clone)]
-pub struct Pool {
+pub(crate) struct Pool {
     threads: Arc<ThreadPool>,
 }
 
@@ -21,7 +21,7 @@ impl Pool {
     ///
     /// # Errors
     /// `Failed`, when the machine gives no threads.
-    pub fn of(workers: usize) -> Result<Self> {
+    pub(crate) fn of(workers: usize) -> Result<Self> {
         let threads = ThreadPoolBuilder::new()
             .num_threads(workers)
             .thread_name(|index| format!("transform-{index}"))
@@ -29,9 +29,7 @@ impl Pool {
             .panic_handler(|_| {})
             .build()
             .doing(|| format!("start {workers} transform threads"))?;
-        Ok(Self {
-            threads: Arc::new(threads),
-        })
+        Ok(Self { threads: Arc::new(threads) })
     }
 
     /// Runs `job` on one of the threads.
@@ -41,7 +39,7 @@ impl Pool {
     ///
     /// # Cancellation
     /// The job runs to its end; its result is dropped.
-    pub async fn run<R: Send + 'static>(
+    pub(crate) async fn run<R: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<R> + Send + 'static,
     ) -> Result<R> {
@@ -51,9 +49,7 @@ impl Pool {
         });
         match result.await {
             Ok(result) => result,
-            Err(_) => Err(Error::failed(
-                "a transform thread panicked; this is a bug in relance",
-            )),
+            Err(_) => Err(Error::failed("a transform thread panicked; this is a bug in relance")),
         }
     }
 
@@ -61,7 +57,7 @@ impl Pool {
     ///
     /// # Errors
     /// `Failed`, when the batch is of another schema.
-    pub async fn digest(&self, mut digests: Digests, batch: RecordBatch) -> Result<Digests> {
+    pub(crate) async fn digest(&self, mut digests: Digests, batch: RecordBatch) -> Result<Digests> {
         self.run(move || {
             digests.update(&batch)?;
             Ok(digests)
@@ -72,7 +68,7 @@ impl Pool {
 
 /// The digests of all columns of a run of batches.
 #[derive(Debug)]
-pub struct Digests {
+pub(crate) struct Digests {
     columns: Vec<ColumnDigest>,
     rows: u64,
 }
@@ -82,16 +78,13 @@ impl Digests {
     ///
     /// # Errors
     /// `Refused`, for a type that Lance does not store.
-    pub fn of(schema: &arrow::datatypes::Schema) -> Result<Self> {
+    pub(crate) fn of(schema: &arrow::datatypes::Schema) -> Result<Self> {
         let columns = schema.fields().iter().map(|field| ColumnDigest::new(field));
-        Ok(Self {
-            columns: columns.collect::<Result<_>>()?,
-            rows: 0,
-        })
+        Ok(Self { columns: columns.collect::<Result<_>>()?, rows: 0 })
     }
 
     /// Rows taken in.
-    pub fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.rows
     }
 
@@ -99,7 +92,7 @@ impl Digests {
     ///
     /// # Errors
     /// `Failed`, when the batch is of another schema.
-    pub fn update(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn update(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
         self.columns
             .par_iter_mut()
@@ -108,7 +101,7 @@ impl Digests {
     }
 
     /// A digest for each column.
-    pub fn finish(self) -> Vec<Digest> {
+    pub(crate) fn finish(self) -> Vec<Digest> {
         let digests = self.columns.into_iter().map(ColumnDigest::finish);
         digests.collect()
     }

@@ -7,7 +7,7 @@ use crate::error::{Context, Result};
 
 /// Joins and cuts batches, rows in order.
 #[derive(Debug)]
-pub struct Rebatch {
+pub(crate) struct Rebatch {
     rows_target: usize,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
@@ -15,19 +15,15 @@ pub struct Rebatch {
 
 impl Rebatch {
     /// Batches of about `rows_target` rows.
-    pub fn to_rows(rows_target: usize) -> Self {
-        Self {
-            rows_target: rows_target.max(1),
-            pending: Vec::new(),
-            pending_rows: 0,
-        }
+    pub(crate) fn to_rows(rows_target: usize) -> Self {
+        Self { rows_target: rows_target.max(1), pending: Vec::new(), pending_rows: 0 }
     }
 
     /// Takes in `batch`, gives back what is ready. A batch near the target passes untouched.
     ///
     /// # Errors
     /// `Failed`, when batches of different schemas meet.
-    pub fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
+    pub(crate) fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
@@ -47,7 +43,7 @@ impl Rebatch {
     ///
     /// # Errors
     /// `Failed`, when batches of different schemas meet.
-    pub fn flush(&mut self) -> Result<Vec<RecordBatch>> {
+    pub(crate) fn flush(&mut self) -> Result<Vec<RecordBatch>> {
         let pending = std::mem::take(&mut self.pending);
         self.pending_rows = 0;
         let Some(first) = pending.first() else {
@@ -64,9 +60,7 @@ impl Rebatch {
         }
         let rows = batch.num_rows();
         let starts = (0..rows).step_by(self.rows_target);
-        starts
-            .map(|start| batch.slice(start, self.rows_target.min(rows - start)))
-            .collect()
+        starts.map(|start| batch.slice(start, self.rows_target.min(rows - start))).collect()
     }
 }
 
@@ -98,13 +92,8 @@ mod tests {
         out.extend(rebatch.flush().unwrap());
         let sizes: Vec<_> = out.iter().map(RecordBatch::num_rows).collect();
         assert!(sizes.iter().all(|rows| *rows < 20), "{sizes:?}");
-        let values = |batch: &RecordBatch| {
-            batch
-                .column(0)
-                .as_primitive::<Int32Type>()
-                .values()
-                .to_vec()
-        };
+        let values =
+            |batch: &RecordBatch| batch.column(0).as_primitive::<Int32Type>().values().to_vec();
         let all: Vec<i32> = out.iter().flat_map(values).collect();
         assert_eq!(all, (0..84).collect::<Vec<_>>());
     }

@@ -7,18 +7,12 @@ use crate::plan::{Facts, Request};
 pub(super) fn check_names(facts: &Facts, request: &Request) -> Result<()> {
     for name in &request.drop_indices {
         if !facts.indices.iter().any(|index| &index.name == name) {
-            let names: Vec<_> = facts
-                .indices
-                .iter()
-                .map(|index| index.name.as_str())
-                .collect();
+            let names: Vec<_> = facts.indices.iter().map(|index| index.name.as_str()).collect();
             let there = match names.as_slice() {
                 [] => "the table has none".to_owned(),
                 names => format!("the table has {}", names.join(", ")),
             };
-            return Err(Error::usage(format!(
-                "no index is called `{name}`; {there}"
-            )));
+            return Err(Error::usage(format!("no index is called `{name}`; {there}")));
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use crate::plan::{Facts, Plan, Request};
 ///
 /// # Errors
 /// `Refused`, or `Usage` for an index name that is not there.
-pub fn run(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
+pub(crate) fn run(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
     index_lost::check_names(facts, request)?;
     if plan.target.is_unchanged() {
         return Ok(());

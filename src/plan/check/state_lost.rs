@@ -15,9 +15,7 @@ const COMPUTED: &str = "computed_column";
 pub(super) fn check(facts: &Facts) -> Result<()> {
     let state = facts.state;
     let schema = &facts.schema;
-    let computed = schema
-        .fields_pre_order()
-        .find(|field| field.metadata.contains_key(COMPUTED));
+    let computed = schema.fields_pre_order().find(|field| field.metadata.contains_key(COMPUTED));
     let computed = computed.map(|field| {
         format!(
             "column `{}` is computed by LanceDB, which would compute all of it again",
@@ -25,34 +23,16 @@ pub(super) fn check(facts: &Facts) -> Result<()> {
         )
     });
     let found = [
-        (
-            state.unknown_writer_flags,
-            "it uses features that this version of Lance does not know",
-        ),
-        (
-            state.mem_wal,
-            "it has a MemWAL index: rows in its shards would be lost to readers",
-        ),
-        (
-            schema.metadata.contains_key(VIEW),
-            "it is a materialised view: refresh it instead",
-        ),
-        (
-            schema.metadata.contains_key(FUNCTIONS),
-            "functions are bound to its columns",
-        ),
-        (
-            state.stable_row_ids,
-            "it has stable row ids, and a rewrite would number its rows anew",
-        ),
+        (state.unknown_writer_flags, "it uses features that this version of Lance does not know"),
+        (state.mem_wal, "it has a MemWAL index: rows in its shards would be lost to readers"),
+        (schema.metadata.contains_key(VIEW), "it is a materialised view: refresh it instead"),
+        (schema.metadata.contains_key(FUNCTIONS), "functions are bound to its columns"),
+        (state.stable_row_ids, "it has stable row ids, and a rewrite would number its rows anew"),
         (
             state.non_reusable_field_ids,
             "its field ids are never reused, so it could not be rolled back",
         ),
-        (
-            state.overlays,
-            "it has data overlay files: compact it first",
-        ),
+        (state.overlays, "it has data overlay files: compact it first"),
         (
             state.tagged_fragment_reuse,
             "it has a tagged fragment-reuse index: optimize its indices first",
@@ -68,9 +48,7 @@ pub(super) fn check(facts: &Facts) -> Result<()> {
         None => Ok(()),
         Some(why) => {
             let table = &facts.table;
-            Err(Error::refused(format!(
-                "`{table}` cannot be rewritten without loss: {why}"
-            )))
+            Err(Error::refused(format!("`{table}` cannot be rewritten without loss: {why}")))
         }
     }
 }

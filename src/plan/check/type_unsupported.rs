@@ -1,4 +1,5 @@
 //! Columns that the pipeline cannot carry, and added ones that the table's file version cannot hold.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::datatypes::DataType;
 use lance_core::datatypes::Field;
@@ -49,10 +50,7 @@ fn not_carried(field: &Field) -> Option<&'static str> {
 /// The storage version that `data_type` needs, if the table's is older
 /// (lance-file 14 `src/versions/v2_1/mod.rs`).
 fn needs_version(data_type: &DataType, version: ConcreteFileVersion) -> Option<&'static str> {
-    let old = matches!(
-        version,
-        ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1
-    );
+    let old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
     let structured =
         |field: &arrow::datatypes::Field| matches!(field.data_type(), DataType::Struct(_));
     let new = match data_type {
@@ -62,9 +60,7 @@ fn needs_version(data_type: &DataType, version: ConcreteFileVersion) -> Option<&
             return needs_version(item.data_type(), version);
         }
         DataType::Struct(fields) => {
-            return fields
-                .iter()
-                .find_map(|field| needs_version(field.data_type(), version));
+            return fields.iter().find_map(|field| needs_version(field.data_type(), version));
         }
         _ => false,
     };

@@ -1,0 +1,93 @@
+//! Taking back, and giving up the possibility.
+
+use lance::index::DatasetIndexExt;
+use lance_index::IndexType;
+use lance_index::scalar::{BuiltinIndexType, ScalarIndexParams};
+
+use crate::support::{Db, assert_kept, documents, ids};
+
+const ADD: &[&str] = &["--add", "n:int64=7"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_puts_the_old_version_back_with_its_indices() {
+    let db = Db::new();
+    let mut live = db.documents("t", 1_000, 300).await;
+    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+    let index = live.create_index(&["id"], IndexType::BTree, Some("by_id".into()), &params, false);
+    index.await.unwrap();
+    live.delete("id = 5").await.unwrap();
+    let before = db.rows("t").await;
+    db.relance("migrate", "t", ADD).expect(0).says("1 rebuilt");
+    db.relance("rollback", "t", &[]).expect(0).says("reads as version 3 did");
+    let back = db.open("t").await;
+    assert_eq!(back.schema().fields.len(), 3);
+    assert_kept(&before, &db.rows("t").await);
+    let indices = back.load_indices().await.unwrap();
+    assert_eq!(indices.iter().map(|index| index.name.as_str()).collect::<Vec<_>>(), ["by_id"]);
+    assert_eq!(back.count_rows(Some("id = 700".into())).await.unwrap(), 1);
+    db.relance("rollback", "t", &[]).expect(1).says("no rollback point");
+    db.relance("migrate", "t", ADD).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollback_refuses_to_lose_writes() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
+    let mut live = db.open("t").await;
+    let more = documents(100, 20);
+    let reader = arrow::array::RecordBatchIterator::new([Ok(more.clone())], more.schema());
+    live.append(reader, None).await.unwrap();
+    live.delete("id = 3").await.unwrap();
+    db.relance("rollback", "t", &[])
+        .expect(3)
+        .says("2 commits (Append, Delete)")
+        .says("20 rows written since")
+        .says("--discard-writes");
+    assert_eq!(db.rows("t").await.num_rows(), 119);
+    db.relance("rollback", "t", &["--discard-writes"]).expect(0).says("2 commits discarded");
+    assert_eq!(ids(&db.rows("t").await), (0..100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finalize_reclaims_what_only_the_old_version_used() {
+    let db = Db::new();
+    db.documents("t", 1_000, 100).await;
+    db.relance("migrate", "t", ADD).expect(0);
+    let ran = db.relance("finalize", "t", &["--json"]).expect(0).json();
+    assert_eq!(ran["files"], 10);
+    let data = db.table("t").join("data");
+    assert_eq!(std::fs::read_dir(data).unwrap().count(), 1);
+    assert_eq!(ids(&db.rows("t").await), (0..1_000).collect::<Vec<_>>());
+    db.relance("rollback", "t", &[]).expect(1);
+    db.relance("finalize", "t", &[]).expect(1).says("no rollback point");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finalize_keeps_older_versions_unless_told() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    db.append("t", documents(100, 50)).await;
+    db.relance("migrate", "t", ADD).expect(0);
+    db.relance("finalize", "t", &[]).expect(0).says("--history");
+    let live = db.open("t").await;
+    assert_eq!(live.checkout_version(1).await.unwrap().count_rows(None).await.unwrap(), 100);
+    db.relance("migrate", "t", &["--add", "m:int64=7"]).expect(0);
+    db.relance("finalize", "t", &["--history"]).expect(0);
+    assert_eq!(db.open("t").await.versions().await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_of_rollback_points() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    db.relance("migrate", "t", ADD).expect(0);
+    db.append("u", documents(0, 5)).await;
+    let status = db.relance("status", "t", &["--json"]).expect(0).json();
+    let point = &status["tables"][0]["rollback_points"][0];
+    assert_eq!((point["version"].as_u64(), point["swapped"].as_u64()), (Some(1), Some(2)));
+    let all = crate::support::run(
+        std::process::Command::new(crate::support::binary()).arg("status").arg(db.path()),
+    );
+    all.expect(0).says("`t` at version 2").says("`u` at version 1").says("nothing staged");
+}

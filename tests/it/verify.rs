@@ -1,0 +1,76 @@
+//! Verification is the gate: what was damaged is not swapped in.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use crate::support::Db;
+
+const ADD: &[&str] = &["--add", "n:int64=7"];
+
+async fn held(db: &Db) -> std::path::PathBuf {
+    db.documents("t", 2_000, 2_000).await;
+    db.relance("migrate", "t", &[ADD, &["--hold"]].concat()).expect(5);
+    db.staged_files().pop().unwrap()
+}
+
+fn flip(file: &Path, at: u64) {
+    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[byte[0] ^ 0x10]).unwrap();
+}
+
+async fn assert_refused(db: &Db) {
+    db.relance("resume", "t", &[]).expect(4).says("chunk 0").says("live table is as it was");
+    let live = db.open("t").await;
+    assert_eq!((live.version_id(), live.schema().fields.len()), (1, 3));
+    db.relance("abort", "t", &[]).expect(0);
+    db.relance("migrate", "t", ADD).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_vector_is_found() {
+    let db = Db::new();
+    let file = held(&db).await;
+    let middle = std::fs::metadata(&file).unwrap().len() / 2;
+    flip(&file, middle);
+    assert_refused(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_file_is_found() {
+    let db = Db::new();
+    let file = held(&db).await;
+    let length = std::fs::metadata(&file).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
+    assert_refused(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tables_file_in_its_place_is_found() {
+    let db = Db::new();
+    let file = held(&db).await;
+    let other = Db::new();
+    other.documents("t", 2_000, 2_000).await;
+    other.relance("migrate", "t", &["--add", "n:int64=8", "--hold"]).expect(5);
+    std::fs::copy(other.staged_files().pop().unwrap(), &file).unwrap();
+    db.relance("resume", "t", &[]).expect(4).says("column `n`");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_live_table_is_compared_with_its_rollback_point() {
+    let db = Db::new();
+    db.documents("t", 1_000, 300).await;
+    db.relance("verify", "t", &[]).expect(1).says("no rollback point");
+    db.relance("migrate", "t", ADD).expect(0);
+    let verified = db.relance("verify", "t", &["--json"]).expect(0).json();
+    assert_eq!(verified["rows"], 1_000);
+    assert_eq!(verified["columns"].as_array().unwrap().len(), 4);
+    let file = db.staged_files().pop().unwrap();
+    let middle = std::fs::metadata(&file).unwrap().len() / 2;
+    flip(&file, middle);
+    let ran = db.relance("verify", "t", &[]);
+    assert!(ran.code == 4 || ran.code == 1, "{}", ran.stderr);
+}
