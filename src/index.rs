@@ -1,10 +1,12 @@
 //! Indices: what is needed to build each again as it was, and building them on the swapped table.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use lance::Dataset;
-use lance::index::vector::VectorIndexParams;
+use lance::index::vector::{StageParams, VectorIndexParams};
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt, IndexBuildProgress};
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::scalar::ScalarIndexParams;
@@ -20,6 +22,7 @@ use lance_index::vector::sq::builder::SQBuildParams;
 use lance_index::vector::v3::subindex::SubIndexType;
 use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
 use lance_table::format::IndexMetadata;
+use serde::Deserialize;
 
 use crate::commit::{Act, properties};
 use crate::error::{Context, Error, Result};
@@ -38,7 +41,16 @@ struct Found {
     column: String,
     kind: String,
     bytes: Option<u64>,
+    details: Details,
     first: IndexMetadata,
+}
+
+/// What Lance keeps of the way in which a vector index was built, beside the index itself.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    target_partition_size: Option<usize>,
+    runtime_hints: HashMap<String, String>,
 }
 
 /// What the planner needs to know of the indices of `dataset`, by name. Reads a part of each index's
@@ -126,6 +138,7 @@ async fn find(dataset: &Dataset) -> Result<Vec<Found>> {
             column: column_of(dataset, description.as_ref()),
             kind: description.index_type().to_owned(),
             bytes: description.total_size_bytes(),
+            details: details_of(description.as_ref()),
             first,
         });
     }
@@ -136,6 +149,11 @@ fn column_of(dataset: &Dataset, description: &dyn IndexDescription) -> String {
     let ids = description.field_ids().iter();
     let paths = ids.filter_map(|id| dataset.schema().field_path(i32::try_from(*id).ok()?).ok());
     paths.collect::<Vec<_>>().join(", ")
+}
+
+fn details_of(description: &dyn IndexDescription) -> Details {
+    let text = description.details().unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 async fn build(
@@ -174,7 +192,9 @@ async fn recipe(dataset: &Dataset, found: &Found) -> Result<Recipe> {
     if is_vector {
         let index = dataset.open_vector_index(column, uuid, &NoOpMetricsCollector).await;
         let index = index.doing(|| format!("open index `{}`", found.name))?;
-        return vector_params(index.as_ref()).map(|params| Recipe::Vector(Box::new(params)));
+        let mut params = vector_params(index.as_ref())?;
+        apply_details(&mut params, &found.details);
+        return Ok(Recipe::Vector(Box::new(params)));
     }
     let index = dataset.open_scalar_index(column, uuid, &NoOpMetricsCollector).await;
     let index = index.doing(|| format!("open index `{}`", found.name))?;
@@ -229,11 +249,41 @@ fn vector_params(index: &dyn VectorIndex) -> Result<VectorIndexParams> {
     })
 }
 
+/// Sets what the index's details tell of its build (names as in lance 14
+/// `src/index/vector/details.rs`); hints of others are passed on.
+fn apply_details(params: &mut VectorIndexParams, details: &Details) {
+    let hints = &details.runtime_hints;
+    let number = |name: &str| hints.get(name).and_then(|text| text.parse::<usize>().ok());
+    let set = |to: &mut usize, name: &str| *to = number(name).unwrap_or(*to);
+    for stage in &mut params.stages {
+        match stage {
+            StageParams::Ivf(ivf) => {
+                ivf.target_partition_size = details.target_partition_size;
+                set(&mut ivf.sample_rate, "lance.ivf.sample_rate");
+                set(&mut ivf.shuffle_partition_batches, "lance.ivf.shuffle_partition_batches");
+                let concurrency = "lance.ivf.shuffle_partition_concurrency";
+                set(&mut ivf.shuffle_partition_concurrency, concurrency);
+                set(&mut ivf.max_iters, "lance.ivf.max_iters");
+            }
+            StageParams::PQ(pq) => {
+                set(&mut pq.max_iters, "lance.pq.max_iters");
+                set(&mut pq.sample_rate, "lance.pq.sample_rate");
+                set(&mut pq.kmeans_redos, "lance.pq.kmeans_redos");
+            }
+            StageParams::SQ(sq) => set(&mut sq.sample_rate, "lance.sq.sample_rate"),
+            StageParams::Hnsw(_) | StageParams::RQ(_) => {}
+        }
+    }
+    let skip_transpose = hints.get("lance.skip_transpose").map(String::as_str);
+    params.skip_transpose = skip_transpose == Some("true");
+    params.runtime_hints.clone_from(hints);
+}
+
 fn pq_params(quantizer: &ProductQuantizer) -> PQBuildParams {
     PQBuildParams {
         num_sub_vectors: quantizer.num_sub_vectors,
         num_bits: quantizer.num_bits as usize,
-        codebook: Some(Arc::new(quantizer.codebook.clone())),
+        codebook: Some(ArrayRef::clone(quantizer.codebook.values())),
         ..PQBuildParams::default()
     }
 }

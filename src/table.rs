@@ -109,8 +109,7 @@ pub(crate) async fn at_version(dataset: &Dataset, version: u64) -> Result<Arc<Da
     Ok(Arc::new(opened))
 }
 
-/// Gathers what the planner needs to know of `dataset`; `indices` come from
-/// [`index::facts`](crate::index::facts).
+/// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
 ///
 /// # Errors
 /// `Failed`, when a deletion file or the index list cannot be read.

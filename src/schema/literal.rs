@@ -44,6 +44,10 @@ pub(crate) fn parse_literal(
             from_text(text, data_type).map_err(bad)?
         }
         _ if is_time(data_type) && text.trim() == NOW => from_now(data_type, now).map_err(bad)?,
+        DataType::Duration(_) => {
+            let count = from_text(text.trim(), &DataType::Int64).map_err(bad)?;
+            arrow::compute::cast(&count, data_type).map_err(|error| bad(error.to_string()))?
+        }
         DataType::Utf8 | DataType::LargeUtf8 => from_text(text, data_type).map_err(bad)?,
         _ => from_text(text.trim(), data_type).map_err(bad)?,
     };
@@ -170,6 +174,7 @@ mod tests {
             ("now", "date32", "2026-01-02"),
             ("now", "time64[us]", "03:04:05"),
             ("now", "string", "now"),
+            ("90", "duration[s]", "PT90S"),
             ("12.50", "decimal128(10, 2)", "12.50"),
             ("ab", "fixed_size_binary[2]", "6162"),
             ("[1, null]", "list<int32>", "[1, ]"),

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::support::{Db, binary, run};
+use lance_file::version::LanceFileVersion;
+
+use crate::support::{Db, at_version, binary, documents, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_named_and_write_nothing() {
@@ -19,7 +21,6 @@ async fn bad_requests_are_named_and_write_nothing() {
         (&["--add", "n:int8 not null"], 2, "needs a literal"),
         (&["--add", "text:int8=1"], 3, "exists with another type: it is string, not int8"),
         (&["--add", "text:string=x", "--if-exists", "error"], 3, "exists already"),
-        (&["--add", "n:map<string, int8>"], 3, "storage version 2.2"),
         (&["--add", "n:int8=1", "--batch-size", "0"], 2, "batch size must be at least"),
         (&["--add", "n:int8=1", "--batch-size", "many"], 2, "Try 8192 or 64MiB"),
         (&["--add", "n:int8=1", "--workers", "0"], 2, "workers must be at least 1"),
@@ -35,6 +36,16 @@ async fn bad_requests_are_named_and_write_nothing() {
         }
     }
     assert_eq!(db.files(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_of_newer_files_are_refused() {
+    let db = Db::new();
+    let old = at_version(LanceFileVersion::V2_1);
+    db.write("t", vec![documents(0, 10)], old).await;
+    for add in ["n:map<string, int8>", "n:list<map<string, int8>>"] {
+        db.relance("migrate", "t", &["--add", add]).expect(3).says("needs storage version 2.2");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

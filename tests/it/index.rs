@@ -42,11 +42,12 @@ async fn every_kind_is_rebuilt_with_the_same_parameters() {
 }
 
 /// Name, kind, rows, and the details that Lance keeps, of every index.
-async fn details(dataset: &lance::Dataset) -> Vec<(String, String, u64, String)> {
+async fn details(dataset: &lance::Dataset) -> Vec<(String, String, u64, serde_json::Value)> {
     let described = dataset.describe_indices(None).await.unwrap();
     let detail = |index: &std::sync::Arc<dyn IndexDescription>| {
         let kind = index.index_type().to_owned();
-        (index.name().to_owned(), kind, index.rows_indexed(), index.details().unwrap())
+        let details = serde_json::from_str(&index.details().unwrap()).unwrap();
+        (index.name().to_owned(), kind, index.rows_indexed(), details)
     };
     described.iter().map(detail).collect()
 }

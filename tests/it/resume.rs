@@ -123,7 +123,20 @@ async fn abort_cleans_up_after_a_kill() {
     let db = Db::new();
     db.documents("t", 6_000, 300).await;
     let before = db.files();
-    let mut child = db.start("migrate", "t", &["--add", "n:int64=7", "--max-rate", "300KB"]);
+    let mut child = db.start(
+        "migrate",
+        "t",
+        &[
+            "--add",
+            "n:int64=7",
+            "--max-rate",
+            "300KB",
+            "--batch-size",
+            "100",
+            "--rows-per-file",
+            "300",
+        ],
+    );
     wait_until("a staged file", || !db.staged_files().is_empty());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -135,7 +148,11 @@ async fn abort_cleans_up_after_a_kill() {
 async fn a_second_run_is_locked_out() {
     let db = Db::new();
     db.documents("t", 3_000, 300).await;
-    let mut first = db.start("migrate", "t", &["--add", "n:int64=7", "--max-rate", "20KB"]);
+    let mut first = db.start(
+        "migrate",
+        "t",
+        &["--add", "n:int64=7", "--max-rate", "20KB", "--batch-size", "100"],
+    );
     wait_until("the staging table", || db.staging_exists("t"));
     wait_until("the journal", || db.relance("status", "t", &[]).stdout.contains("running"));
     db.relance("migrate", "t", ADD).expect(6).says("is staged already").says("relance resume");

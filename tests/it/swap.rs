@@ -42,7 +42,11 @@ async fn a_strict_overwrite_refuses_and_a_plain_one_loses_rows() {
 async fn a_write_during_staging_is_not_lost() {
     let db = Db::new();
     db.documents("t", 4_000, 500).await;
-    let child = db.start("migrate", "t", &["--add", "n:int64=7", "--max-rate", "150KB"]);
+    let child = db.start(
+        "migrate",
+        "t",
+        &["--add", "n:int64=7", "--max-rate", "150KB", "--batch-size", "100"],
+    );
     crate::support::wait_until("the staging table", || db.staging_exists("t"));
     db.append("t", documents(4_000, 50)).await;
     let ran = crate::support::ran(child.wait_with_output().unwrap());

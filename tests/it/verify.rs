@@ -56,7 +56,7 @@ async fn another_tables_file_in_its_place_is_found() {
     other.documents("t", 2_000, 2_000).await;
     other.relance("migrate", "t", &["--add", "n:int64=8", "--hold"]).expect(5);
     std::fs::copy(other.staged_files().pop().unwrap(), &file).unwrap();
-    db.relance("resume", "t", &[]).expect(4).says("column `n`");
+    db.relance("resume", "t", &[]).expect(4).says("chunk 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
