@@ -150,7 +150,7 @@ impl Plan {
         rows_per_file: u64,
         now: chrono::DateTime<chrono::Utc>,
     ) -> Result<Self> {
-        let target = crate::schema::target::derive(
+        let target = Target::derive(
             &facts.schema,
             facts.field_id_max,
             &request.changes,

@@ -48,41 +48,41 @@ pub struct Target {
     pub skipped: Vec<String>,
 }
 
-/// Applies `changes`, in order, to `source`. `field_id_max` is the highest field id that the table
-/// ever used; new fields come after it.
-///
-/// # Errors
-/// `Usage` for an empty list, a name given twice, a literal that does not fit; `Refused` for a column
-/// that is there with another type, or at all under [`IfExists::Error`].
-pub(crate) fn derive(
-    source: &Schema,
-    field_id_max: i32,
-    changes: &[Change],
-    if_exists: IfExists,
-    now: DateTime<Utc>,
-) -> Result<Target> {
-    if changes.is_empty() {
-        return Err(Error::usage("no change was asked for; try --add 'NAME:TYPE=LITERAL'"));
-    }
-    refuse_twice(changes)?;
-    let mut target = Target {
-        schema: source.clone(),
-        columns: source.fields.iter().map(|f| Column::Keep(f.name.clone())).collect(),
-        changes: Vec::new(),
-        skipped: Vec::new(),
-    };
-    for change in changes {
-        match change {
-            Change::Add(add) => target.add(source, add, if_exists, now)?,
-        }
-    }
-    let ids = target.schema.try_set_field_id(Some(field_id_max));
-    ids.map_err(|error| Error::refused("the table's field ids are used up").caused_by(error))?;
-    target.extend_column_definitions(source);
-    Ok(target)
-}
-
 impl Target {
+    /// Applies `changes`, in order, to `source`. `field_id_max` is the highest field id that the table
+    /// ever used; new fields come after it.
+    ///
+    /// # Errors
+    /// `Usage` for an empty list, a name given twice, a literal that does not fit; `Refused` for a column
+    /// that is there with another type, or at all under [`IfExists::Error`].
+    pub fn derive(
+        source: &Schema,
+        field_id_max: i32,
+        changes: &[Change],
+        if_exists: IfExists,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        if changes.is_empty() {
+            return Err(Error::usage("no change was asked for; try --add 'NAME:TYPE=LITERAL'"));
+        }
+        refuse_twice(changes)?;
+        let mut target = Self {
+            schema: source.clone(),
+            columns: source.fields.iter().map(|f| Column::Keep(f.name.clone())).collect(),
+            changes: Vec::new(),
+            skipped: Vec::new(),
+        };
+        for change in changes {
+            match change {
+                Change::Add(add) => target.add(source, add, if_exists, now)?,
+            }
+        }
+        let ids = target.schema.try_set_field_id(Some(field_id_max));
+        ids.map_err(|error| Error::refused("the table's field ids are used up").caused_by(error))?;
+        target.extend_column_definitions(source);
+        Ok(target)
+    }
+
     /// Whether the table is as asked already.
     pub fn is_unchanged(&self) -> bool {
         self.changes.is_empty()
@@ -220,7 +220,7 @@ mod tests {
 
     fn apply(texts: &[&str], if_exists: IfExists) -> Result<Target> {
         let now = DateTime::from_timestamp(0, 0).unwrap();
-        derive(&source(), 41, &adds(texts), if_exists, now)
+        Target::derive(&source(), 41, &adds(texts), if_exists, now)
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub(crate) fn batch_bytes(batch: &RecordBatch) -> u64 {
 mod tests {
     use super::*;
     use crate::schema::change::Change;
-    use crate::schema::target::{IfExists, derive};
+    use crate::schema::target::IfExists;
     use arrow::array::{Array, Int32Array};
     use arrow::datatypes::{DataType, Field};
     use std::sync::Arc;
@@ -111,7 +111,7 @@ mod tests {
         let source = lance_core::datatypes::Schema::try_from(&arrow).unwrap();
         let changes: Vec<_> = adds.iter().map(|add| Change::parse_add(add).unwrap()).collect();
         let now = chrono::DateTime::from_timestamp(0, 0).unwrap();
-        Transform::new(&derive(&source, 0, &changes, IfExists::Skip, now).unwrap())
+        Transform::new(&Target::derive(&source, 0, &changes, IfExists::Skip, now).unwrap())
     }
 
     fn batch(values: &[i32]) -> RecordBatch {
