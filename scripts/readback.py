@@ -113,7 +113,7 @@ def the_staging_table():
         db.open_table("documents").add(documents(1000, 10))
         relance("resume", path, "documents")
         after = db.open_table("documents")
-        assert after.count_rows() == 1010 and "documents__relance_staging" not in db.table_names()
+        assert after.count_rows() == 1010 and "documents__relance_staging" not in db.list_tables().tables
         assert after.to_arrow()["text"].to_pylist()[1000:] == documents(1000, 10)["text"].to_pylist()
         after.add(pa.table({**{n: after.to_arrow()[n][:1] for n in after.schema.names}}))
         assert after.count_rows() == 1011

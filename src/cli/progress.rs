@@ -146,7 +146,7 @@ impl Progress for Lines {
                 state.meter = Some(Meter::of(phase, total, done));
                 state.told = Some(Instant::now());
                 let text = || match total.rows {
-                    0 => format!("{phase}:"),
+                    0 => phase.to_string(),
                     rows => format!("{phase}: {} rows", count_text(rows)),
                 };
                 self.say(

@@ -23,6 +23,7 @@ use crate::history;
 use crate::journal::{Header, Journal, LAYOUT, Lease};
 use crate::location::Location;
 use crate::phase::Phase;
+use crate::plan::explain::count_text;
 use crate::plan::{Plan, Request};
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
 use crate::run::planning::Planned;
@@ -238,7 +239,10 @@ impl Migration {
         let (version, rows) = (swapped.version_id(), underway.plan.rows());
         let schema = &underway.plan.target.schema;
         let sample = database::look(&self.location, version, rows, schema).await?;
-        note(&self.progress, format!("LanceDB counts {rows} rows and sees every field"));
+        note(
+            &self.progress,
+            format!("LanceDB counts {} rows and sees every field", count_text(rows)),
+        );
         let report = self.report(&underway, &swapped, &after, missing, sample);
         underway.journal.remove().await?;
         self.begin_phase(Phase::Done, Amount::default());

@@ -17,6 +17,7 @@ use crate::datafile;
 use crate::error::{Context, Error, Kind, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
 use crate::phase::Phase;
+use crate::plan::explain::count_text;
 use crate::progress::{Amount, Event, note};
 use crate::readback::{Expected, Reader};
 use crate::run::report::seconds;
@@ -190,7 +191,7 @@ impl Migration {
                 return Err(Error::new(Kind::Mismatch, message));
             }
         }
-        let (rows, chunks) = (underway.plan.rows(), underway.plan.chunks.len());
+        let (rows, chunks) = (count_text(underway.plan.rows()), underway.plan.chunks.len());
         let how = match self.settings.verify {
             Verify::Full => "every value read back and equal",
             Verify::Quick => "counts and first rows read back",

@@ -68,6 +68,16 @@ fn the_lower_layers_never_touch_a_dataset_or_async() {
     }
 }
 
+/// The library builds without the feature `cli`, so nothing in it may name the command's packages.
+#[test]
+fn only_the_command_uses_its_packages() {
+    for (_, file, text) in sources() {
+        for package in ["clap", "indicatif", "mimalloc", "tracing_subscriber"] {
+            assert!(!text.contains(&format!("{package}::")), "{file} uses {package}");
+        }
+    }
+}
+
 #[test]
 fn only_the_command_prints() {
     for (_, file, text) in sources() {
