@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use lance::Dataset;
-use lance_table::format::Fragment;
-
 use arrow::array::RecordBatch;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use lance::Dataset;
+use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
+use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
+use lance_table::format::Fragment;
+use lance_table::utils::stream::ReadBatchFut;
 
 use crate::chunk::Chunk;
 use crate::error::{Context, Error, Result};
@@ -25,8 +27,16 @@ pub(crate) struct ScanLimits {
     pub io_buffer_bytes: u64,
 }
 
-/// Lance decodes this many batches of a chunk ahead.
+/// Batches of a chunk that are decoded ahead.
 const BATCH_READAHEAD: usize = 2;
+/// Batches that are asked of a fragment at once: many enough that finding a page again costs little,
+/// few enough that little of a large page is held.
+const BATCHES_A_READ: u32 = 8;
+/// Fragments of a chunk whose footers are read ahead.
+const FRAGMENT_READAHEAD: usize = 4;
+
+/// Rows in order.
+pub(crate) type Batches = BoxStream<'static, Result<RecordBatch>>;
 
 /// The tag of the migration `id`: it pins the source while staging, and is the rollback point after.
 pub(crate) fn tag_of(id: &str) -> String {
@@ -72,26 +82,54 @@ impl Source {
 
     /// Streams the rows of `chunk`, in order, deleted ones left out.
     ///
+    /// A fragment is read a few batches at a time: a plain scan holds the pages that it reads from
+    /// whole, and a writer that was given large batches made pages of 100 MB and more.
+    ///
+    /// # Errors
+    /// The stream's items carry what fails.
+    pub(crate) async fn scan(&self, chunk: &Chunk, limits: ScanLimits) -> Result<Batches> {
+        let store = self.dataset.object_store(None).await;
+        let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
+        let scheduler = ScanScheduler::new(store, SchedulerConfig::new(limits.io_buffer_bytes));
+        let config = FragReadConfig::default().with_scan_scheduler(scheduler);
+        let schema = Arc::new(self.dataset.schema().clone());
+        let rows = chunk.fragments.iter().map(|fragment| fragment.rows);
+        let fragments: Vec<_> = self.fragments_of(chunk)?.into_iter().zip(rows).collect();
+        let dataset = Arc::clone(&self.dataset);
+        let reads = stream::iter(fragments)
+            .map(move |(fragment, rows)| {
+                let fragment = FileFragment::new(Arc::clone(&dataset), fragment);
+                let (schema, config) = (Arc::clone(&schema), config.clone());
+                async move { lance::Result::Ok((fragment.open(&schema, config).await?, rows)) }
+            })
+            .buffered(FRAGMENT_READAHEAD)
+            .map_ok(move |(reader, rows)| reads(reader, rows, limits.batch_rows))
+            .try_flatten();
+        let (id, uri) = (chunk.id, self.dataset.uri().to_owned());
+        let batches =
+            reads.map(|read| tokio::spawn(async move { read?.await })).buffered(BATCH_READAHEAD);
+        let named = batches.map(move |batch| {
+            let batch = batch.unwrap_or_else(|error| Err(lance::Error::io_source(error.into())));
+            batch.doing(|| format!("read chunk {id} of {uri}"))
+        });
+        Ok(named.boxed())
+    }
+
+    /// Streams all rows with Lance's own scanner, for those who check what [`scan`](Self::scan) gave.
+    ///
     /// # Errors
     /// `Failed`, when the scan cannot be planned; the stream's items carry what fails later.
-    pub(crate) async fn scan(
-        &self,
-        chunk: &Chunk,
-        limits: ScanLimits,
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let id = chunk.id;
+    pub(crate) async fn scan_all(&self, limits: ScanLimits) -> Result<Batches> {
         let uri = self.dataset.uri().to_owned();
         let mut scanner = self.dataset.scan();
         scanner
-            .with_fragments(self.fragments_of(chunk)?)
             .scan_in_order(true)
             .batch_size(limits.batch_rows as usize)
             .batch_readahead(BATCH_READAHEAD)
             .io_buffer_size(limits.io_buffer_bytes);
         let stream = scanner.try_into_stream().await;
-        let stream = stream.doing(|| format!("scan chunk {id} of {uri}"))?;
-        let named = stream.map(move |batch| batch.doing(|| format!("read chunk {id} of {uri}")));
-        Ok(named.boxed())
+        let stream = stream.doing(|| format!("scan {uri}"))?;
+        Ok(stream.map(move |batch| batch.doing(|| format!("read {uri}"))).boxed())
     }
 
     /// The manifest's own description of the chunk's fragments.
@@ -106,4 +144,25 @@ impl Source {
         });
         fragments.collect()
     }
+}
+
+/// The reads that give the first `rows` rows of `reader`, deleted ones not counted, in order.
+fn reads(
+    reader: FragmentReader,
+    rows: u64,
+    batch_rows: u32,
+) -> BoxStream<'static, lance::Result<ReadBatchFut>> {
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+    let step = batch_rows.saturating_mul(BATCHES_A_READ).max(1);
+    let starts = (0..rows).step_by(usize::try_from(step).unwrap_or(1));
+    let reader = Arc::new(reader);
+    stream::iter(starts)
+        .then(move |start| {
+            let reader = Arc::clone(&reader);
+            let range = start..rows.min(start.saturating_add(step));
+            async move { reader.read_range(range, batch_rows).await }
+        })
+        .map_ok(|batches| batches.map(Ok))
+        .try_flatten()
+        .boxed()
 }

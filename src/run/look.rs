@@ -5,7 +5,6 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use lance::Dataset;
 
-use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::history;
@@ -143,13 +142,12 @@ impl Migration {
         pool: &Pool,
     ) -> Result<(Vec<Digest>, u64)> {
         let limits = ScanLimits { batch_rows: BATCH_ROWS, io_buffer_bytes: IO_BUFFER_BYTES };
-        let whole = Chunk { id: ChunkId(0), fragments: table::source_fragments(&dataset).await? };
         let schema = match &transform {
             Some(transform) => Arc::clone(transform.schema()),
             None => Arc::new(arrow::datatypes::Schema::from(dataset.schema())),
         };
         let mut digests = Digests::of(&schema)?;
-        let mut batches = Source::of(dataset).scan(&whole, limits).await?;
+        let mut batches = Source::of(dataset).scan_all(limits).await?;
         while let Some(batch) = batches.try_next().await? {
             let batch = match &transform {
                 Some(transform) => transform.apply(&batch)?,
