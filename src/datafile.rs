@@ -71,8 +71,8 @@ pub(crate) async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
     }
 }
 
-/// Opens `file` for writing. On a disk it is written under its own name and synced when it is
-/// finished; in an object store it appears when it is finished.
+/// Opens `file` for writing. On a disk it is written under its own name, and durable after [`sync`]; in
+/// an object store it appears when it is finished.
 ///
 /// # Errors
 /// `Failed`, when it cannot be created.
@@ -84,16 +84,43 @@ pub(crate) async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn W
     store.create(file).await.doing(|| format!("create {file}"))
 }
 
+/// Makes the bytes and the names of `files` durable, where the store is a disk: what the journal names
+/// after this is there after a power loss.
+///
+/// # Errors
+/// `Failed`, when the disk reports an error.
+pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>) -> Result<()> {
+    if !store.has_direct_local_paths() {
+        return Ok(());
+    }
+    let synced = tokio::task::spawn_blocking(move || {
+        for file in files {
+            let path = PathBuf::from(to_local_path(&file));
+            std::fs::File::open(&path)?.sync_data()?;
+            match path.parent() {
+                Some(directory) if cfg!(unix) => std::fs::File::open(directory)?.sync_all()?,
+                _ => {}
+            }
+        }
+        Ok(())
+    });
+    let synced: io::Result<()> = synced.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    synced.doing(|| "sync the staged files to the disk".to_owned())
+}
+
+/// Bytes after which the disk is given a head start.
+const SYNC_EVERY_BYTES: usize = 64 << 20;
+
 /// A local file that is removed unless it is finished.
 ///
-/// Lance's own local writer works on a temporary file whose name tells nothing, does not sync, and
-/// copies every byte once more on its way to another thread. Here a write is the system call itself:
+/// Lance's own local writer works on a temporary file whose name tells nothing, and copies every byte once more on its way to another thread. Here a write is the system call itself:
 /// it fills the page cache, which is as fast as the copy.
 #[derive(Debug)]
 struct LocalFile {
     path: PathBuf,
     file: Arc<std::fs::File>,
     written: usize,
+    synced: usize,
     finished: bool,
 }
 
@@ -103,21 +130,19 @@ impl LocalFile {
             std::fs::create_dir_all(directory)?;
         }
         let file = Arc::new(std::fs::File::create_new(&path)?);
-        Ok(Self { path, file, written: 0, finished: false })
+        Ok(Self { path, file, written: 0, synced: 0, finished: false })
     }
 
-    /// Makes the bytes and the name durable: what the journal then names is there after a power loss.
-    async fn sync(&self) -> io::Result<()> {
+    /// Has the disk begin with what is written so far, so that it does not all wait for the end. One at
+    /// a time: a slow disk is not helped by more.
+    fn sync_early(&mut self) {
+        if self.written - self.synced < SYNC_EVERY_BYTES || Arc::strong_count(&self.file) > 1 {
+            return;
+        }
+        self.synced = self.written;
         let file = Arc::clone(&self.file);
-        let directory = self.path.parent().map(PathBuf::from);
-        let synced = tokio::task::spawn_blocking(move || {
-            file.sync_data()?;
-            match directory {
-                Some(directory) if cfg!(unix) => std::fs::File::open(directory)?.sync_all(),
-                _ => Ok(()),
-            }
-        });
-        synced.await.map_err(io::Error::other)?
+        // Only a head start: the sync that counts is `sync`, which tells of errors.
+        tokio::task::spawn_blocking(move || drop(file.sync_data()));
     }
 }
 
@@ -137,6 +162,7 @@ impl AsyncWrite for LocalFile {
     ) -> Poll<io::Result<usize>> {
         let count = blocking(|| io::Write::write(&mut self.file.as_ref(), bytes))?;
         self.written += count;
+        self.sync_early();
         Poll::Ready(Ok(count))
     }
 
@@ -165,7 +191,6 @@ impl Writer for LocalFile {
     }
 
     async fn shutdown(&mut self) -> lance_core::Result<WriteResult> {
-        self.sync().await?;
         self.finished = true;
         Ok(WriteResult { size: self.written, e_tag: None })
     }

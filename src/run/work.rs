@@ -224,7 +224,13 @@ impl Worker {
         };
         let expected =
             Expected { chunk: record.chunk, rows: record.rows, digests: &record.digests };
-        self.reader.verify(&fragments, &expected, self.verify).await?;
+        let names = fragments.iter().flat_map(|fragment| &fragment.files);
+        let paths = names.map(|file| self.path(&file.path)).collect();
+        // The disk writes while the page cache is read.
+        futures::try_join!(
+            self.reader.verify(&fragments, &expected, self.verify),
+            datafile::sync(self.store(), paths)
+        )?;
         record.verified = true;
         record.files = self.files_of(&fragments).await?;
         Ok((record, fragments))
