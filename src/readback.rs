@@ -23,7 +23,7 @@ use crate::settings::Verify;
 use crate::transform::pool::{Digests, Pool};
 
 /// Batches decoded ahead of the digest.
-const READAHEAD: u32 = 2;
+const READAHEAD: usize = 4;
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: usize = 100;
 
@@ -150,11 +150,15 @@ impl Reader {
         if held != fragment.physical_rows.unwrap_or_default() as u64 {
             return Err(mismatch(format!("{name} holds {held} rows, not those that were staged")));
         }
-        let stream = reader
-            .read_stream(rows, self.batch_rows, READAHEAD, FilterExpression::no_filter())
-            .await
-            .doing(|| format!("read {name}"))?;
-        Ok(stream.map(move |batch| batch.doing(|| format!("read {name}"))).boxed())
+        let tasks = reader.read_tasks(rows, self.batch_rows, None, FilterExpression::no_filter());
+        let tasks = tasks.await.doing(|| format!("read {name}"))?;
+        // Decoding is most of the work: each batch on a task of its own, in order.
+        let batches = tasks.map(|batch| tokio::spawn(batch.task)).buffered(READAHEAD);
+        let named = batches.map(move |batch| {
+            let batch = batch.unwrap_or_else(|error| Err(lance::Error::io_source(error.into())));
+            batch.doing(|| format!("read {name}"))
+        });
+        Ok(named.boxed())
     }
 }
 
