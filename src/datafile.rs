@@ -4,7 +4,7 @@
 //! migration's id before their first byte is written, so that whatever a killed run left behind can
 //! be told from everybody else's.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -108,6 +108,11 @@ pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>) -> Result<()> {
     synced.doing(|| "sync the staged files to the disk".to_owned())
 }
 
+/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely at
+/// hand: on a virtual machine they are fetched from the host, at a sixth of the speed (measured with
+/// `dd bs=256K` against `bs=2M`).
+const WRITE_BYTES: usize = 256 << 10;
+
 /// Bytes after which the disk is given a head start.
 const SYNC_EVERY_BYTES: usize = 64 << 20;
 
@@ -160,7 +165,9 @@ impl AsyncWrite for LocalFile {
         _: &mut TaskContext<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = blocking(|| io::Write::write(&mut self.file.as_ref(), bytes))?;
+        let mut file = self.file.as_ref();
+        blocking(|| bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece)))?;
+        let count = bytes.len();
         self.written += count;
         self.sync_early();
         Poll::Ready(Ok(count))

@@ -28,10 +28,12 @@ pub(crate) struct ScanLimits {
 }
 
 /// Batches of a chunk that are decoded ahead.
-const BATCH_READAHEAD: usize = 2;
+const BATCH_READAHEAD: usize = 4;
 /// Batches that are asked of a fragment at once: many enough that finding a page again costs little,
 /// few enough that little of a large page is held.
 const BATCHES_A_READ: u32 = 8;
+/// Reads of a fragment that are begun at once.
+const READS_AHEAD: usize = 2;
 /// Fragments of a chunk whose footers are read ahead.
 const FRAGMENT_READAHEAD: usize = 4;
 
@@ -157,11 +159,14 @@ fn reads(
     let starts = (0..rows).step_by(usize::try_from(step).unwrap_or(1));
     let reader = Arc::new(reader);
     stream::iter(starts)
-        .then(move |start| {
+        .map(move |start| {
             let reader = Arc::clone(&reader);
             let range = start..rows.min(start.saturating_add(step));
-            async move { reader.read_range(range, batch_rows).await }
+            // On a task of its own, so that the next read begins before this one is used up.
+            tokio::spawn(async move { reader.read_range(range, batch_rows).await })
         })
+        .buffered(READS_AHEAD)
+        .map(|read| read.unwrap_or_else(|error| Err(lance::Error::io_source(error.into()))))
         .map_ok(|batches| batches.map(Ok))
         .try_flatten()
         .boxed()
