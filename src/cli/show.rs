@@ -2,8 +2,8 @@
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use relance::{
-    Aborted, Finalized, Held, Report, RolledBack, Sampled, StagedStatus, TableStatus, Verified,
-    bytes_text, count_text,
+    Aborted, Finalized, Held, Report, RolledBack, STAGING_SUFFIX, Sampled, StagedStatus,
+    TableStatus, Verified, bytes_text, count_text,
 };
 
 /// Characters of a value in a sample.
@@ -76,7 +76,11 @@ fn cell(text: &str) -> String {
 /// A migration that waits.
 pub(super) fn held(held: &Held) -> String {
     let Held { table, id, rows } = held;
-    format!("Held `{table}`: migration {id} has {} rows staged and verified", count_text(*rows))
+    let rows = count_text(*rows);
+    format!(
+        "Held `{table}`: migration {id} has {rows} rows staged and verified\n  `relance resume` swaps \
+         them in, `relance abort` drops them; the table `{table}{STAGING_SUFFIX}` shows them"
+    )
 }
 
 /// A migration that was dropped.

@@ -186,10 +186,4 @@ impl Plan {
     pub fn rows(&self) -> u64 {
         self.chunks.iter().map(Chunk::rows).sum()
     }
-
-    /// What two runs must share for the one to go on where the other stopped.
-    pub fn fingerprint(changes: &[Change], rows_per_file: u64) -> String {
-        let changes: Vec<_> = changes.iter().map(Change::text).collect();
-        format!("{}; rows per file {rows_per_file}", changes.join("; "))
-    }
 }

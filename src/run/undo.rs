@@ -114,7 +114,7 @@ impl Migration {
         database::expect_table(&self.location).await?;
         self.refuse_staged(&opener).await?;
         let live = opener.live().await?;
-        let (point, swapped) = self.last_point(&live).await?;
+        let (point, _) = self.last_point(&live).await?;
         let versions = live.versions().await;
         let versions = versions.doing(|| "list the table's versions".to_owned())?;
         let older = versions
@@ -132,7 +132,6 @@ impl Migration {
         let policy = policy.error_if_tagged_old_versions(false).build();
         let stats = live.cleanup(policy).execute().await;
         let stats = stats.doing(|| format!("remove version {}", point.version))?;
-        let _ = swapped;
         Ok(Finalized {
             table: self.location.table().to_owned(),
             id: point.id,

@@ -59,14 +59,19 @@ async fn zone_size(dataset: &lance::Dataset) -> u64 {
     serde_json::from_str::<serde_json::Value>(&params).unwrap()["zone_size"].as_u64().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_index_is_dropped_and_a_wrong_name_refused() {
-    let db = Db::new();
+/// The table `t` with a B-tree on `id`.
+async fn indexed(db: &Db) {
     let mut live = db.documents("t", 200, 100).await;
     let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
     live.create_index(&["id"], IndexType::BTree, Some("by_id".into()), &params, false)
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_index_is_dropped_and_a_wrong_name_refused() {
+    let db = Db::new();
+    indexed(&db).await;
     let add = ["--add", "n:int64=7"];
     let wrong = db.relance("migrate", "t", &[&add[..], &["--drop-index", "by_ib"]].concat());
     wrong.expect(2).says("no index is called `by_ib`; the table has by_id");
@@ -77,11 +82,7 @@ async fn a_dropped_index_is_dropped_and_a_wrong_name_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_index_commits_do_not_count_as_writes() {
     let db = Db::new();
-    let mut live = db.documents("t", 200, 100).await;
-    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
-    live.create_index(&["id"], IndexType::BTree, Some("by_id".into()), &params, false)
-        .await
-        .unwrap();
+    indexed(&db).await;
     db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
     db.append("u", documents(0, 1)).await;
     db.relance("status", "t", &[]).expect(0).says("0 commits by others since");
