@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use lance_core::datatypes::Schema;
 use lancedb::query::{ExecutableQuery, QueryBase};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::location::{Location, STAGING_SUFFIX};
 use crate::schema::show::field_text;
 
@@ -95,7 +95,9 @@ pub(crate) async fn look(
     let counted = opened.count_rows(None).await;
     let counted = counted.doing(|| format!("count the rows of `{table}` with LanceDB"))?;
     if counted as u64 != rows {
-        return Err(differs(format!("LanceDB counts {counted} rows in `{table}`, not {rows}")));
+        return Err(Error::mismatch(format!(
+            "LanceDB counts {counted} rows in `{table}`, not {rows}"
+        )));
     }
     let seen = opened.schema().await;
     let seen = seen.doing(|| format!("read the schema of `{table}` with LanceDB"))?;
@@ -106,16 +108,14 @@ pub(crate) async fn look(
         });
         if !same {
             let field = field_text(field);
-            return Err(differs(format!("LanceDB does not see the field `{field}` in `{table}`")));
+            return Err(Error::mismatch(format!(
+                "LanceDB does not see the field `{field}` in `{table}`"
+            )));
         }
     }
     let stream = opened.query().limit(SAMPLE_ROWS).execute().await;
     let stream = stream.doing(|| format!("query `{table}` with LanceDB"))?;
     stream.try_collect().await.doing(|| format!("query `{table}` with LanceDB"))
-}
-
-fn differs(message: String) -> Error {
-    Error::new(Kind::Mismatch, message)
 }
 
 #[cfg(test)]

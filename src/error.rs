@@ -63,6 +63,16 @@ impl Error {
         Self::new(Kind::Interrupted, message)
     }
 
+    /// A difference between what was staged and what was expected.
+    pub fn mismatch(message: impl Into<String>) -> Self {
+        Self::new(Kind::Mismatch, message)
+    }
+
+    /// A migration that another run holds.
+    pub fn locked(message: impl Into<String>) -> Self {
+        Self::new(Kind::Locked, message)
+    }
+
     /// The same error, with the error it came from.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<BoxError>) -> Self {

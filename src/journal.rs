@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::{Chunk, ChunkId, Signature};
 use crate::commit::{Outcome, exactly_next};
 use crate::digest::Digest;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::phase::Phase;
 use crate::plan::Request;
 use crate::table::Opener;
@@ -52,8 +52,6 @@ pub(crate) struct Header {
     pub request: Request,
     /// Rows after which a staged file is closed.
     pub rows_per_file: u64,
-    /// Whether it stops before the swap.
-    pub hold: bool,
     /// Chunks in all.
     pub chunks: u64,
     /// Rows in all.
@@ -312,8 +310,7 @@ impl Journal {
                 self.lease = lease;
                 Ok(())
             }
-            Outcome::LostRace { .. } => Err(Error::new(
-                Kind::Locked,
+            Outcome::LostRace { .. } => Err(Error::locked(
                 "another run took this migration over; this one stops, and has changed nothing since",
             )),
             Outcome::Unknown { error, .. } => {
@@ -374,9 +371,10 @@ impl Lease {
 /// A run that was not seen for this long is taken for dead. Runs are seen at least every few seconds.
 const LEASE_TIME: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
 
-fn locked(opener: &Opener) -> Error {
+/// The error of those who find a migration staged.
+pub(crate) fn locked(opener: &Opener) -> Error {
     let table = opener.location().table();
-    Error::new(Kind::Locked, format!("a migration of `{table}` is staged already"))
+    Error::locked(format!("a migration of `{table}` is staged already"))
 }
 
 fn chunk_key(chunk: ChunkId) -> String {

@@ -20,6 +20,7 @@ use crate::chunk::ChunkId;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::settings::Verify;
+use crate::source::joined;
 use crate::transform::pool::{Digests, Pool};
 
 /// Batches decoded ahead of the digest.
@@ -75,7 +76,7 @@ impl Reader {
                 error
             } else {
                 let chunk = expected.chunk;
-                mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
+                Error::mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
             }
         })
     }
@@ -96,7 +97,7 @@ impl Reader {
         {
             if found != wanted {
                 let (chunk, name) = (expected.chunk, column.name());
-                return Err(mismatch(format!(
+                return Err(Error::mismatch(format!(
                     "column `{name}` of chunk {chunk} was staged with other values than the source \
                      has (expected digest {wanted}, found {found})"
                 )));
@@ -115,7 +116,7 @@ impl Reader {
             let read: usize = read.iter().map(RecordBatch::num_rows).sum();
             if read != first {
                 let chunk = expected.chunk;
-                return Err(mismatch(format!(
+                return Err(Error::mismatch(format!(
                     "chunk {chunk} gave {read} of its first {first} rows"
                 )));
             }
@@ -130,7 +131,7 @@ impl Reader {
         rows: ReadBatchParams,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let Some(file) = fragment.files.first() else {
-            return Err(mismatch("a staged fragment names no file".to_owned()));
+            return Err(Error::mismatch("a staged fragment names no file".to_owned()));
         };
         let name = file.path.clone();
         let path = self.directory.clone().join(name.as_str());
@@ -148,16 +149,15 @@ impl Reader {
         .doing(|| format!("open {name}"))?;
         let held = reader.num_rows();
         if held != fragment.physical_rows.unwrap_or_default() as u64 {
-            return Err(mismatch(format!("{name} holds {held} rows, not those that were staged")));
+            return Err(Error::mismatch(format!(
+                "{name} holds {held} rows, not those that were staged"
+            )));
         }
         let tasks = reader.read_tasks(rows, self.batch_rows, None, FilterExpression::no_filter());
         let tasks = tasks.await.doing(|| format!("read {name}"))?;
         // Decoding is most of the work: each batch on a task of its own, in order.
         let batches = tasks.map(|batch| tokio::spawn(batch.task)).buffered(READAHEAD);
-        let named = batches.map(move |batch| {
-            let batch = batch.unwrap_or_else(|error| Err(lance::Error::io_source(error.into())));
-            batch.doing(|| format!("read {name}"))
-        });
+        let named = batches.map(move |batch| joined(batch).doing(|| format!("read {name}")));
         Ok(named.boxed())
     }
 }
@@ -167,9 +167,5 @@ fn compare_rows(expected: &Expected<'_>, found: u64) -> Result<()> {
         return Ok(());
     }
     let (chunk, rows) = (expected.chunk, expected.rows);
-    Err(mismatch(format!("chunk {chunk} was staged with {found} rows instead of {rows}")))
-}
-
-fn mismatch(message: String) -> Error {
-    Error::new(Kind::Mismatch, message)
+    Err(Error::mismatch(format!("chunk {chunk} was staged with {found} rows instead of {rows}")))
 }

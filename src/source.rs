@@ -11,6 +11,7 @@ use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::Fragment;
 use lance_table::utils::stream::ReadBatchFut;
+use tokio::task::JoinError;
 
 use crate::chunk::Chunk;
 use crate::error::{Context, Error, Result};
@@ -110,10 +111,8 @@ impl Source {
         let (id, uri) = (chunk.id, self.dataset.uri().to_owned());
         let batches =
             reads.map(|read| tokio::spawn(async move { read?.await })).buffered(BATCH_READAHEAD);
-        let named = batches.map(move |batch| {
-            let batch = batch.unwrap_or_else(|error| Err(lance::Error::io_source(error.into())));
-            batch.doing(|| format!("read chunk {id} of {uri}"))
-        });
+        let named =
+            batches.map(move |batch| joined(batch).doing(|| format!("read chunk {id} of {uri}")));
         Ok(named.boxed())
     }
 
@@ -166,8 +165,15 @@ fn reads(
             tokio::spawn(async move { reader.read_range(range, batch_rows).await })
         })
         .buffered(READS_AHEAD)
-        .map(|read| read.unwrap_or_else(|error| Err(lance::Error::io_source(error.into()))))
+        .map(joined)
         .map_ok(|batches| batches.map(Ok))
         .try_flatten()
         .boxed()
+}
+
+/// What a task of its own gave; one that died is an error as well.
+pub(crate) fn joined<T>(
+    task: std::result::Result<lance::Result<T>, JoinError>,
+) -> lance::Result<T> {
+    task.unwrap_or_else(|error| Err(lance::Error::io_source(error.into())))
 }

@@ -118,10 +118,9 @@ impl Stager {
         let rows = digests.rows();
         if rows != chunk.rows() {
             let (id, expected) = (chunk.id, chunk.rows());
-            return Err(Error::new(
-                crate::error::Kind::Mismatch,
-                format!("chunk {id} gave {rows} rows, its manifest says {expected}"),
-            ));
+            return Err(Error::mismatch(format!(
+                "chunk {id} gave {rows} rows, its manifest says {expected}"
+            )));
         }
         Ok(Staged { fragments, digests: digests.finish(), rows })
     }

@@ -6,14 +6,14 @@ use futures::TryStreamExt;
 use lance::Dataset;
 
 use crate::digest::Digest;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::history;
 use crate::journal::Journal;
 use crate::phase::Phase;
 use crate::plan::{Plan, Request};
 use crate::progress::{Amount, Event};
 use crate::run::report::{PointStatus, StagedStatus, TableStatus, Verified};
-use crate::run::{Migration, PROPERTY_REQUEST, host};
+use crate::run::{Migration, PROPERTY_REQUEST};
 use crate::source::{ScanLimits, Source};
 use crate::table;
 use crate::transform::pool::{Digests, Pool};
@@ -71,7 +71,7 @@ impl Migration {
             phase: lease.phase,
             began: header.began,
             seen: lease.beat,
-            host: if lease.host.is_empty() { host() } else { lease.host.clone() },
+            host: lease.host.clone(),
             source_version: header.source_version,
             changes: header.request.changes.iter().map(Change::text).collect(),
             chunks_done: journal.records().count() as u64,
@@ -106,7 +106,7 @@ impl Migration {
         let found = self.digests(after, None, &pool);
         let ((expected, expected_rows), (found, found_rows)) = futures::try_join!(expected, found)?;
         if expected_rows != found_rows {
-            return Err(mismatch(format!(
+            return Err(Error::mismatch(format!(
                 "version {swapped} has {found_rows} rows, its rollback point {expected_rows}"
             )));
         }
@@ -116,7 +116,7 @@ impl Migration {
         {
             if wanted != found {
                 let name = field.name();
-                return Err(mismatch(format!(
+                return Err(Error::mismatch(format!(
                     "column `{name}` of version {swapped} differs from its rollback point"
                 )));
             }
@@ -172,8 +172,4 @@ async fn swap_request(live: &Dataset, swapped: u64) -> Result<Request> {
         Error::failed(format!("version {swapped} does not tell what was asked of the migration"))
     })?;
     serde_json::from_str(text).doing(|| format!("read the request of version {swapped}"))
-}
-
-fn mismatch(message: String) -> Error {
-    Error::new(Kind::Mismatch, message)
 }

@@ -294,7 +294,6 @@ impl Migration {
             source_version: plan.version,
             request: Request { changes: plan.target.changes.clone(), ..self.request.clone() },
             rows_per_file: self.settings.rows_per_file,
-            hold: self.settings.hold,
             chunks: plan.chunks.len() as u64,
             rows: plan.rows(),
         };

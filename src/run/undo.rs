@@ -9,7 +9,7 @@ use lance::dataset::transaction::Operation;
 use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::{self, Other, RollbackPoint};
-use crate::journal::Journal;
+use crate::journal::{Journal, locked};
 use crate::phase::Phase;
 use crate::progress::note;
 use crate::run::Migration;
@@ -198,12 +198,9 @@ impl Migration {
         }
         let (host, pid, beat) = (&lease.host, lease.pid, lease.beat.format("%H:%M:%S"));
         let table = self.location.table();
-        Err(Error::new(
-            Kind::Locked,
-            format!(
-                "a migration of `{table}` is running: process {pid} on {host}, last seen {beat} UTC"
-            ),
-        )
+        Err(Error::locked(format!(
+            "a migration of `{table}` is running: process {pid} on {host}, last seen {beat} UTC"
+        ))
         .with_advice("wait for it, or stop it first"))
     }
 
@@ -212,9 +209,7 @@ impl Migration {
         if opener.staging().await?.is_none() {
             return Ok(());
         }
-        let table = self.location.table();
-        let error = Error::new(Kind::Locked, format!("a migration of `{table}` is staged already"));
-        Err(self.describe_locked(opener, error).await)
+        Err(self.describe_locked(opener, locked(opener)).await)
     }
 
     /// `error`, with what is staged and what to do.

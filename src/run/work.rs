@@ -14,7 +14,7 @@ use lance_io::object_store::ObjectStore;
 use crate::budget::{Budget, Throttle};
 use crate::chunk::{Chunk, ChunkId};
 use crate::datafile;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
 use crate::phase::Phase;
 use crate::plan::explain::count_text;
@@ -47,6 +47,9 @@ struct Worker {
 /// A chunk that is done, and the fragments that hold it.
 type Done = (ChunkRecord, Vec<Fragment>);
 
+/// The migration's files that are in the store, by name.
+type FilesThere = BTreeMap<String, StagedFile>;
+
 /// What is to be done for a chunk.
 #[derive(Debug)]
 enum Task {
@@ -59,8 +62,9 @@ impl Migration {
     pub(super) async fn stage(&self, underway: &mut Underway) -> Result<()> {
         let began = Instant::now();
         let worker = self.worker(underway).await?;
-        self.forget_changed(&worker, &mut underway.journal).await?;
-        remove_orphans(&worker, &underway.journal).await?;
+        let there = worker.files_there(&underway.journal.header().id).await?;
+        self.forget_changed(&there, &mut underway.journal);
+        remove_orphans(&worker, &there, &underway.journal).await?;
         let tasks = tasks(&underway.plan.chunks, &underway.journal);
         let (total, done) = Self::amounts(&underway.plan.chunks, &tasks);
         self.progress.event(Event::Began { phase: Phase::Stage, total, done });
@@ -149,8 +153,7 @@ impl Migration {
     }
 
     /// Forgets chunks whose files are gone; those whose files were touched since are verified again.
-    async fn forget_changed(&self, worker: &Worker, journal: &mut Journal) -> Result<()> {
-        let there = worker.files_there(&journal.header().id).await?;
+    fn forget_changed(&self, there: &FilesThere, journal: &mut Journal) {
         let mut gone: Vec<ChunkId> = Vec::new();
         let mut touched: Vec<ChunkId> = Vec::new();
         for record in journal.records() {
@@ -174,7 +177,6 @@ impl Migration {
             );
             journal.distrust(chunk);
         }
-        Ok(())
     }
 
     /// The gate: every chunk of the plan is staged from the right source, and verified.
@@ -188,7 +190,7 @@ impl Migration {
             });
             if !right {
                 let message = format!("chunk {} is not staged and verified as planned", chunk.id);
-                return Err(Error::new(Kind::Mismatch, message));
+                return Err(Error::mismatch(message));
             }
         }
         let (rows, chunks) = (count_text(underway.plan.rows()), underway.plan.chunks.len());
@@ -266,7 +268,7 @@ impl Worker {
     }
 
     /// Every file of the migration that is in the store, by name.
-    async fn files_there(&self, id: &str) -> Result<BTreeMap<String, StagedFile>> {
+    async fn files_there(&self, id: &str) -> Result<FilesThere> {
         let directory = &self.stager.files.directory;
         let listed = datafile::list(self.store(), directory, id).await?;
         let files = listed.into_iter().filter_map(|meta| {
@@ -288,8 +290,7 @@ impl Worker {
 }
 
 /// Removes the migration's files that no record names: what a killed run was writing.
-async fn remove_orphans(worker: &Worker, journal: &Journal) -> Result<()> {
-    let there = worker.files_there(&journal.header().id).await?;
+async fn remove_orphans(worker: &Worker, there: &FilesThere, journal: &Journal) -> Result<()> {
     let files = journal.records().flat_map(|record| &record.files);
     let named: std::collections::HashSet<&str> = files.map(|file| file.name.as_str()).collect();
     for name in there.keys().filter(|name| !named.contains(name.as_str())) {
