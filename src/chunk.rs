@@ -1,7 +1,9 @@
 //! The unit of work and of resume: one source fragment, or a run of small ones.
 
+use std::collections::HashMap;
 use std::fmt;
 
+use lance_table::format::DeletionFile;
 use serde::{Deserialize, Serialize};
 
 /// The ordinal of a chunk; the order of chunks is the order of rows in the table.
@@ -15,23 +17,40 @@ impl fmt::Display for ChunkId {
     }
 }
 
-/// What a source fragment's rows depend on: its data files and its deletion file. Two fragments
-/// with one signature hold the same rows.
+/// What a source fragment's values depend on: its id, its length and its data files. Two fragments with
+/// one signature hold the same values; which of their rows are deleted may differ.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Signature(pub String);
 
+/// A source fragment as it was when it was last looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its id in the source.
+    pub id: u64,
+    /// What its values depend on.
+    pub signature: Signature,
+    /// Which of its rows are deleted; `None` is none.
+    pub deletions: Option<DeletionFile>,
+}
+
+impl Origin {
+    /// How many of its rows are deleted; 0 when its deletion file does not tell.
+    pub fn deleted_rows(&self) -> u64 {
+        let file = self.deletions.as_ref();
+        file.and_then(|file| file.num_deleted_rows).unwrap_or_default() as u64
+    }
+}
+
 /// A source fragment, as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFragment {
-    /// Its id in the source.
-    pub id: u64,
+    /// Where its rows come from.
+    pub origin: Origin,
     /// Rows, deleted ones not counted.
     pub rows: u64,
     /// Bytes of its data files.
     pub bytes: u64,
-    /// What its rows depend on.
-    pub signature: Signature,
 }
 
 /// A run of source fragments that is staged, verified and recorded as one.
@@ -54,11 +73,20 @@ impl Chunk {
         self.fragments.iter().map(|fragment| fragment.bytes).sum()
     }
 
+    /// Where its rows come from, in order.
+    pub fn origins(&self) -> Vec<Origin> {
+        self.fragments.iter().map(|fragment| fragment.origin.clone()).collect()
+    }
+
     /// The signatures of its source fragments, in order.
     pub fn signatures(&self) -> Vec<Signature> {
-        let signatures = self.fragments.iter().map(|f| f.signature.clone());
-        signatures.collect()
+        signatures(self.fragments.iter().map(|fragment| &fragment.origin))
     }
+}
+
+/// The signatures of `origins`, in order.
+pub(crate) fn signatures<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> Vec<Signature> {
+    origins.into_iter().map(|origin| origin.signature.clone()).collect()
 }
 
 /// How much a run of small fragments may hold.
@@ -71,23 +99,67 @@ pub(crate) struct ChunkLimits {
 }
 
 /// Cuts `fragments` into chunks, in order: a fragment that reaches a limit stands alone, smaller
-/// neighbours share a chunk. Same fragments, same chunks.
-pub(crate) fn cut(fragments: &[SourceFragment], limits: ChunkLimits) -> Vec<Chunk> {
-    let mut chunks: Vec<Chunk> = Vec::new();
-    for fragment in fragments {
-        let joins = chunks.last().is_some_and(|last| {
-            last.rows().saturating_add(fragment.rows) <= limits.rows_max
-                && last.bytes().saturating_add(fragment.bytes) <= limits.bytes_max
-        });
-        match chunks.last_mut() {
-            Some(last) if joins => last.fragments.push(fragment.clone()),
-            _ => chunks.push(Chunk {
-                id: ChunkId(u32::try_from(chunks.len()).unwrap_or(u32::MAX)),
-                fragments: vec![fragment.clone()],
-            }),
-        }
+/// neighbours share a chunk. Runs that are `staged` already stay together wherever they still stand in
+/// one piece, so that a row that others wrote does not move the borders of everything after it. Same
+/// fragments, same chunks.
+pub(crate) fn cut(
+    fragments: &[SourceFragment],
+    staged: &[Vec<Signature>],
+    limits: ChunkLimits,
+) -> Vec<Chunk> {
+    let by_first: HashMap<_, _> =
+        staged.iter().filter_map(|run| Some((run.first()?, run))).collect();
+    let mut cutter = Cutter { limits, chunks: Vec::new(), open: false };
+    let mut rest = fragments;
+    while let Some((first, after)) = rest.split_first() {
+        let run = by_first.get(&first.origin.signature).filter(|run| begins_with(rest, run));
+        let whole = run.and_then(|run| rest.split_at_checked(run.len()));
+        rest = if let Some((whole, after)) = whole {
+            cutter.whole(whole);
+            after
+        } else {
+            cutter.push(first);
+            after
+        };
     }
-    chunks
+    cutter.chunks
+}
+
+fn begins_with(fragments: &[SourceFragment], run: &[Signature]) -> bool {
+    fragments.len() >= run.len()
+        && run.iter().zip(fragments).all(|(wanted, there)| *wanted == there.origin.signature)
+}
+
+struct Cutter {
+    limits: ChunkLimits,
+    chunks: Vec<Chunk>,
+    /// Whether the last chunk may grow.
+    open: bool,
+}
+
+impl Cutter {
+    fn push(&mut self, fragment: &SourceFragment) {
+        let joins = self.open
+            && self.chunks.last().is_some_and(|last| {
+                last.rows().saturating_add(fragment.rows) <= self.limits.rows_max
+                    && last.bytes().saturating_add(fragment.bytes) <= self.limits.bytes_max
+            });
+        match self.chunks.last_mut() {
+            Some(last) if joins => last.fragments.push(fragment.clone()),
+            _ => self.add(vec![fragment.clone()]),
+        }
+        self.open = true;
+    }
+
+    fn whole(&mut self, fragments: &[SourceFragment]) {
+        self.add(fragments.to_vec());
+        self.open = false;
+    }
+
+    fn add(&mut self, fragments: Vec<SourceFragment>) {
+        let id = ChunkId(u32::try_from(self.chunks.len()).unwrap_or(u32::MAX));
+        self.chunks.push(Chunk { id, fragments });
+    }
 }
 
 #[cfg(test)]
@@ -98,17 +170,17 @@ mod tests {
 
     fn fragment(id: u64, rows: u64, bytes: u64) -> SourceFragment {
         let signature = Signature(format!("{id}"));
-        SourceFragment { id, rows, bytes, signature }
+        SourceFragment { origin: Origin { id, signature, deletions: None }, rows, bytes }
     }
 
     fn ids(chunks: &[Chunk]) -> Vec<Vec<u64>> {
-        let ids = |chunk: &Chunk| chunk.fragments.iter().map(|f| f.id).collect();
+        let ids = |chunk: &Chunk| chunk.fragments.iter().map(|f| f.origin.id).collect();
         chunks.iter().map(ids).collect()
     }
 
     #[test]
     fn no_fragments_make_no_chunks() {
-        assert!(cut(&[], LIMITS).is_empty());
+        assert!(cut(&[], &[], LIMITS).is_empty());
     }
 
     #[test]
@@ -120,14 +192,25 @@ mod tests {
             fragment(3, 1, 10),
             fragment(4, 1, 5_000),
         ];
-        let chunks = cut(&fragments, LIMITS);
+        let chunks = cut(&fragments, &[], LIMITS);
         assert_eq!(ids(&chunks), [vec![0, 1], vec![2], vec![3], vec![4]]);
     }
 
     #[test]
     fn every_fragment_is_in_one_chunk_in_order() {
         let fragments: Vec<_> = (0..1_000).map(|id| fragment(id, id % 37, 3)).collect();
-        let flat: Vec<u64> = ids(&cut(&fragments, LIMITS)).concat();
+        let flat: Vec<u64> = ids(&cut(&fragments, &[], LIMITS)).concat();
         assert_eq!(flat, (0..1_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_staged_stays_together_when_a_neighbour_goes_or_comes() {
+        let before: Vec<_> = (0..9).map(|id| fragment(id, 40, 10)).collect();
+        let staged: Vec<_> = cut(&before, &[], LIMITS).iter().map(Chunk::signatures).collect();
+        let mut after = before.clone();
+        after.remove(3);
+        after.push(fragment(20, 40, 10));
+        let chunks = cut(&after, &staged, LIMITS);
+        assert_eq!(ids(&chunks), [vec![0, 1], vec![2], vec![4, 5], vec![6, 7], vec![8], vec![20]]);
     }
 }

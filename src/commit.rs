@@ -15,6 +15,7 @@ use lance_table::io::commit::{
     commit_handler_from_url,
 };
 use object_store::path::Path;
+use uuid::Uuid;
 
 use crate::error::{Context, Error, Result};
 
@@ -32,6 +33,8 @@ pub(crate) enum Act {
     Index,
     /// Puts the version before the swap back.
     Rollback,
+    /// Changes nothing: takes the version that a run which may be asleep would have swapped in as.
+    Fence,
 }
 
 impl Act {
@@ -41,6 +44,7 @@ impl Act {
             Self::Swap => "swap",
             Self::Index => "index",
             Self::Rollback => "rollback",
+            Self::Fence => "fence",
         }
     }
 }
@@ -73,6 +77,27 @@ pub(crate) fn properties(id: &str, act: Act) -> HashMap<String, String> {
     ])
 }
 
+/// A new id of a transaction or an index of the migration `id`, which it ends with: the file that it
+/// names can then be told from everybody else's, whatever became of the run that wrote it.
+pub(crate) fn named_uuid(id: &str) -> Uuid {
+    let random = Uuid::new_v4();
+    let text = random.simple().to_string();
+    let kept = text.len().saturating_sub(id.len());
+    let named = text.get(..kept).map(|random| format!("{random}{id}"));
+    named.and_then(|text| Uuid::try_parse(&text).ok()).unwrap_or(random)
+}
+
+/// Whether `uuid` is of the migration `id`.
+pub(crate) fn is_named(uuid: &str, id: &str) -> bool {
+    uuid.ends_with(id)
+}
+
+/// Whether `transaction` is a commit of the migration `id`, whatever it does.
+pub(crate) fn is_of(transaction: &Transaction, id: &str) -> bool {
+    let properties = transaction.transaction_properties.as_ref();
+    properties.and_then(|all| all.get(PROPERTY_ID)).map(String::as_str) == Some(id)
+}
+
 /// Whether `transaction` is a commit of the migration `id` that does `act`.
 pub(crate) fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
     let property = |name: &str| {
@@ -101,10 +126,12 @@ pub(crate) async fn exactly_next(
 ) -> Result<Outcome> {
     let read_version = dataset.version_id();
     let attempted = read_version + 1;
+    let uuid = properties.get(PROPERTY_ID).map_or_else(Uuid::new_v4, |id| named_uuid(id));
+    let uuid = uuid.to_string();
     let transaction = TransactionBuilder::new(read_version, operation)
+        .uuid(uuid.clone())
         .transaction_properties(Some(Arc::new(properties)))
         .build();
-    let uuid = transaction.uuid.clone();
     let params = dataset.store_params().cloned();
     let inner = commit_handler_from_url(dataset.uri(), &params)
         .await
@@ -125,6 +152,27 @@ pub(crate) async fn exactly_next(
         ))),
         Err(error) => settle(dataset, attempted, &uuid, error).await,
     }
+}
+
+/// Commits `operation` on `dataset` for the migration `id` as a version that is not part of its history:
+/// no reader sees it.
+///
+/// # Errors
+/// `Failed`, when it cannot be committed.
+pub(crate) async fn detach(
+    dataset: &Arc<Dataset>,
+    operation: Operation,
+    id: &str,
+) -> Result<Arc<Dataset>> {
+    let transaction = TransactionBuilder::new(dataset.version_id(), operation)
+        .uuid(named_uuid(id).to_string())
+        .build();
+    let committed = CommitBuilder::new(Arc::clone(dataset))
+        .with_detached(true)
+        .with_skip_auto_cleanup(true)
+        .execute(transaction)
+        .await;
+    Ok(Arc::new(committed.doing(|| "prepare the swap".to_owned())?))
 }
 
 /// Looks at what is there before it believes an error.
@@ -259,5 +307,19 @@ impl CommitHandler for OnlyVersion {
                 transaction,
             )
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_tell_whose_they_are() {
+        let uuid = named_uuid("0123456789ab");
+        assert!(is_named(&uuid.to_string(), "0123456789ab"));
+        assert!(is_named(&uuid.simple().to_string(), "0123456789ab"));
+        assert!(!is_named(&Uuid::nil().to_string(), "0123456789ab"));
+        assert_ne!(uuid, named_uuid("0123456789ab"));
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -69,6 +70,34 @@ pub(crate) async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error).doing(|| format!("remove {file}")),
     }
+}
+
+/// Makes `file` of the migration `id` young again, so that no cleanup takes it for abandoned, and gives
+/// its name, which may be a new one: a disk's file is dated `now`, an object is copied inside its store.
+///
+/// # Errors
+/// `Failed`, when it is gone or cannot be copied.
+///
+/// # Crash
+/// The file is there as it was; a copy that nobody names yet has the migration's id in its name.
+pub(crate) async fn renew(
+    store: &ObjectStore,
+    file: &Path,
+    id: &str,
+    now: SystemTime,
+) -> Result<Path> {
+    if store.has_direct_local_paths() {
+        let path = PathBuf::from(to_local_path(file));
+        let touched = std::fs::File::options().append(true).open(path);
+        let touched = touched.and_then(|file| file.set_modified(now));
+        touched.doing(|| format!("touch {file}"))?;
+        return Ok(file.clone());
+    }
+    let parts: Vec<_> = file.parts().collect();
+    let directory = parts.split_last().map_or(&[][..], |(_, directory)| directory);
+    let copy = directory.iter().cloned().collect::<Path>().join(new_name(id));
+    store.inner.copy(file, &copy).await.doing(|| format!("copy {file} to {copy}"))?;
+    Ok(copy)
 }
 
 /// Opens `file` for writing. On a disk it is written under its own name, and durable after [`sync`]; in

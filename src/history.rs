@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::transaction::Transaction;
 
-use crate::commit::{Act, is_ours};
+use crate::commit::{Act, is_of, is_ours};
 use crate::error::{Context, Result};
 use crate::source::{TAG_PREFIX, tag_of};
 
@@ -112,7 +112,7 @@ pub(crate) async fn others_since(
         .map_err(|error: crate::error::Error| error)?;
     let others = transactions.into_iter().filter_map(|(version, transaction)| {
         let operation = match transaction {
-            Some(transaction) if is_ours(&transaction, id, Act::Index) => return None,
+            Some(transaction) if is_of(&transaction, id) => return None,
             Some(transaction) => transaction.operation.name().to_owned(),
             None => "unknown".to_owned(),
         };

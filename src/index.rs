@@ -6,6 +6,8 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use lance::Dataset;
+use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::index::vector::{StageParams, VectorIndexParams};
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt, IndexBuildProgress};
 use lance_index::metrics::NoOpMetricsCollector;
@@ -24,7 +26,7 @@ use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
 use lance_table::format::IndexMetadata;
 use serde::Deserialize;
 
-use crate::commit::{Act, properties};
+use crate::commit::{Act, named_uuid, properties};
 use crate::error::{Context, Error, Result};
 use crate::plan::IndexFacts;
 use crate::progress::{Amount, Event, SharedProgress};
@@ -169,12 +171,26 @@ async fn build(
         Recipe::Vector(params) => (params.index_type(), params.as_ref()),
     };
     let told = Told { name: name.clone(), progress: Arc::clone(progress) };
-    live.create_index_builder(&[found.column.as_str()], index_type, params)
+    let doing = || format!("build index `{name}` on `{}`", found.column);
+    let built = live
+        .create_index_builder(&[found.column.as_str()], index_type, params)
         .name(name.clone())
-        .transaction_properties(properties(id, Act::Index))
+        .index_uuid(named_uuid(id))
         .progress(Arc::new(told))
+        .execute_uncommitted()
         .await
-        .doing(|| format!("build index `{name}` on `{}`", found.column))?;
+        .doing(doing)?;
+    let operation =
+        Operation::CreateIndex { new_indices: vec![built], removed_indices: Vec::new() };
+    let transaction = TransactionBuilder::new(live.version_id(), operation)
+        .uuid(named_uuid(id).to_string())
+        .transaction_properties(Some(Arc::new(properties(id, Act::Index))))
+        .build();
+    let committed = CommitBuilder::new(Arc::new(live.clone()))
+        .with_skip_auto_cleanup(true)
+        .execute(transaction)
+        .await;
+    *live = committed.doing(doing)?;
     Ok(())
 }
 

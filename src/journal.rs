@@ -1,32 +1,38 @@
 //! The staging table as the journal: what is committed to it is done, and nothing else is.
 //!
 //! It is a Lance table beside the live one. Its fragments are the staged ones, whose files lie in the
-//! live table's `data/` (base path 1); its table config holds the header, the lease and one record a
-//! chunk. Every checkpoint is one strict commit, so a run that lost its lease finds out.
+//! live table's `data/` (base path 1), and whose deletion files lie in its own directory; its table config
+//! holds the header, the lease and one record a chunk. Every checkpoint is one strict commit, so a run
+//! that lost its lease finds out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
-use lance_table::format::{BasePath, Fragment};
+use lance_table::format::{BasePath, DeletionFile, Fragment};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::{Chunk, ChunkId, Signature};
+use crate::catchup::{Need, Standing, need};
+use crate::chunk::{Chunk, ChunkId, Origin, Signature, signatures};
 use crate::commit::{Outcome, exactly_next};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::phase::Phase;
 use crate::plan::Request;
+use crate::process::{Presence, ProcessId, Running};
+use crate::settings::Verify;
 use crate::table::Opener;
+use crate::{datafile, deletion};
 
 /// The layout of what is written here. Another layout is not resumed.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 
 const KEY_HEADER: &str = "relance.header";
 const KEY_LEASE: &str = "relance.lease";
@@ -48,6 +54,8 @@ pub(crate) struct Header {
     pub began: DateTime<Utc>,
     /// The pinned version of the live table.
     pub source_version: u64,
+    /// The version that was pinned first.
+    pub first_version: u64,
     /// What was asked, `now` spelled out.
     pub request: Request,
     /// Rows after which a staged file is closed.
@@ -56,15 +64,25 @@ pub(crate) struct Header {
     pub chunks: u64,
     /// Rows in all.
     pub rows: u64,
+    /// What it takes back, if it is the way back from a swap.
+    #[serde(default)]
+    pub undo: Option<Undo>,
+}
+
+/// A swap that a migration takes back without losing what was written since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Undo {
+    /// The id of the migration that is taken back.
+    pub id: String,
+    /// Its rollback point.
+    pub version: u64,
 }
 
 /// Who runs the migration, and when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lease {
-    /// The machine.
-    pub host: String,
-    /// The process on it.
-    pub pid: u32,
+    /// The process.
+    pub process: ProcessId,
     /// Tells two runs of one process apart.
     pub run: String,
     /// When it was last seen.
@@ -91,16 +109,27 @@ pub(crate) struct StagedFile {
 pub(crate) struct ChunkRecord {
     /// Which.
     pub chunk: ChunkId,
-    /// The source fragments that it holds, in order.
-    pub sources: Vec<Signature>,
-    /// Rows.
+    /// The source fragments that it holds, in order, as they were when it was last brought up to date.
+    pub origins: Vec<Origin>,
+    /// Rows in its files.
     pub rows: u64,
+    /// Rows of its files that are deleted.
+    pub deleted: u64,
+    /// Which, for each file.
+    pub deletions: Vec<Option<DeletionFile>>,
     /// Its files, in row order.
     pub files: Vec<StagedFile>,
-    /// A digest for each column of the expected rows.
+    /// A digest for each column of the expected rows in its files.
     pub digests: Vec<Digest>,
-    /// Whether its files were compared with the digests.
-    pub verified: bool,
+    /// How its files were compared with the digests, if they were.
+    pub verified: Option<Verify>,
+}
+
+impl ChunkRecord {
+    /// Rows that are not deleted.
+    pub(crate) fn rows_left(&self) -> u64 {
+        self.rows.saturating_sub(self.deleted)
+    }
 }
 
 /// The journal of one migration, at the version that this run last wrote or read.
@@ -110,7 +139,12 @@ pub(crate) struct Journal {
     header: Header,
     lease: Lease,
     records: BTreeMap<ChunkId, ChunkRecord>,
+    /// As they are in the staging table.
     fragments: BTreeMap<ChunkId, Vec<Fragment>>,
+    /// Files that were put since the last checkpoint: nobody else knows of them.
+    fresh: Vec<String>,
+    /// Files that nothing names any more once the next checkpoint is written.
+    doomed: Vec<String>,
 }
 
 impl Journal {
@@ -156,12 +190,12 @@ impl Journal {
         let staging = match created {
             Ok(staging) if staging.version_id() == 1 => staging,
             Ok(_) => return Err(locked(opener)),
-            Err(error) => {
-                if let Ok(Some(_)) = opener.staging().await {
-                    return Err(locked(opener));
-                }
-                return Err(error).doing(|| format!("create the staging table {uri}"));
-            }
+            Err(error) => match opener.staging().await {
+                // The reply may have been lost: then it is ours.
+                Ok(Some(there)) if is_of(&there, &header) => there.as_ref().clone(),
+                Ok(Some(_)) => return Err(locked(opener)),
+                _ => return Err(error).doing(|| format!("create the staging table {uri}")),
+            },
         };
         Ok(Self {
             staging: Arc::new(staging),
@@ -169,6 +203,8 @@ impl Journal {
             lease,
             records: BTreeMap::new(),
             fragments: BTreeMap::new(),
+            fresh: Vec::new(),
+            doomed: Vec::new(),
         })
     }
 
@@ -200,7 +236,8 @@ impl Journal {
             records.insert(record.chunk, record);
         }
         let fragments = fragments_by_chunk(&staging, &mut records);
-        Ok(Some(Self { staging, header, lease, records, fragments }))
+        let (fresh, doomed) = (Vec::new(), Vec::new());
+        Ok(Some(Self { staging, header, lease, records, fragments, fresh, doomed }))
     }
 
     /// What the migration is.
@@ -228,26 +265,83 @@ impl Journal {
         self.records.get(&chunk)
     }
 
-    /// The staged fragments of `chunk`, named relative to the live table.
+    /// The staged fragments of `chunk`, as they are in the staging table.
     pub(crate) fn fragments(&self, chunk: ChunkId) -> &[Fragment] {
         self.fragments.get(&chunk).map_or(&[], Vec::as_slice)
     }
 
-    /// All staged fragments, in row order, named relative to the live table.
+    /// The staging table.
+    pub(crate) fn staging(&self) -> &Arc<Dataset> {
+        &self.staging
+    }
+
+    /// All staged fragments, in row order, as they are in the staging table.
     pub(crate) fn all_fragments(&self) -> Vec<Fragment> {
         self.fragments.values().flatten().cloned().collect()
     }
 
+    /// What `chunk` needs.
+    pub(crate) fn need(&self, chunk: &Chunk, now: DateTime<Utc>) -> Need {
+        let standing = self.records.get(&chunk.id).map(|record| Standing {
+            origins: &record.origins,
+            rows: record.rows,
+            verified: record.verified.is_some(),
+            modified: record.files.iter().map(|file| file.modified).min(),
+        });
+        need(chunk, standing, now)
+    }
+
+    /// The runs of source fragments that are staged.
+    pub(crate) fn runs(&self) -> Vec<Vec<Signature>> {
+        self.records.values().map(|record| signatures(&record.origins)).collect()
+    }
+
+    /// Takes in what was staged for a chunk, in place of what there was. Durable with the next
+    /// checkpoint.
+    pub(crate) fn put(&mut self, mut record: ChunkRecord, mut fragments: Vec<Fragment>) {
+        record.deletions = fragments.iter().map(|one| one.deletion_file.clone()).collect();
+        for fragment in &mut fragments {
+            for file in &mut fragment.files {
+                file.base_id = Some(LIVE_BASE);
+            }
+        }
+        let chunk = record.chunk;
+        let names = |record: ChunkRecord| record.files.into_iter().map(|file| file.name);
+        let new: HashSet<_> = names(record.clone()).collect();
+        let old = self.records.insert(chunk, record);
+        let old: HashSet<_> = old.into_iter().flat_map(names).collect();
+        self.fresh.extend(new.difference(&old).cloned());
+        self.doomed.extend(old.difference(&new).cloned());
+        self.fragments.insert(chunk, fragments);
+    }
+
+    /// The files that were put since the last checkpoint.
+    pub(crate) fn take_fresh(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Has `files` removed after the next checkpoint: nothing names them.
+    pub(crate) fn doom(&mut self, files: impl IntoIterator<Item = String>) {
+        self.doomed.extend(files);
+    }
+
+    /// The files that nothing names since the last checkpoint.
+    pub(crate) fn take_doomed(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.doomed)
+    }
+
     /// Forgets `chunk`: its files are not what they were. Durable with the next checkpoint.
     pub(crate) fn forget(&mut self, chunk: ChunkId) {
-        self.records.remove(&chunk);
+        if let Some(record) = self.records.remove(&chunk) {
+            self.doomed.extend(record.files.into_iter().map(|file| file.name));
+        }
         self.fragments.remove(&chunk);
     }
 
     /// Has the files of `chunk` verified again. Durable with the next checkpoint.
     pub(crate) fn distrust(&mut self, chunk: ChunkId) {
         if let Some(record) = self.records.get_mut(&chunk) {
-            record.verified = false;
+            record.verified = None;
         }
     }
 
@@ -257,50 +351,43 @@ impl Journal {
     pub(crate) fn move_to(&mut self, source_version: u64, chunks: &[Chunk]) {
         let old = std::mem::take(&mut self.records);
         let mut old_fragments = std::mem::take(&mut self.fragments);
-        let mut by_sources: HashMap<Vec<Signature>, ChunkRecord> = HashMap::new();
+        let mut by_run: HashMap<Vec<Signature>, ChunkRecord> = HashMap::new();
         for record in old.into_values() {
-            by_sources.insert(record.sources.clone(), record);
+            by_run.insert(signatures(&record.origins), record);
         }
         for chunk in chunks {
-            let Some(record) = by_sources.remove(&chunk.signatures()) else {
+            let Some(record) = by_run.remove(&chunk.signatures()) else {
                 continue;
             };
             let fragments = old_fragments.remove(&record.chunk).unwrap_or_default();
             self.fragments.insert(chunk.id, fragments);
             self.records.insert(chunk.id, ChunkRecord { chunk: chunk.id, ..record });
         }
+        let gone = by_run.into_values().flat_map(|record| record.files);
+        self.doomed.extend(gone.map(|file| file.name));
         self.header.source_version = source_version;
         self.header.chunks = chunks.len() as u64;
         self.header.rows = chunks.iter().map(Chunk::rows).sum();
     }
 
-    /// Makes `done` durable, and shows that the run is alive, in one strict commit.
+    /// Makes what was put and forgotten durable, and shows that the run is alive, in one strict commit.
     ///
     /// # Errors
     /// `Locked`, when another run took the journal over: nothing was changed, and this run must stop.
     ///
     /// # Crash
     /// The staging table holds the commit before or the commit after, never a part.
-    pub(crate) async fn checkpoint(
-        &mut self,
-        done: Vec<(ChunkRecord, Vec<Fragment>)>,
-        lease: Lease,
-    ) -> Result<()> {
-        for (record, fragments) in done {
-            self.fragments.insert(record.chunk, fragments);
-            self.records.insert(record.chunk, record);
+    pub(crate) async fn checkpoint(&mut self, lease: Lease) -> Result<()> {
+        self.expect_own().await?;
+        // Lance takes no deletion files in an overwrite: the records tell of them.
+        let mut fragments = self.all_fragments();
+        for fragment in &mut fragments {
+            fragment.deletion_file = None;
         }
-        let config = self.config_changes(&lease)?;
-        let in_staging = |mut fragment: Fragment| {
-            for file in &mut fragment.files {
-                file.base_id = Some(LIVE_BASE);
-            }
-            fragment
-        };
         let operation = Operation::Overwrite {
-            fragments: self.all_fragments().into_iter().map(in_staging).collect(),
+            fragments,
             schema: self.staging.schema().clone(),
-            config_upsert_values: Some(config),
+            config_upsert_values: Some(self.config_changes(&lease)?),
             initial_bases: None,
         };
         let committed = exactly_next(&self.staging, operation, HashMap::new()).await;
@@ -308,15 +395,68 @@ impl Journal {
             Outcome::Landed(staging) => {
                 self.staging = Arc::new(*staging);
                 self.lease = lease;
+                self.fresh.clear();
                 Ok(())
             }
             Outcome::LostRace { .. } => Err(Error::locked(
                 "another run took this migration over; this one stops, and has changed nothing since",
             )),
-            Outcome::Unknown { error, .. } => {
-                Err(Error::failed("a checkpoint may or may not have been written").caused_by(error))
+            Outcome::Unknown { error, .. } => Err(Error::interrupted(
+                "the store gave no answer to a checkpoint, which may or may not be written; what is there counts",
+            )
+            .caused_by(error)),
+        }
+    }
+
+    /// Lets those who open the staging table see that rows are deleted, until the next checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint`](Self::checkpoint).
+    pub(crate) async fn show_deletions(&mut self) -> Result<()> {
+        let mut fragments = Vec::new();
+        for (there, staged) in self.staging.iter_fragments().zip(self.all_fragments()) {
+            if let Some(file) = &staged.deletion_file {
+                let file =
+                    deletion::adopt(&self.staging, file, there.id, &self.staging, &self.header.id);
+                let file = file.await?;
+                fragments.push(Fragment { deletion_file: Some(file), ..there.clone() });
             }
         }
+        if fragments.is_empty() {
+            return Ok(());
+        }
+        let committed = exactly_next(&self.staging, deleted_rows(fragments), HashMap::new()).await;
+        match committed? {
+            Outcome::Landed(staging) => self.staging = Arc::new(*staging),
+            // Only a view: a run that lost its place finds out at its next checkpoint.
+            Outcome::LostRace { .. } | Outcome::Unknown { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Fails when the staging table is not the one that this journal was read from: another run may have
+    /// dropped it, and another migration may stand in its place, at the same version.
+    ///
+    /// # Errors
+    /// `Locked` then; `Failed`, when it cannot be read.
+    pub(crate) async fn expect_own(&self) -> Result<()> {
+        let lost = || {
+            Error::locked(
+                "another run dropped this migration; this one stops, and has changed nothing since",
+            )
+        };
+        let mut newest = self.staging.as_ref().clone();
+        match newest.checkout_latest().await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => return Err(lost()),
+            Err(error) => return Err(error).doing(|| "read the journal".to_owned()),
+        }
+        let config = &newest.manifest().config;
+        let header: Result<Header> = from_config(config, KEY_HEADER);
+        let lease: Result<Lease> = from_config(config, KEY_LEASE);
+        let same = header.is_ok_and(|header| header.id == self.header.id)
+            && lease.is_ok_and(|lease| lease == self.lease);
+        if same { Ok(()) } else { Err(lost()) }
     }
 
     /// What differs between the staging table's config and what this journal holds. A config entry
@@ -340,41 +480,63 @@ impl Journal {
     ///
     /// # Errors
     /// `Failed`, when it cannot be removed.
+    ///
+    /// # Crash
+    /// The journal reads as it does now, or it is gone: its newest version goes last.
     pub(crate) async fn remove(self) -> Result<()> {
         let store = self.staging.object_store(None).await;
         let store = store.doing(|| "open the staging table's store".to_owned())?;
         let root = self.staging.branch_location().path;
-        let removed = store.remove_dir_all(root).await;
-        removed.doing(|| format!("remove the staging table {}", self.staging.uri()))
+        let doing = || format!("remove the staging table {}", self.staging.uri());
+        let files: Vec<_> = store.list(Some(root.clone())).try_collect().await.doing(doing)?;
+        let newest = &self.staging.manifest_location().path;
+        for file in files.iter().filter(|file| file.location != *newest) {
+            datafile::remove(&store, &file.location).await?;
+        }
+        datafile::remove(&store, newest).await?;
+        match store.remove_dir_all(root).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            removed => removed.doing(doing),
+        }
     }
 }
 
 impl Lease {
-    /// Whether another run must be taken for alive: it was seen within the lease's time, and, if it
-    /// ran on this machine, its process is still there.
-    pub(crate) fn is_held(
-        &self,
-        now: DateTime<Utc>,
-        host: &str,
-        is_alive: impl Fn(u32) -> bool,
-    ) -> bool {
-        if self.released {
-            return false;
-        }
-        if self.host == host {
-            return is_alive(self.pid);
-        }
-        now - self.beat < LEASE_TIME
+    /// Whether another run must be taken for alive, seen `now` from the process `here`: its process is
+    /// on this machine; or it was seen within the lease's time, where that cannot be told.
+    pub(crate) fn is_held(&self, now: DateTime<Utc>, here: &ProcessId) -> bool {
+        let seen = now - self.beat < LEASE_TIME;
+        !self.released
+            && match self.process.presence(here) {
+                Presence::Running => true,
+                Presence::Gone => false,
+                Presence::Own => seen && Running::is(&self.run),
+                Presence::Elsewhere => seen,
+            }
     }
 }
 
 /// A run that was not seen for this long is taken for dead. Runs are seen at least every few seconds.
-const LEASE_TIME: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
+const LEASE_TIME: TimeDelta = TimeDelta::seconds(60);
 
 /// The error of those who find a migration staged.
 pub(crate) fn locked(opener: &Opener) -> Error {
     let table = opener.location().table();
     Error::locked(format!("a migration of `{table}` is staged already"))
+}
+
+/// The operation that gives `fragments` their deletion files.
+pub(crate) fn deleted_rows(fragments: Vec<Fragment>) -> Operation {
+    Operation::Delete {
+        updated_fragments: fragments,
+        deleted_fragment_ids: Vec::new(),
+        predicate: "deleted from the source while it was staged".to_owned(),
+    }
+}
+
+fn is_of(staging: &Dataset, header: &Header) -> bool {
+    let there: Result<Header> = from_config(&staging.manifest().config, KEY_HEADER);
+    there.is_ok_and(|there| there.id == header.id)
 }
 
 fn chunk_key(chunk: ChunkId) -> String {
@@ -393,8 +555,8 @@ fn from_config<T: DeserializeOwned>(config: &HashMap<String, String>, key: &str)
     serde_json::from_str(text).doing(|| format!("read `{key}` of the journal"))
 }
 
-/// The staging table's fragments by the chunk that names their file, relative to the live table. A
-/// record whose files the manifest does not name was forgotten, and is left out.
+/// The staging table's fragments by the chunk that names their file. A record whose files the manifest
+/// does not name was forgotten, and is left out.
 fn fragments_by_chunk(
     staging: &Dataset,
     records: &mut BTreeMap<ChunkId, ChunkRecord>,
@@ -410,20 +572,20 @@ fn fragments_by_chunk(
         let names = record.files.iter().map(|file| file.name.as_str());
         let found: Option<Vec<&Fragment>> = names.map(|name| by_file.get(name).copied()).collect();
         let Some(found) = found else { return false };
-        chunks.insert(*chunk, found.into_iter().map(relative_to_live).collect());
+        let deletions = record.deletions.iter().cloned().chain(std::iter::repeat(None));
+        let found = found.into_iter().zip(deletions);
+        chunks.insert(*chunk, found.map(|(one, deletions)| staged(one, deletions)).collect());
         true
     });
     chunks
 }
 
-/// A fragment without what its place in a table gave it.
-fn relative_to_live(fragment: &Fragment) -> Fragment {
+/// A fragment without what Lance adds to it.
+fn staged(fragment: &Fragment, deletions: Option<DeletionFile>) -> Fragment {
     let mut plain = Fragment::new(0);
     plain.physical_rows = fragment.physical_rows;
     plain.files.clone_from(&fragment.files);
-    for file in &mut plain.files {
-        file.base_id = None;
-    }
+    plain.deletion_file = deletions;
     plain
 }
 
@@ -431,29 +593,34 @@ fn relative_to_live(fragment: &Fragment) -> Fragment {
 mod tests {
     use super::*;
 
-    fn lease(host: &str, seconds_ago: i64, released: bool) -> (Lease, DateTime<Utc>) {
+    fn held(process: &ProcessId, seconds_ago: i64, released: bool) -> bool {
         let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
         let lease = Lease {
-            host: host.to_owned(),
-            pid: 7,
+            process: process.clone(),
             run: "r".to_owned(),
-            beat: now - chrono::TimeDelta::seconds(seconds_ago),
+            beat: now - TimeDelta::seconds(seconds_ago),
             phase: Phase::Stage,
             released,
         };
-        (lease, now)
+        lease.is_held(now, &ProcessId::current())
     }
 
     #[test]
     fn a_lease_is_held_by_the_living() {
-        let held = |host: &str, ago, released, alive| {
-            let (lease, now) = lease(host, ago, released);
-            lease.is_held(now, "here", |_| alive)
-        };
-        assert!(held("here", 500, false, true), "a slow run on this machine");
-        assert!(!held("here", 1, false, false), "a run that was killed");
-        assert!(held("there", 10, false, false), "a run elsewhere, seen lately");
-        assert!(!held("there", 500, false, true), "a run elsewhere, not seen");
-        assert!(!held("here", 1, true, true), "a run that let go");
+        let here = ProcessId::current();
+        let gone = ProcessId { pid: u32::MAX, ..here.clone() };
+        let there = ProcessId { host: "there".to_owned(), ..here.clone() };
+        if cfg!(target_os = "linux") {
+            let alive = ProcessId { pid: 1, started: None, ..here.clone() };
+            assert!(held(&alive, 500, false), "a slow run on this machine");
+            assert!(!held(&gone, 1, false), "a run that was killed");
+        }
+        assert!(held(&there, 10, false), "a run elsewhere, seen lately");
+        assert!(!held(&there, 500, false), "a run elsewhere, not seen");
+        assert!(!held(&there, 1, true), "a run that let go");
+        assert!(!held(&here, 1, false), "a run of this process that is over");
+        let running = Running::start("r");
+        assert!(held(&here, 1, false), "a run of this process");
+        drop(running);
     }
 }

@@ -30,21 +30,26 @@
 
 mod budget;
 mod cancel;
+mod catchup;
 mod chunk;
 mod clock;
 mod commit;
 mod database;
 mod datafile;
+mod deletion;
 mod digest;
 mod error;
 mod history;
 mod index;
 mod journal;
+mod leftover;
 mod location;
 mod phase;
 mod plan;
+mod process;
 mod progress;
 mod readback;
+mod retry;
 mod run;
 mod sample;
 mod schema;
@@ -55,7 +60,7 @@ mod table;
 mod transform;
 
 pub use cancel::Cancel;
-pub use chunk::{Chunk, ChunkId, Signature, SourceFragment};
+pub use chunk::{Chunk, ChunkId, Origin, Signature, SourceFragment};
 pub use clock::{Clock, SystemClock};
 pub use database::table_names;
 pub use digest::{ColumnDigest, Digest};
@@ -71,10 +76,13 @@ pub use run::report::{
     Aborted, Ended, Finalized, Held, PointStatus, Report, RolledBack, StagedStatus, TableStatus,
     Verified,
 };
+pub use run::undo::Writes;
 pub use sample::{Sample, Sampled};
 pub use schema::change::{Add, Change};
 pub use schema::show::{field_text, type_text};
 pub use schema::target::{Column, IfExists, Target};
 pub use schema::types::parse_type;
-pub use settings::{BatchSize, Settings, Verify, parse_batch_size, parse_bytes};
+pub use settings::{
+    BatchSize, Hold, Settings, Verify, parse_batch_size, parse_bytes, parse_duration,
+};
 pub use transform::Transform;

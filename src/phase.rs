@@ -12,6 +12,8 @@ pub enum Phase {
     Plan,
     /// Streaming the source into staged fragments.
     Stage,
+    /// Staging what others wrote meanwhile.
+    CatchUp,
     /// Comparing the staged fragments with what was expected.
     Verify,
     /// Everything is staged and verified, and waits for `resume`.
@@ -30,6 +32,7 @@ impl Phase {
         match self {
             Self::Plan => "plan",
             Self::Stage => "stage",
+            Self::CatchUp => "catch-up",
             Self::Verify => "verify",
             Self::Hold => "hold",
             Self::Swap => "swap",

@@ -1,6 +1,8 @@
 //! How a migration is run: plain data, with defaults. What is asked for is in
 //! [`Request`](crate::Request).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -48,15 +50,36 @@ pub struct Settings {
     pub workers: usize,
     /// Bytes of record batches in flight, all workers together. Default 512 MiB.
     pub memory_bytes: u64,
-    /// Rows after which a staged file is closed. Default 1,048,576, as Lance's.
-    pub rows_per_file: u64,
+    /// Rows after which a staged file is closed. Default 1,048,576, as Lance's. `resume` goes on with what
+    /// the migration began with, and refuses anything else.
+    pub rows_per_file: Option<u64>,
     /// Bytes written a second, at most. Default: no limit.
     pub max_rate: Option<u64>,
     /// How much is read back before the swap. Default: all.
     pub verify: Verify,
     /// Stop before the swap and wait for `resume`. Default: no.
-    pub hold: bool,
+    pub hold: Hold,
+    /// Rounds of catching up with writers after everything was staged for the first time. Default 100.
+    pub max_rounds: u32,
+    /// Time for them. Default one hour.
+    pub cutover_timeout: Duration,
 }
+
+/// Whether a migration waits before its swap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hold {
+    /// It swaps as soon as nothing lags.
+    #[default]
+    No,
+    /// It ends once everything is staged and verified; `resume` catches up and swaps.
+    Exit,
+    /// It goes on catching up and verifying until `resume` takes over, or it is stopped.
+    Wait,
+}
+
+/// Rows after which a staged file is closed, if nothing else is asked.
+pub(crate) const ROWS_PER_FILE: u64 = 1 << 20;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -64,10 +87,12 @@ impl Default for Settings {
             batch_size: BatchSize::Bytes(2 << 20),
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             memory_bytes: 512 << 20,
-            rows_per_file: 1 << 20,
+            rows_per_file: None,
             max_rate: None,
             verify: Verify::Full,
-            hold: false,
+            hold: Hold::No,
+            max_rounds: 100,
+            cutover_timeout: Duration::from_hours(1),
         }
     }
 }
@@ -78,17 +103,18 @@ impl Settings {
     /// # Errors
     /// `Usage`, naming the field, when one is zero or out of range.
     pub fn validate(&self) -> Result<()> {
-        let Self { batch_size, workers, memory_bytes, rows_per_file, max_rate, verify: _, hold: _ } =
-            self;
+        let Self { batch_size, workers, memory_bytes, rows_per_file, max_rate, .. } = self;
+        let rows_per_file = rows_per_file.unwrap_or(ROWS_PER_FILE);
         let zero_batch = matches!(batch_size, BatchSize::Rows(0) | BatchSize::Bytes(0));
         let checks = [
             (zero_batch, "batch size must be at least one row or byte"),
             (*workers == 0, "workers must be at least 1"),
             (*workers > 1024, "workers must be at most 1024"),
             (*memory_bytes < MEMORY_BYTES_MIN, "memory must be at least 16MiB"),
-            (*rows_per_file == 0, "rows per file must be at least 1"),
-            (*rows_per_file > u64::from(u32::MAX), "rows per file must be at most 4294967295"),
+            (rows_per_file == 0, "rows per file must be at least 1"),
+            (rows_per_file > u64::from(u32::MAX), "rows per file must be at most 4294967295"),
             (*max_rate == Some(0), "max rate must be at least one byte a second"),
+            (self.max_rounds == 0, "max rounds must be at least 1"),
         ];
         for (bad, message) in checks {
             if bad {
@@ -123,6 +149,30 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
         _ => return Err(not_bytes(text)),
     };
     scaled(number, factor).ok_or_else(|| not_bytes(text))
+}
+
+/// Reads `30`, `30s`, `5m`, `2h` and `1d` as a time; without a unit it is seconds.
+///
+/// # Errors
+/// `Usage`, when `text` is not a number with an optional unit.
+pub fn parse_duration(text: &str) -> Result<Duration> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis: u64 = match unit.trim() {
+        "ms" => 1,
+        "" | "s" | "sec" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(not_a_time(text)),
+    };
+    let time = scaled(number, millis).map(Duration::from_millis);
+    time.ok_or_else(|| not_a_time(text))
+}
+
+fn not_a_time(text: &str) -> Error {
+    Error::usage(format!("not a time: `{text}`. Try 30s, 5m or 2h"))
 }
 
 /// Reads `8192` as rows and anything with a unit as bytes.
@@ -174,6 +224,16 @@ mod tests {
         assert_eq!(parse_bytes("7").unwrap(), 7);
         for bad in ["", "MiB", "1.2.3", "3 apples", "-1", "99999999999999TiB"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_take_units() {
+        assert_eq!(parse_duration("30").unwrap(), Duration::from_secs(30));
+        assert_eq!(parse_duration("1.5m").unwrap(), Duration::from_secs(90));
+        assert_eq!(parse_duration("250ms").unwrap(), Duration::from_millis(250));
+        for bad in ["", "s", "5 parsecs", "-1s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }
 

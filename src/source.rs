@@ -52,8 +52,17 @@ pub(crate) fn tag_of(id: &str) -> String {
 /// `Failed`, when the tag cannot be written.
 pub(crate) async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
     let tag = tag_of(id);
-    let created = dataset.tags().create(&tag, version).await;
-    created.doing(|| format!("tag version {version} as {tag}"))
+    match dataset.tags().create(&tag, version).await {
+        // The reply to an earlier attempt may have been lost; the name is nobody else's.
+        Err(lance::Error::RefConflict { .. }) => {}
+        created => return created.doing(|| format!("tag version {version} as {tag}")),
+    }
+    let there = dataset.tags().get_version(&tag).await;
+    let there = there.doing(|| format!("read the tag {tag}"))?;
+    if there == version {
+        return Ok(());
+    }
+    Err(Error::failed(format!("the tag {tag} is at version {there} already, not {version}")))
 }
 
 /// Removes the tag of the migration `id`; one that is gone already is as good.
@@ -98,6 +107,8 @@ impl Source {
         let schema = Arc::new(self.dataset.schema().clone());
         let rows = chunk.fragments.iter().map(|fragment| fragment.rows);
         let fragments: Vec<_> = self.fragments_of(chunk)?.into_iter().zip(rows).collect();
+        let files = fragments.iter().flat_map(|(fragment, _)| &fragment.files);
+        let names: Vec<String> = files.map(|file| file.path.clone()).collect();
         let dataset = Arc::clone(&self.dataset);
         let reads = stream::iter(fragments)
             .map(move |(fragment, rows)| {
@@ -108,12 +119,13 @@ impl Source {
             .buffered(FRAGMENT_READAHEAD)
             .map_ok(move |(reader, rows)| reads(reader, rows, limits.batch_rows))
             .try_flatten();
-        let (id, uri) = (chunk.id, self.dataset.uri().to_owned());
+        let (id, uri, files) = (chunk.id, self.dataset.uri().to_owned(), files_text(&names));
         let batches =
             reads.map(|read| tokio::spawn(async move { read?.await })).buffered(BATCH_READAHEAD);
-        let named =
-            batches.map(move |batch| joined(batch).doing(|| format!("read chunk {id} of {uri}")));
-        Ok(named.boxed())
+        let told = batches.map(move |batch| {
+            joined(batch).doing(|| format!("read chunk {id} of {uri} ({files})"))
+        });
+        Ok(told.boxed())
     }
 
     /// Streams all rows with Lance's own scanner, for those who check what [`scan`](Self::scan) gave.
@@ -136,15 +148,20 @@ impl Source {
     /// The manifest's own description of the chunk's fragments.
     fn fragments_of(&self, chunk: &Chunk) -> Result<Vec<Fragment>> {
         let fragments = chunk.fragments.iter().map(|wanted| {
-            let place = self.places.get(&wanted.id);
+            let place = self.places.get(&wanted.origin.id);
             let fragment = place.and_then(|place| self.dataset.fragments().get(*place));
             fragment.cloned().ok_or_else(|| {
-                let (id, version) = (wanted.id, self.dataset.version_id());
+                let (id, version) = (wanted.origin.id, self.dataset.version_id());
                 Error::failed(format!("version {version} has no fragment {id}, which was planned"))
             })
         });
         fragments.collect()
     }
+}
+
+/// The names of a few files, or how many there are.
+fn files_text(names: &[String]) -> String {
+    if names.len() <= 3 { names.join(", ") } else { format!("one of {} files", names.len()) }
 }
 
 /// The reads that give the first `rows` rows of `reader`, deleted ones not counted, in order.

@@ -15,7 +15,7 @@ use lance_table::feature_flags::can_write_dataset;
 use lance_table::format::Fragment;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::chunk::{Signature, SourceFragment};
+use crate::chunk::{Origin, Signature, SourceFragment};
 use crate::error::{Context, Error, Result};
 use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, State};
@@ -126,6 +126,7 @@ pub(crate) async fn facts(
         field_id_max: manifest.max_field_id(),
         storage_version: manifest.data_storage_format.lance_file_format(),
         fragments: source_fragments(dataset).await?,
+        staged: Vec::new(),
         indices,
         state: state(dataset).await?,
         free_bytes: free_bytes(location),
@@ -165,12 +166,12 @@ pub(crate) async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFrag
                     .await
                     .doing(|| format!("count the rows of fragment {}", metadata.id))?,
             };
-            Ok(SourceFragment {
+            let origin = Origin {
                 id: metadata.id,
-                rows: rows as u64,
-                bytes: fragment_bytes(metadata),
                 signature: signature(metadata),
-            })
+                deletions: metadata.deletion_file.clone(),
+            };
+            Ok(SourceFragment { origin, rows: rows as u64, bytes: fragment_bytes(metadata) })
         })
         .buffered(16)
         .try_collect()
@@ -182,15 +183,15 @@ fn fragment_bytes(fragment: &Fragment) -> u64 {
     sizes.map(u64::from).sum()
 }
 
-/// What a fragment's rows depend on: which files, which columns of them, which rows are deleted.
-pub(crate) fn signature(fragment: &Fragment) -> Signature {
+/// What a fragment's values depend on: which files, which columns of them, how long they are.
+fn signature(fragment: &Fragment) -> Signature {
     let mut hash = Xxh3::new();
+    hash.update(format!("{} {:?};", fragment.id, fragment.physical_rows).as_bytes());
     for file in &fragment.files {
         hash.update(file.path.as_bytes());
         hash.update(&[0]);
         hash.update(format!("{:?} {:?};", file.base_id, file.fields).as_bytes());
     }
-    hash.update(format!("{:?}", fragment.deletion_file).as_bytes());
     Signature(format!("{:032x}", hash.digest128()))
 }
 

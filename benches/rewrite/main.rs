@@ -121,7 +121,7 @@ fn rewrite(criterion: &mut Criterion) {
     for workers in [1, 2, 4] {
         let settings = Settings {
             workers,
-            rows_per_file: SAMPLE.rows / SAMPLE.fragments,
+            rows_per_file: Some(SAMPLE.rows / SAMPLE.fragments),
             ..Settings::default()
         };
         group.bench_function(BenchmarkId::new("workers, 4 chunks", workers), |bench| {

@@ -1,5 +1,7 @@
 //! The command line, as it is typed. No logic.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use relance::{BatchSize, Change};
 
@@ -36,7 +38,7 @@ pub(super) enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Stage, verify and swap
+    /// Stage, catch up with writers, verify and swap
     Migrate {
         #[command(flatten)]
         place: Place,
@@ -44,18 +46,22 @@ pub(super) enum Command {
         changes: Changes,
         #[command(flatten)]
         engine: Engine,
-        /// Stop before the swap; `resume` swaps
-        #[arg(long)]
-        hold: bool,
+        #[command(flatten)]
+        cutover: Cutover,
         #[command(flatten)]
         output: Output,
     },
-    /// Go on with an interrupted or held migration
+    /// Go on with an interrupted or held migration. Changes may be left out; what is given must be what
+    /// is staged
     Resume {
         #[command(flatten)]
         place: Place,
         #[command(flatten)]
+        changes: Changes,
+        #[command(flatten)]
         engine: Engine,
+        #[command(flatten)]
+        cutover: Cutover,
         #[command(flatten)]
         output: Output,
     },
@@ -89,6 +95,10 @@ pub(super) enum Command {
         /// Give up what others wrote since the swap
         #[arg(long)]
         discard_writes: bool,
+        /// Keep what others wrote since the swap: every row is carried back through the inverse of the
+        /// changes, staged, verified and swapped like a migration
+        #[arg(long, conflicts_with = "discard_writes")]
+        keep_writes: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -192,6 +202,36 @@ pub(super) struct Engine {
     pub verify: VerifyArg,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Cutover {
+    /// Stop before the swap. `--hold` ends once everything is staged and verified; `--hold=wait` goes on
+    /// catching up with writers. `resume` swaps
+    #[arg(
+        long,
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "exit",
+        value_name = "HOW"
+    )]
+    pub hold: Option<HoldArg>,
+    /// Rounds of catching up with writers once everything was staged [default: 100]
+    #[arg(long, value_name = "N")]
+    pub max_rounds: Option<u32>,
+    /// Time for them, as 30s, 5m or 2h [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[allow(clippy::struct_field_names, reason = "it is the flag's name")]
+    pub cutover_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum HoldArg {
+    /// End once everything is staged and verified
+    Exit,
+    /// Go on catching up until `resume` takes over
+    Wait,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum VerifyArg {
     /// Every value, by digest
@@ -236,6 +276,10 @@ fn add(text: &str) -> Result<Change, String> {
 
 fn bytes(text: &str) -> Result<u64, String> {
     relance::parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    relance::parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn batch_size(text: &str) -> Result<BatchSize, String> {

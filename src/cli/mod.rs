@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use relance::{
-    Cancel, Ended, Error, Kind, Location, Migration, Request, Result, Sample, Settings, table_names,
+    Cancel, Ended, Error, Kind, Location, Migration, Request, Result, Sample, Settings, Writes,
+    table_names,
 };
 use serde_json::{Value, json};
 
@@ -105,14 +106,16 @@ async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed
         Command::Plan { place, changes, engine, output } => {
             plan(place, changes, &engine, &output, secrets).await
         }
-        Command::Migrate { place, changes, engine, hold, output } => {
-            let settings = request::settings(&engine, hold);
+        Command::Migrate { place, changes, engine, cutover, output } => {
+            let settings = request::settings_to_swap(&engine, &cutover);
             let migration = migration(place, settings, &output, secrets)?;
             let migration = migration.request(Request::from(changes));
             stoppable(migration, |m| Box::pin(async move { m.migrate().await })).await
         }
-        Command::Resume { place, engine, output } => {
-            let migration = migration(place, request::settings(&engine, false), &output, secrets)?;
+        Command::Resume { place, changes, engine, cutover, output } => {
+            let settings = request::settings_to_swap(&engine, &cutover);
+            let migration = migration(place, settings, &output, secrets)?;
+            let migration = migration.request(Request::from(changes));
             stoppable(migration, |m| Box::pin(async move { m.resume().await })).await
         }
         Command::Abort { place, output } => {
@@ -124,9 +127,14 @@ async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed
             let verified = migration(place, default(), &output, secrets)?.verify().await?;
             Ok(done(show::verified(&verified), to_json(&verified)))
         }
-        Command::Rollback { place, discard_writes, output } => {
+        Command::Rollback { place, discard_writes, keep_writes, output } => {
+            let writes = match (discard_writes, keep_writes) {
+                (true, _) => Writes::Discard,
+                (_, true) => Writes::Keep,
+                _ => Writes::Refuse,
+            };
             let migration = migration(place, default(), &output, secrets)?;
-            let back = migration.rollback(discard_writes).await?;
+            let back = migration.cancel(cancel_on_signal()).rollback(writes).await?;
             Ok(done(show::rolled_back(&back), to_json(&back)))
         }
         Command::Finalize { place, history, output } => {
@@ -147,7 +155,7 @@ async fn plan(
     output: &Output,
     secrets: &mut Vec<String>,
 ) -> Result<Printed> {
-    let migration = migration(place, request::settings(engine, false), output, secrets)?;
+    let migration = migration(place, request::settings(engine), output, secrets)?;
     let plan = migration.request(Request::from(changes)).plan().await?;
     Ok(done(plan.text().trim_end().to_owned(), plan.json()))
 }
@@ -192,15 +200,19 @@ type Run = std::pin::Pin<Box<dyn Future<Output = Result<Ended>> + Send>>;
 
 /// Runs `run` so that Ctrl-C and a termination stop it cleanly.
 async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> Result<Printed> {
+    let ended = run(migration.cancel(cancel_on_signal())).await;
+    Ok(ended_printed(&ended?))
+}
+
+/// Asked for by Ctrl-C and by a termination.
+fn cancel_on_signal() -> Cancel {
     let cancel = Cancel::default();
     let asked = cancel.clone();
-    let listener = tokio::spawn(async move {
+    tokio::spawn(async move {
         stop_signal().await;
         asked.cancel();
     });
-    let ended = run(migration.cancel(cancel)).await;
-    listener.abort();
-    Ok(ended_printed(&ended?))
+    cancel
 }
 
 /// Waits for Ctrl-C, or on Unix for SIGTERM too.

@@ -1,8 +1,10 @@
 //! Flags become values, once.
 
-use relance::{Error, IfExists, Location, Request, Result, Settings, Verify};
+use relance::{Error, Hold, IfExists, Location, Request, Result, Settings, Verify};
 
-use crate::cli::args::{Changes, Engine, Exists, Place, Store, StrategyArg, VerifyArg};
+use crate::cli::args::{
+    Changes, Cutover, Engine, Exists, HoldArg, Place, Store, StrategyArg, VerifyArg,
+};
 
 impl TryFrom<Place> for Location {
     type Error = Error;
@@ -45,20 +47,36 @@ impl From<Changes> for Request {
     }
 }
 
-/// The settings of `engine`, with `hold`.
-pub(super) fn settings(engine: &Engine, hold: bool) -> Settings {
+/// The settings of `engine`.
+pub(super) fn settings(engine: &Engine) -> Settings {
     let Engine { batch_size, workers, memory, rows_per_file, max_rate, verify } = engine;
     let default = Settings::default();
     Settings {
         batch_size: batch_size.unwrap_or(default.batch_size),
         workers: workers.unwrap_or(default.workers),
         memory_bytes: memory.unwrap_or(default.memory_bytes),
-        rows_per_file: rows_per_file.unwrap_or(default.rows_per_file),
+        rows_per_file: *rows_per_file,
         max_rate: max_rate.or(default.max_rate),
         verify: match verify {
             VerifyArg::Full => Verify::Full,
             VerifyArg::Quick => Verify::Quick,
         },
-        hold,
+        ..default
+    }
+}
+
+/// The settings of `engine` and `cutover`.
+pub(super) fn settings_to_swap(engine: &Engine, cutover: &Cutover) -> Settings {
+    let Cutover { hold, max_rounds, cutover_timeout } = cutover;
+    let settings = settings(engine);
+    Settings {
+        hold: match hold {
+            None => Hold::No,
+            Some(HoldArg::Exit) => Hold::Exit,
+            Some(HoldArg::Wait) => Hold::Wait,
+        },
+        max_rounds: max_rounds.unwrap_or(settings.max_rounds),
+        cutover_timeout: cutover_timeout.unwrap_or(settings.cutover_timeout),
+        ..settings
     }
 }

@@ -32,6 +32,12 @@ pub(super) fn report(report: &Report) -> String {
         report.fragments_after,
         report.fragments_before
     ));
+    if report.rounds > 0 {
+        lines.push(format!("  caught up  with writers in {} rounds", count_text(report.rounds)));
+    }
+    if let Some(seconds) = report.swapped_after {
+        lines.push(format!("  swapped    {seconds} s after the start"));
+    }
     if report.indices_rebuilt > 0 {
         lines.push(format!("  indices    {} rebuilt", report.indices_rebuilt));
     }
@@ -75,8 +81,11 @@ fn cell(text: &str) -> String {
 
 /// A migration that waits.
 pub(super) fn held(held: &Held) -> String {
-    let Held { table, id, rows } = held;
+    let Held { table, id, rows, taken_over } = held;
     let rows = count_text(*rows);
+    if *taken_over {
+        return format!("Held `{table}`: migration {id} was taken over by another run");
+    }
     format!(
         "Held `{table}`: migration {id} has {rows} rows staged and verified\n  `relance resume` swaps \
          them in, `relance abort` drops them; the table `{table}{STAGING_SUFFIX}` shows them"
@@ -91,6 +100,13 @@ pub(super) fn aborted(aborted: &Aborted) -> String {
 
 /// A swap that was taken back.
 pub(super) fn rolled_back(back: &RolledBack) -> String {
+    if back.kept_commits > 0 {
+        return format!(
+            "Rolled back `{}` as version {}: the changes are taken back from every row, and what was \
+             written since is kept ({} commits)",
+            back.table, back.version, back.kept_commits
+        );
+    }
     let lost = match back.discarded_commits {
         0 => String::new(),
         count => format!("; {count} commits discarded"),
@@ -161,7 +177,7 @@ pub(super) fn status(tables: &[TableStatus]) -> String {
 
 fn staged_lines(staged: &StagedStatus) -> Vec<String> {
     let seen = staged.seen.format("%Y-%m-%d %H:%M:%S");
-    vec![
+    let mut lines = vec![
         format!("  migration {} {} in phase {}", staged.id, staged.state, staged.phase),
         format!("    asked     {}", staged.changes.join(", ")),
         format!(
@@ -173,7 +189,9 @@ fn staged_lines(staged: &StagedStatus) -> Vec<String> {
             staged.source_version
         ),
         format!("    last seen {seen} UTC on {}", staged.host),
-    ]
+    ];
+    lines.extend(staged.swap.as_ref().map(|swap| format!("    swap      {swap}")));
+    lines
 }
 
 /// A sample table.

@@ -22,7 +22,7 @@ impl Plan {
     /// The plan for programs.
     pub fn json(&self) -> Value {
         let chunks: Vec<_> = self.chunks.iter().map(|chunk| {
-            let sources: Vec<_> = chunk.fragments.iter().map(|fragment| fragment.id).collect();
+            let sources: Vec<_> = chunk.fragments.iter().map(|fragment| fragment.origin.id).collect();
             json!({ "id": chunk.id, "rows": chunk.rows(), "bytes": chunk.bytes(), "fragments": sources })
         }).collect();
         let indices: Vec<_> = self.indices.iter().map(|(index, fate)| {
@@ -48,6 +48,7 @@ impl Plan {
             "needed_bytes": self.cost.needed_bytes,
             "free_bytes": self.cost.free_bytes,
             "indices": indices,
+            "undo": self.inverse().map(|undo| undo.iter().map(Change::text).collect::<Vec<_>>()),
         })
     }
 
@@ -89,7 +90,20 @@ impl Plan {
             let (name, kind, column) = (&index.name, &index.kind, &index.column);
             writeln!(out, "  index      `{name}` ({kind} on `{column}`): {fate}")?;
         }
+        if !self.target.is_unchanged() {
+            writeln!(out, "  undo       {}", self.undo_text())?;
+        }
         Ok(())
+    }
+
+    fn undo_text(&self) -> String {
+        let Some(undo) = self.inverse() else {
+            return "`rollback`, at once; what was written after the swap cannot be carried back"
+                .to_owned();
+        };
+        let undo: Vec<_> = undo.iter().map(Change::text).collect();
+        let undo = undo.join(", ");
+        format!("`rollback`, at once; `rollback --keep-writes` carries later writes back ({undo})")
     }
 
     fn write_schema(&self, out: &mut String) -> std::fmt::Result {
@@ -99,6 +113,11 @@ impl Plan {
         for field in after.fields() {
             let mark = if before.field_with_name(field.name()).is_ok() { ' ' } else { '+' };
             writeln!(out, "           {mark} {}", field_text(field))?;
+        }
+        for field in before.fields() {
+            if after.field_with_name(field.name()).is_err() {
+                writeln!(out, "           - {}", field_text(field))?;
+            }
         }
         Ok(())
     }

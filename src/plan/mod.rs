@@ -10,7 +10,7 @@ use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::{Chunk, ChunkLimits, SourceFragment, cut};
+use crate::chunk::{Chunk, ChunkLimits, Signature, SourceFragment, cut};
 use crate::error::Result;
 use crate::plan::cost::Cost;
 use crate::schema::change::Change;
@@ -62,6 +62,8 @@ pub struct Facts {
     pub storage_version: ConcreteFileVersion,
     /// Its fragments, in row order.
     pub fragments: Vec<SourceFragment>,
+    /// The runs of fragments that are staged already; they stay together.
+    pub staged: Vec<Vec<Signature>>,
     /// Its indices, by name.
     pub indices: Vec<IndexFacts>,
     /// What Lance keeps beside rows that a rewrite would lose.
@@ -159,10 +161,14 @@ impl Plan {
         )?;
         let chunks = cut(
             &facts.fragments,
+            &facts.staged,
             ChunkLimits { rows_max: rows_per_file, bytes_max: CHUNK_BYTES_MAX },
         );
         let indices = facts.indices.iter().map(|index| {
-            let drop = request.drop_indices.contains(&index.name);
+            let gone = index.column.split(", ").any(|column| {
+                facts.schema.field(column).is_some() && target.schema.field(column).is_none()
+            });
+            let drop = gone || request.drop_indices.contains(&index.name);
             let fate = if drop { IndexFate::Drop } else { IndexFate::Rebuild };
             (index.clone(), fate)
         });
@@ -185,5 +191,17 @@ impl Plan {
     /// The rows of the table.
     pub fn rows(&self) -> u64 {
         self.chunks.iter().map(Chunk::rows).sum()
+    }
+
+    /// The changes that would take this plan's back from every row, those written after the swap
+    /// included; `None`, when one of them cannot be taken back.
+    pub fn inverse(&self) -> Option<Vec<Change>> {
+        self.target.changes.iter().rev().map(Change::inverse).collect()
+    }
+
+    /// The names of the indices that are not built again.
+    pub(crate) fn dropped_indices(&self) -> Vec<String> {
+        let dropped = self.indices.iter().filter(|(_, fate)| *fate == IndexFate::Drop);
+        dropped.map(|(index, _)| index.name.clone()).collect()
     }
 }

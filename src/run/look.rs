@@ -8,12 +8,13 @@ use lance::Dataset;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::history;
-use crate::journal::Journal;
+use crate::journal::{ChunkRecord, Journal};
 use crate::phase::Phase;
 use crate::plan::{Plan, Request};
 use crate::progress::{Amount, Event};
+use crate::run::Migration;
 use crate::run::report::{PointStatus, StagedStatus, TableStatus, Verified};
-use crate::run::{Migration, PROPERTY_REQUEST};
+use crate::run::swap::PROPERTY_REQUEST;
 use crate::source::{ScanLimits, Source};
 use crate::table;
 use crate::transform::pool::{Digests, Pool};
@@ -58,12 +59,20 @@ impl Migration {
     async fn staged_status(&self, live: &Dataset, journal: &Journal) -> Result<StagedStatus> {
         let (header, lease) = (journal.header(), journal.lease());
         let point = history::rollback_point(live, &header.id).await?;
-        let is_swapped = point.is_some_and(|point| point.swapped.is_some());
-        let state = match self.expect_free(journal) {
-            Err(_) => "running",
-            Ok(()) if is_swapped => "swapped",
-            Ok(()) if lease.phase == Phase::Hold => "held",
-            Ok(()) => "interrupted",
+        let swapped = point.and_then(|point| point.swapped);
+        let running = self.expect_free(journal).is_err();
+        let state = match swapped {
+            _ if running && lease.phase == Phase::Hold => "held",
+            _ if running => "running",
+            Some(_) => "swapped",
+            None if lease.phase == Phase::Hold => "held",
+            None => "interrupted",
+        };
+        let tried = !running && lease.phase == Phase::Swap && !lease.released;
+        let swap = match swapped {
+            Some(version) => Some(format!("landed as version {version}; `resume` tidies up")),
+            None if tried => Some("did not land; `resume` tries again".to_owned()),
+            None => None,
         };
         Ok(StagedStatus {
             id: header.id.clone(),
@@ -71,12 +80,13 @@ impl Migration {
             phase: lease.phase,
             began: header.began,
             seen: lease.beat,
-            host: lease.host.clone(),
+            host: lease.process.host.clone(),
+            swap,
             source_version: header.source_version,
             changes: header.request.changes.iter().map(Change::text).collect(),
             chunks_done: journal.records().count() as u64,
             chunks: header.chunks,
-            rows_done: journal.records().map(|record| record.rows).sum(),
+            rows_done: journal.records().map(ChunkRecord::rows_left).sum(),
             rows: header.rows,
         })
     }
@@ -163,7 +173,7 @@ impl Migration {
 }
 
 /// What was asked, from the swap's own transaction.
-async fn swap_request(live: &Dataset, swapped: u64) -> Result<Request> {
+pub(super) async fn swap_request(live: &Dataset, swapped: u64) -> Result<Request> {
     let transaction = live.read_transaction_by_version(swapped).await;
     let transaction = transaction.doing(|| format!("read the transaction of version {swapped}"))?;
     let properties = transaction.and_then(|transaction| transaction.transaction_properties);

@@ -1,41 +1,45 @@
 //! The orchestrator: phases in order, all branching, all state.
 
+mod finish;
+mod hold;
+mod lease;
 mod look;
 mod planning;
 pub(crate) mod report;
-mod undo;
+mod swap;
+pub(crate) mod undo;
 mod work;
+mod worker;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use lance::Dataset;
-use lance::dataset::transaction::Operation;
 use lance_io::object_store::WrappingObjectStore;
 use uuid::Uuid;
 
+use crate::budget::{Budget, Throttle};
 use crate::cancel::Cancel;
+use crate::catchup::Rounds;
 use crate::chunk::Chunk;
 use crate::clock::{Clock, SystemClock};
-use crate::commit::{Act, Outcome, exactly_next, properties};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::history;
-use crate::journal::{Header, Journal, LAYOUT, Lease};
+use crate::journal::{Header, Journal, LAYOUT, Undo};
 use crate::location::Location;
 use crate::phase::Phase;
-use crate::plan::explain::count_text;
 use crate::plan::{Plan, Request};
+use crate::process::Running;
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
+use crate::retry::retrying;
 use crate::run::planning::Planned;
-use crate::run::report::{Ended, Held, Report, seconds};
+use crate::run::report::{Ended, seconds};
+use crate::run::swap::Swap;
 use crate::schema::change::Change;
-use crate::schema::show::field_text;
-use crate::settings::Settings;
+use crate::settings::{Hold, ROWS_PER_FILE, Settings};
+use crate::source;
 use crate::table::{self, Opener};
-use crate::{database, index, source};
-
-/// Transaction property of the swap that holds the request, for `verify`.
-const PROPERTY_REQUEST: &str = "relance.request";
+use crate::transform::pool::Pool;
 
 /// A migration of one table: what is asked, how it is run, and the parts it is run with.
 #[derive(Debug, Clone)]
@@ -55,7 +59,18 @@ struct Underway {
     source: Arc<Dataset>,
     plan: Plan,
     journal: Journal,
+    pool: Pool,
+    budget: Budget,
+    throttle: Arc<Throttle>,
+    /// When the command began.
+    began: Instant,
+    /// When everything was staged for the first time.
+    staged_first: Option<Instant>,
+    rounds: Rounds,
+    /// Seconds from the start to the swap.
+    swapped_after: Option<f64>,
     clocked: Vec<(Phase, f64)>,
+    _running: Running,
 }
 
 impl Migration {
@@ -134,12 +149,13 @@ impl Migration {
         Ok(planned.plan)
     }
 
-    /// Stages, verifies and swaps.
+    /// Stages, catches up with what others write meanwhile, verifies and swaps.
     ///
     /// # Errors
-    /// `Usage` and `Refused` before anything is written; `Locked`, when another migration of the table
-    /// is staged; `Mismatch`, when what was staged is not what was expected; `Interrupted`, when it was
-    /// cancelled or the table was written to meanwhile; `OutcomeUnknown`, when the swap's reply was lost.
+    /// `Usage` and `Refused` before anything is written, and `Refused` when somebody changes the schema
+    /// meanwhile; `Locked`, when another migration of the table is staged; `Mismatch`, when what was
+    /// staged is not what was expected; `Interrupted`, when it was cancelled, or others write faster than
+    /// it catches up; `OutcomeUnknown`, when the swap's reply was lost.
     ///
     /// # Crash
     /// The live table reads as before or as after; [`resume`](Self::resume) goes on, [`abort`](Self::abort)
@@ -155,136 +171,102 @@ impl Migration {
             return Ok(Ended::Nothing(plan));
         }
         self.expect_writable()?;
-        let journal = self.begin(&opener, &live, &plan).await?;
-        let underway = Underway {
-            source: live,
-            plan,
-            journal,
-            clocked: vec![(Phase::Plan, seconds(began.elapsed()))],
-        };
-        self.carry_out(underway, self.settings.hold).await
+        let running = Running::start(&self.run);
+        let journal = self.begin(&opener, &live, &plan, None).await?;
+        let underway = self.underway(live, plan, journal, began, running)?;
+        Box::pin(self.carry_out(underway)).await
     }
 
-    /// Goes on with the migration that is staged, wherever it stopped. Chunks that are done are kept;
-    /// what was written to the table meanwhile is staged too.
+    /// Goes on with the migration that is staged, wherever it stopped, on this machine or another. Chunks
+    /// that are done are kept; what was written to the table meanwhile is staged too. A migration that
+    /// waits is taken over from the run that holds it. What is asked for, if anything is, must be what
+    /// the migration began with.
     ///
     /// # Errors
-    /// `Failed`, when nothing is staged; `Locked`, when a run is alive; otherwise as
-    /// [`migrate`](Self::migrate).
+    /// `Failed`, when nothing is staged; `Locked`, when a run is alive; `Refused`, when something else is
+    /// asked than what is staged; otherwise as [`migrate`](Self::migrate).
     pub async fn resume(&self) -> Result<Ended> {
         self.settings.validate()?;
         let began = Instant::now();
-        let (opener, live, mut journal) = self.staged().await?;
-        self.expect_free(&journal)?;
-        journal.checkpoint(Vec::new(), self.lease(Phase::Plan, false)).await?;
-        let header = journal.header().clone();
-        let point = history::rollback_point(&live, &header.id).await?;
-        let swapped = point.as_ref().and_then(|point| point.swapped);
-        let version = match swapped {
-            Some(_) => header.source_version,
-            None => self.pin_head(&live, &mut journal).await?,
-        };
-        let source = table::at_version(&live, version).await?;
-        let plan = self.plan_staged(&opener, &source, &mut journal, swapped.is_some()).await?;
-        let underway = Underway {
-            source,
-            plan,
-            journal,
-            clocked: vec![(Phase::Plan, seconds(began.elapsed()))],
-        };
-        match swapped {
-            Some(version) => {
-                note(&self.progress, format!("the swap landed as version {version}; tidying up"));
-                let live = table::at_version(&live, version).await?;
-                self.after_swap(underway, live).await
-            }
-            None => self.carry_out(underway, false).await,
+        let (_, live, mut journal) = self.staged().await?;
+        self.expect_free_or_waiting(&journal)?;
+        self.expect_same_request(&live, &journal)?;
+        let running = Running::start(&self.run);
+        let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
+        let point = history::rollback_point(&live, &journal.header().id).await?;
+        if let Some(version) = point.and_then(|point| point.swapped) {
+            return Box::pin(self.resume_swapped(&live, journal, version, began, running)).await;
+        }
+        self.pin_head(&live, &journal).await?;
+        let plan = self.plan_staged(&live, &journal).await?;
+        let mut underway = self.underway(live, plan, journal, began, running)?;
+        self.keep_staged(&mut underway);
+        self.inspect(&mut underway).await.map_err(|error| self.keep(error))?;
+        self.clean(&underway).await.map_err(|error| self.keep(error))?;
+        Box::pin(self.carry_out(underway)).await
+    }
+
+    /// Tidies up after a swap that landed.
+    async fn resume_swapped(
+        &self,
+        live: &Dataset,
+        journal: Journal,
+        version: u64,
+        began: Instant,
+        running: Running,
+    ) -> Result<Ended> {
+        note(&self.progress, format!("the swap landed as version {version}; tidying up"));
+        let source = table::at_version(live, journal.header().source_version).await?;
+        let plan = self.plan_staged(&source, &journal).await?;
+        let swapped = table::at_version(live, version).await?;
+        let underway = self.underway(source, plan, journal, began, running)?;
+        Box::pin(self.after_swap(underway, swapped)).await
+    }
+
+    /// Stage, catch up, verify, hold, swap, and what comes after.
+    async fn carry_out(&self, mut underway: Box<Underway>) -> Result<Ended> {
+        if self.settings.hold != Hold::No {
+            return match self.hold(&mut underway).await {
+                Ok(held) => Ok(held),
+                Err(error) => Err(self.stopped(&mut underway, error).await),
+            };
+        }
+        match self.until_swapped(&mut underway).await {
+            Ok(live) => Box::pin(self.after_swap(underway, live)).await,
+            Err(error) => Err(self.stopped(&mut underway, error).await),
         }
     }
 
-    /// Stage, verify, hold or swap, and what comes after.
-    async fn carry_out(&self, mut underway: Underway, hold: bool) -> Result<Ended> {
-        let staged = self.stage(&mut underway).await;
-        staged.map_err(|error| self.keep(error))?;
-        if hold {
-            let journal = &mut underway.journal;
-            journal.checkpoint(Vec::new(), self.lease(Phase::Hold, true)).await?;
-            let header = journal.header().clone();
-            return Ok(Ended::Held(Held {
-                table: self.location.table().to_owned(),
-                id: header.id,
-                rows: header.rows,
-            }));
+    async fn until_swapped(&self, underway: &mut Underway) -> Result<Arc<Dataset>> {
+        loop {
+            self.stage(underway, Phase::Stage).await?;
+            self.tell_verified(underway);
+            if let Swap::Landed(live) = self.swap(underway).await? {
+                return Ok(live);
+            }
         }
-        let live = self.swap(&mut underway).await.map_err(|error| self.keep(error))?;
-        self.after_swap(underway, live).await
     }
 
-    /// Rebuilds indices, removes the staging table, and looks at the result.
-    async fn after_swap(&self, mut underway: Underway, swapped: Arc<Dataset>) -> Result<Ended> {
-        let began = Instant::now();
-        let id = underway.journal.header().id.clone();
-        let dropped = underway.journal.header().request.drop_indices.clone();
-        let missing = index::missing(&underway.source, &swapped, &dropped).await?;
-        let mut newest = swapped.as_ref().clone();
-        let latest = newest.checkout_latest().await;
-        latest.doing(|| "open the newest version".to_owned())?;
-        let mut after = Arc::new(newest);
-        if missing > 0 {
-            self.begin_phase(Phase::Index, Amount { chunks: missing, ..Amount::default() });
-            let indices = index::rebuild(&underway.source, after, &dropped, &id, &self.progress);
-            after = indices.await?;
+    /// The error to tell of a run that stops before its swap. One that was taken over removes the files
+    /// that it wrote and could not record: nobody else knows of them.
+    async fn stopped(&self, underway: &mut Underway, error: Error) -> Error {
+        if error.kind() == Kind::Locked
+            && let Ok(worker) = self.worker(underway).await
+        {
+            // Whoever took over removes by name what is left.
+            let _ = worker.remove(underway.journal.take_fresh()).await;
         }
-        underway.clocked.push((Phase::Index, seconds(began.elapsed())));
-        let (version, rows) = (swapped.version_id(), underway.plan.rows());
-        let schema = &underway.plan.target.schema;
-        let sample = database::look(&self.location, version, rows, schema).await?;
-        note(
-            &self.progress,
-            format!("LanceDB counts {} rows and sees every field", count_text(rows)),
-        );
-        let report = self.report(&underway, &swapped, &after, missing, sample);
-        underway.journal.remove().await?;
-        self.begin_phase(Phase::Done, Amount::default());
-        Ok(Ended::Swapped(report))
-    }
-
-    /// The one commit that makes the staged fragments the live table.
-    async fn swap(&self, underway: &mut Underway) -> Result<Arc<Dataset>> {
-        let began = Instant::now();
-        self.begin_phase(Phase::Swap, Amount::default());
-        let journal = &mut underway.journal;
-        journal.checkpoint(Vec::new(), self.lease(Phase::Swap, false)).await?;
-        let header = journal.header().clone();
-        let operation = Operation::Overwrite {
-            fragments: journal.all_fragments(),
-            schema: underway.plan.target.schema.clone(),
-            config_upsert_values: None,
-            initial_bases: None,
-        };
-        let mut properties = properties(&header.id, Act::Swap);
-        let request = serde_json::to_string(&header.request);
-        let request = request.doing(|| "write the request as JSON".to_owned())?;
-        properties.insert(PROPERTY_REQUEST.to_owned(), request);
-        let outcome = exactly_next(&underway.source, operation, properties).await?;
-        let live = match outcome {
-            Outcome::Landed(live) => Arc::new(*live),
-            Outcome::LostRace { head } => {
-                journal.checkpoint(Vec::new(), self.lease(Phase::Swap, true)).await?;
-                return Err(self.lost_race(header.source_version, head));
-            }
-            Outcome::Unknown { attempted, error } => {
-                return Err(self.unknown(attempted).caused_by(error));
-            }
-        };
-        let took = seconds(began.elapsed());
-        note(&self.progress, format!("swapped in as version {} in {took} s", live.version_id()));
-        underway.clocked.push((Phase::Swap, took));
-        Ok(live)
+        self.keep(error)
     }
 
     /// Takes the lock and pins the source.
-    async fn begin(&self, opener: &Opener, live: &Dataset, plan: &Plan) -> Result<Journal> {
+    async fn begin(
+        &self,
+        opener: &Opener,
+        live: &Dataset,
+        plan: &Plan,
+        undo: Option<Undo>,
+    ) -> Result<Journal> {
         let id = Uuid::new_v4().simple().to_string().chars().take(12).collect::<String>();
         let header = Header {
             layout: LAYOUT,
@@ -292,10 +274,12 @@ impl Migration {
             relance: env!("CARGO_PKG_VERSION").to_owned(),
             began: self.clock.now(),
             source_version: plan.version,
+            first_version: plan.version,
             request: Request { changes: plan.target.changes.clone(), ..self.request.clone() },
-            rows_per_file: self.settings.rows_per_file,
+            rows_per_file: self.settings.rows_per_file.unwrap_or(ROWS_PER_FILE),
             chunks: plan.chunks.len() as u64,
             rows: plan.rows(),
+            undo,
         };
         let lease = self.lease(Phase::Stage, false);
         let schema = &plan.target.schema;
@@ -307,11 +291,37 @@ impl Migration {
             }
             journal => journal?,
         };
-        source::pin(live, &id, plan.version).await.map_err(|error| self.keep(error))?;
+        let pin = || source::pin(live, &id, plan.version);
+        let pinned = retrying(&self.progress, "pinning the source", pin).await;
+        pinned.map_err(|error| self.keep(error))?;
         let (staging, tag) = (self.location.staging_table(), source::tag_of(&id));
         note(&self.progress, format!("pinned version {} as tag `{tag}`", plan.version));
         note(&self.progress, format!("staging in `{staging}`, migration {id}"));
         Ok(journal)
+    }
+
+    fn underway(
+        &self,
+        source: Arc<Dataset>,
+        plan: Plan,
+        journal: Journal,
+        began: Instant,
+        running: Running,
+    ) -> Result<Box<Underway>> {
+        Ok(Box::new(Underway {
+            source,
+            plan,
+            journal,
+            pool: Pool::of(self.settings.workers)?,
+            budget: Budget::of(self.settings.memory_bytes / 2),
+            throttle: Arc::new(Throttle::of(self.settings.max_rate)),
+            began,
+            staged_first: None,
+            rounds: Rounds::default(),
+            swapped_after: None,
+            clocked: vec![(Phase::Plan, seconds(began.elapsed()))],
+            _running: running,
+        }))
     }
 
     fn opener(&self) -> Opener {
@@ -323,36 +333,18 @@ impl Migration {
         self.progress.event(Event::Began { phase, total, done });
     }
 
-    fn report(
-        &self,
-        underway: &Underway,
-        swapped: &Dataset,
-        after: &Dataset,
-        indices_rebuilt: u64,
-        sample: Vec<arrow::array::RecordBatch>,
-    ) -> Report {
-        let header = underway.journal.header();
-        let plan = &underway.plan;
-        let files = underway.journal.records().flat_map(|record| &record.files);
-        let fields = arrow::datatypes::Schema::from(&plan.target.schema);
-        Report {
-            table: self.location.table().to_owned(),
-            id: header.id.clone(),
-            changes: plan.target.changes.iter().map(Change::text).collect(),
-            skipped: plan.target.skipped.clone(),
-            version_before: header.source_version,
-            version_swapped: swapped.version_id(),
-            version_after: after.version_id(),
-            rollback_tag: source::tag_of(&header.id),
-            rows: plan.rows(),
-            fragments_before: plan.chunks.iter().map(|chunk| chunk.fragments.len() as u64).sum(),
-            fragments_after: swapped.count_fragments() as u64,
-            bytes_written: files.map(|file| file.bytes).sum(),
-            verified: self.settings.verify,
-            indices_rebuilt,
-            fields: fields.fields().iter().map(|field| field_text(field)).collect(),
-            seconds: underway.clocked.clone(),
-            sample,
+    fn interrupted(&self) -> Error {
+        note(&self.progress, "stopping");
+        Error::interrupted("interrupted; what is staged is kept")
+    }
+}
+
+impl Underway {
+    /// Adds `seconds` to the time that `phase` took.
+    fn clock(&mut self, phase: Phase, seconds: f64) {
+        match self.clocked.iter_mut().find(|(known, _)| *known == phase) {
+            Some((_, sum)) => *sum = ((*sum + seconds) * 1_000.0).round() / 1_000.0,
+            None => self.clocked.push((phase, seconds)),
         }
     }
 }
@@ -364,25 +356,4 @@ fn amount(chunks: &[Chunk]) -> Amount {
         bytes: chunks.iter().map(Chunk::bytes).sum(),
         chunks: chunks.len() as u64,
     }
-}
-
-impl Migration {
-    fn lease(&self, phase: Phase, released: bool) -> Lease {
-        Lease {
-            host: host(),
-            pid: std::process::id(),
-            run: self.run.clone(),
-            beat: self.clock.now(),
-            phase,
-            released,
-        }
-    }
-}
-
-/// The name of this machine, as far as it has one.
-fn host() -> String {
-    let file = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let name = file.ok().or_else(|| std::env::var("HOSTNAME").ok());
-    let name = name.or_else(|| std::env::var("COMPUTERNAME").ok());
-    name.map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned())
 }

@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::Field as ArrowField;
 use lance::Dataset;
+use lance_core::datatypes::{Field, Schema};
 
+use crate::catchup::Need;
 use crate::error::{Context, Error, Result};
-use crate::history;
-use crate::journal::Journal;
-use crate::plan::{Facts, Plan};
+use crate::journal::{ChunkRecord, Journal};
+use crate::plan::explain::count_text;
+use crate::plan::{Facts, Plan, Request};
 use crate::progress::note;
-use crate::run::Migration;
+use crate::retry::retrying;
+use crate::run::lease::newest;
+use crate::run::{Migration, Underway};
+use crate::schema::show::field_text;
+use crate::settings::ROWS_PER_FILE;
 use crate::table::{self, Opener};
-use crate::{database, index, source};
+use crate::{database, history, index, source};
 
 /// A plan and the dataset that it was made from.
 pub(super) struct Planned {
@@ -20,22 +27,37 @@ pub(super) struct Planned {
 }
 
 impl Migration {
-    /// Moves the pin to the head, if others have written; what they left alone stays staged.
-    pub(super) async fn pin_head(&self, live: &Dataset, journal: &mut Journal) -> Result<u64> {
-        let id = journal.header().id.clone();
+    /// Moves the pin to the version of `live`, if others have written.
+    pub(super) async fn pin_head(&self, live: &Dataset, journal: &Journal) -> Result<()> {
+        let id = &journal.header().id;
         let head = live.version_id();
-        match history::rollback_point(live, &id).await? {
+        match history::rollback_point(live, id).await? {
             Some(point) if point.version == head => {}
             Some(point) => {
-                let tag = source::tag_of(&id);
-                let moved = live.tags().update(&tag, head).await;
-                moved.doing(|| format!("move the tag {tag} to version {head}"))?;
+                let tag = source::tag_of(id);
+                let moving = || format!("move the tag {tag} to version {head}");
+                let tags = live.tags();
+                let moving = || async { tags.update(&tag, head).await.doing(moving) };
+                retrying(&self.progress, "pinning the source", moving).await?;
                 let from = point.version;
                 note(&self.progress, format!("the table moved from version {from} to {head}"));
             }
-            None => source::pin(live, &id, head).await?,
+            None => source::pin(live, id, head).await?,
         }
-        Ok(head)
+        Ok(())
+    }
+
+    /// Moves source, plan and journal to the newest version of the table: what others left alone stays
+    /// staged.
+    pub(super) async fn move_to_head(&self, underway: &mut Underway) -> Result<()> {
+        // A run that was taken over must not move another one's pin.
+        underway.journal.expect_own().await?;
+        let live = newest(&underway.source).await?;
+        self.pin_head(&live, &underway.journal).await?;
+        underway.plan = self.plan_staged(&live, &underway.journal).await?;
+        underway.source = live;
+        underway.journal.move_to(underway.source.version_id(), &underway.plan.chunks);
+        Ok(())
     }
 
     pub(super) async fn plan_head(&self, opener: &Opener) -> Result<Planned> {
@@ -43,48 +65,70 @@ impl Migration {
         note(&self.progress, format!("connected to {}", self.location.database()));
         let live = opener.live().await?;
         let facts = self.facts(&live).await?;
-        let rows_per_file = self.settings.rows_per_file;
+        let rows_per_file = self.settings.rows_per_file.unwrap_or(ROWS_PER_FILE);
         let plan = Plan::choose(&facts, &self.request, rows_per_file, self.clock.now())?;
         Ok(Planned { plan, live })
     }
 
-    /// The plan of the staged migration at `source`, and the journal moved to its chunks.
-    pub(super) async fn plan_staged(
-        &self,
-        opener: &Opener,
-        source: &Dataset,
-        journal: &mut Journal,
-        swapped: bool,
-    ) -> Result<Plan> {
-        let header = journal.header().clone();
+    /// The plan of the staged migration at `source`.
+    pub(super) async fn plan_staged(&self, source: &Dataset, journal: &Journal) -> Result<Plan> {
+        let header = journal.header();
         let facts = self.facts(source).await?;
         // The staged files are there already: what is free does not count against them again.
-        let facts = Facts { free_bytes: None, ..facts };
-        let plan = Plan::choose(&facts, &header.request, header.rows_per_file, self.clock.now())?;
-        if swapped {
-            return Ok(plan);
+        let facts = Facts { free_bytes: None, staged: journal.runs(), ..facts };
+        let now = self.clock.now();
+        let plan = Plan::choose(&facts, &header.request, header.rows_per_file, now);
+        let plan =
+            plan.map_err(|error| self.schema_changed(&error.to_string()).caused_by(error))?;
+        match difference(journal.schema(), &plan.target.schema) {
+            Some(difference) => Err(self.schema_changed(&difference)),
+            None => Ok(plan),
         }
-        if let Some(column) = schema_moved(&plan, journal) {
-            let table = opener.location().table();
-            return Err(Error::refused(format!(
-                "the schema of `{table}` was changed while the migration was staged: column \
-                 `{column}`. Everything is kept"
-            ))
-            .with_advice("`relance abort` drops what was staged, then plan again"));
+    }
+
+    /// Moves the journal to the plan, and says what is kept.
+    pub(super) fn keep_staged(&self, underway: &mut Underway) {
+        let (plan, journal) = (&underway.plan, &mut underway.journal);
+        journal.move_to(underway.source.version_id(), &plan.chunks);
+        let now = self.clock.now();
+        let kept = plan.chunks.iter().filter(|chunk| journal.need(chunk, now) == Need::Nothing);
+        let (kept, all) = (kept.count(), plan.chunks.len());
+        let rows = count_text(journal.records().map(ChunkRecord::rows_left).sum());
+        let redo = all - kept;
+        note(&self.progress, format!("kept {kept} of {all} chunks ({rows} rows), {redo} to do"));
+    }
+
+    /// Fails when something else is asked than what is staged.
+    pub(super) fn expect_same_request(&self, live: &Dataset, journal: &Journal) -> Result<()> {
+        let header = journal.header();
+        let mut lines = Vec::new();
+        let asked_rows = self.settings.rows_per_file;
+        if asked_rows.is_some_and(|rows| rows != header.rows_per_file) {
+            lines.push(format!("- --rows-per-file {}", header.rows_per_file));
+            lines.push(format!("+ --rows-per-file {}", asked_rows.unwrap_or_default()));
         }
-        let kept_before = journal.records().count();
-        journal.move_to(source.version_id(), &plan.chunks);
-        let kept = journal.records().count();
-        let redo = plan.chunks.len() - kept;
-        note(
-            &self.progress,
-            format!(
-                "kept {kept} of {} chunks, {redo} to stage{}",
-                plan.chunks.len(),
-                if kept_before > kept { " (others have written to the table)" } else { "" }
-            ),
-        );
-        Ok(plan)
+        if !self.request.changes.is_empty() {
+            lines.extend(request_difference(live.schema(), &self.request, &header.request));
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let table = self.location.table();
+        let message = format!("the staged migration of `{table}` is another one than is asked for");
+        let abort = self.command("abort");
+        Err(Error::refused(format!("{message} (- staged, + asked):\n  {}", lines.join("\n  ")))
+            .with_advice(&format!(
+                "leave the changes out to go on with what is staged; {abort} drops it"
+            )))
+    }
+
+    fn schema_changed(&self, difference: &str) -> Error {
+        let table = self.location.table();
+        Error::refused(format!(
+            "the schema of `{table}` was changed while the migration was staged: {difference}. \
+             Everything is kept"
+        ))
+        .with_advice(&format!("{} drops what was staged; then plan again", self.command("abort")))
     }
 
     async fn facts(&self, dataset: &Dataset) -> Result<Facts> {
@@ -93,14 +137,48 @@ impl Migration {
     }
 }
 
-/// A column of the plan's target that the staged files do not have as it is, if there is one.
-fn schema_moved(plan: &Plan, journal: &Journal) -> Option<String> {
-    let planned = &plan.target.schema.fields;
-    let staged = &journal.schema().fields;
-    let differs = planned.iter().find(|field| {
-        let same = staged.iter().find(|other| other.id == field.id);
-        same.is_none_or(|other| other.name != field.name || other.data_type() != field.data_type())
+/// What is staged and not asked, and the other way round. What is asked and there already is no
+/// difference.
+pub(super) fn request_difference(live: &Schema, asked: &Request, staged: &Request) -> Vec<String> {
+    let (asked, staged) = (&asked.changes, &staged.changes);
+    let missing = staged.iter().filter(|staged| !asked.iter().any(|asked| asked.asks(staged)));
+    let extra = asked.iter().filter(|asked| {
+        live.field(asked.column()).is_none() && !staged.iter().any(|staged| asked.asks(staged))
     });
-    let gone = || staged.iter().find(|field| !planned.iter().any(|other| other.id == field.id));
-    differs.or_else(gone).map(|field| field.name.clone())
+    let missing = missing.map(|change| format!("- {}", change.text()));
+    missing.chain(extra.map(|change| format!("+ {}", change.text()))).collect()
+}
+
+/// The first column in which what is staged differs from what the table needs now, in words.
+fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
+    let text = |field: &Field| field_text(&ArrowField::from(field));
+    for field in &planned.fields {
+        let name = &field.name;
+        match staged.fields.iter().find(|other| other.id == field.id || other.name == *name) {
+            None => return Some(format!("column `{name}` is new ({})", text(field))),
+            Some(other) if !same_field(other, field) => {
+                let (then, now) = (text(other), text(field));
+                return Some(if then == now {
+                    format!("column `{name}` was made anew")
+                } else {
+                    format!("column `{}` was `{then}` and is `{now}` now", other.name)
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = |field: &&Field| !planned.fields.iter().any(|other| other.id == field.id);
+    let gone = staged.fields.iter().find(gone);
+    gone.map(|field| format!("column `{}` is gone (it was {})", field.name, text(field)))
+}
+
+/// Whether files of one field can be read as the other: ids, names, types and nulls are the same, all the
+/// way down.
+fn same_field(one: &Field, other: &Field) -> bool {
+    one.id == other.id
+        && one.name == other.name
+        && one.logical_type == other.logical_type
+        && one.nullable == other.nullable
+        && one.children.len() == other.children.len()
+        && one.children.iter().zip(&other.children).all(|(one, other)| same_field(one, other))
 }

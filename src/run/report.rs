@@ -32,6 +32,8 @@ pub struct Held {
     pub id: String,
     /// Rows staged.
     pub rows: u64,
+    /// Whether another run took it over while this one waited.
+    pub taken_over: bool,
 }
 
 /// A migration that is done.
@@ -63,6 +65,10 @@ pub struct Report {
     pub bytes_written: u64,
     /// How the staged files were verified.
     pub verified: crate::settings::Verify,
+    /// Rounds of catching up with writers after everything was staged.
+    pub rounds: u64,
+    /// Seconds from the start of the command to the swap; `None`, when an earlier run swapped.
+    pub swapped_after: Option<f64>,
     /// Indices built again.
     pub indices_rebuilt: u64,
     /// The fields after, as text.
@@ -115,6 +121,8 @@ pub struct StagedStatus {
     pub seen: DateTime<Utc>,
     /// Where it was last seen.
     pub host: String,
+    /// What became of the swap, in words, when the run that tried it is gone.
+    pub swap: Option<String>,
     /// The pinned version.
     pub source_version: u64,
     /// What was asked.
@@ -155,6 +163,8 @@ pub struct RolledBack {
     pub version: u64,
     /// Others' commits that were discarded, as told to.
     pub discarded_commits: u64,
+    /// Others' commits whose rows were carried back, as told to.
+    pub kept_commits: u64,
 }
 
 /// A rollback point given up.

@@ -1,6 +1,8 @@
 //! Taking back: abort before the swap, rollback and finalize after it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -9,13 +11,30 @@ use lance::dataset::transaction::Operation;
 use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::{self, Other, RollbackPoint};
-use crate::journal::{Journal, locked};
+use crate::journal::{ChunkRecord, Journal, Undo, locked};
+use crate::leftover::{self, Removed};
 use crate::phase::Phase;
-use crate::progress::note;
+use crate::plan::Request;
+use crate::process::Running;
 use crate::run::Migration;
-use crate::run::report::{Aborted, Finalized, RolledBack, commits_text};
+use crate::run::look::swap_request;
+use crate::run::planning::{Planned, request_difference};
+use crate::run::report::{Aborted, Ended, Finalized, RolledBack, commits_text};
+use crate::schema::change::Change;
 use crate::table::{self, Opener};
-use crate::{database, datafile, source};
+use crate::{database, source};
+
+/// What `rollback` does about what others wrote after the swap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Writes {
+    /// Refuses, if there is anything.
+    #[default]
+    Refuse,
+    /// Gives it up.
+    Discard,
+    /// Keeps it: every row is carried back through the inverse of the changes.
+    Keep,
+}
 
 impl Migration {
     /// Drops the migration that is staged: every file that it wrote, its tag, and the staging table.
@@ -28,9 +47,12 @@ impl Migration {
     /// Calling it again removes the rest. The live table is not touched.
     pub async fn abort(&self) -> Result<Aborted> {
         let (_, live, mut journal) = self.staged().await?;
-        self.expect_free(&journal)?;
-        let id = journal.header().id.clone();
-        let point = history::rollback_point(&live, &id).await?;
+        self.expect_free_or_waiting(&journal)?;
+        let header = journal.header().clone();
+        // Taking the migration over stops a run that is slow, not dead, before it can name a file that is
+        // removed here.
+        let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
+        let point = history::rollback_point(&live, &header.id).await?;
         if let Some(version) = point.and_then(|point| point.swapped) {
             return Err(Error::refused(format!(
                 "the swap landed as version {version}, so there is nothing to abort"
@@ -41,41 +63,44 @@ impl Migration {
                 self.command("rollback")
             )));
         }
-        // Taking the lease over stops a run that is slow, not dead, at its next checkpoint.
-        journal.checkpoint(Vec::new(), self.lease(Phase::Stage, false)).await?;
-        let store = live.object_store(None).await;
-        let store = store.doing(|| "open the live table's store".to_owned())?;
-        let (mut files, mut bytes) = (0, 0);
-        for meta in datafile::list(&store, &live.data_dir(), &id).await? {
-            datafile::remove(&store, &meta.location).await?;
-            files += 1;
-            bytes += meta.size;
-        }
-        source::unpin(&live, &id).await?;
+        let keep = HashSet::new();
+        let removed = leftover::remove(&live, &header.id, &keep, header.first_version).await?;
+        source::unpin(&live, &header.id).await?;
         journal.remove().await?;
         let table = self.location.table().to_owned();
-        Ok(Aborted { table, id, files, bytes })
+        let Removed { files, bytes } = removed;
+        Ok(Aborted { table, id: header.id, files, bytes })
     }
 
-    /// Puts the version before the last swap back, in one commit.
+    /// Takes the last swap back: in one commit that puts the version before it back, as long as nobody
+    /// has written since; what was written since is dealt with as `writes` says.
     ///
     /// # Errors
-    /// `Failed`, when there is no rollback point; `Refused`, when others have written since and
-    /// `discard_writes` is not set; `Locked`, when a migration is staged; `Interrupted`, when somebody
-    /// writes at this very moment.
+    /// `Failed`, when there is no rollback point; `Refused`, when others have written since and `writes` is
+    /// [`Writes::Refuse`], or the changes cannot be taken back from what they wrote; `Locked`, when a
+    /// migration is staged; `Interrupted`, when somebody writes at this very moment. With
+    /// [`Writes::Keep`], those of [`migrate`](Self::migrate) too.
     ///
     /// # Crash
-    /// The live table is the swapped one, or the one before it, whole.
-    pub async fn rollback(&self, discard_writes: bool) -> Result<RolledBack> {
+    /// The live table is the swapped one, or the one before it, whole. With [`Writes::Keep`], as
+    /// [`migrate`](Self::migrate): [`resume`](Self::resume) goes on.
+    pub async fn rollback(&self, writes: Writes) -> Result<RolledBack> {
         let opener = self.opener();
         database::expect_table(&self.location).await?;
-        self.refuse_staged(&opener).await?;
+        self.expect_tidied(&opener).await?;
         let live = opener.live().await?;
         let (point, swapped) = self.last_point(&live).await?;
         let head = live.version_id();
         let others = history::others_since(&live, &point.id, swapped, head).await?;
-        if !others.is_empty() && !discard_writes {
-            return Err(self.refuse_writes(&live, swapped, &others).await?);
+        match writes {
+            Writes::Refuse if !others.is_empty() => {
+                return Err(self.refuse_writes(&live, swapped, &others).await?);
+            }
+            Writes::Keep if !others.is_empty() => {
+                let commits = others.len() as u64;
+                return Box::pin(self.carry_back(opener, live, point, swapped, commits)).await;
+            }
+            Writes::Refuse | Writes::Discard | Writes::Keep => {}
         }
         let operation = Operation::Restore { version: point.version };
         let outcome = exactly_next(&live, operation, properties(&point.id, Act::Rollback)).await?;
@@ -92,13 +117,73 @@ impl Migration {
             }
         };
         source::unpin(&live, &point.id).await?;
+        remove_leftovers(&live, &point, swapped).await?;
         Ok(RolledBack {
             table: self.location.table().to_owned(),
             id: point.id,
             restored: point.version,
             version,
             discarded_commits: others.len() as u64,
+            kept_commits: 0,
         })
+    }
+
+    /// Takes the changes back from every row of the table, those written since included: a migration of
+    /// its own, with the inverse changes.
+    async fn carry_back(
+        &self,
+        opener: Opener,
+        live: Arc<Dataset>,
+        point: RollbackPoint,
+        swapped: u64,
+        commits: u64,
+    ) -> Result<RolledBack> {
+        let began = Instant::now();
+        let done = swap_request(&live, swapped).await?.changes;
+        let inverse: Option<Vec<Change>> = done.iter().rev().map(Change::inverse).collect();
+        let Some(changes) = inverse else {
+            let message = "the changes cannot be taken back from what was written since: the values that \
+                           they dropped are gone";
+            return Err(Error::refused(message));
+        };
+        let request = Request { changes, ..Request::default() };
+        let back = Self { request, ..self.clone() };
+        let Planned { plan, live } = back.plan_head(&opener).await?;
+        back.expect_writable()?;
+        let running = Running::start(&back.run);
+        let undo = Undo { id: point.id.clone(), version: point.version };
+        let journal = back.begin(&opener, &live, &plan, Some(undo)).await?;
+        let underway = back.underway(live, plan, journal, began, running)?;
+        let Ended::Swapped(report) = Box::pin(back.carry_out(underway)).await? else {
+            return Err(Error::failed(
+                "the way back ended before its swap; this is a bug in relance",
+            ));
+        };
+        Ok(RolledBack {
+            table: self.location.table().to_owned(),
+            id: point.id,
+            restored: point.version,
+            version: report.version_after,
+            discarded_commits: 0,
+            kept_commits: commits,
+        })
+    }
+
+    /// Fails when a migration is staged, but for one whose swap has landed: its staging table is only in
+    /// the way, and is removed.
+    async fn expect_tidied(&self, opener: &Opener) -> Result<()> {
+        let Some(mut journal) = Journal::open(opener).await? else {
+            return self.refuse_staged(opener).await;
+        };
+        self.expect_free(&journal)?;
+        let live = opener.live().await?;
+        let id = journal.header().id.clone();
+        let point = history::rollback_point(&live, &id).await?;
+        if point.is_none_or(|point| point.swapped.is_none()) {
+            return self.refuse_staged(opener).await;
+        }
+        self.take_over(&live, &mut journal, Phase::Done).await?;
+        journal.remove().await
     }
 
     /// Gives up the rollback point of the last swap, and reclaims what only that version used. With
@@ -114,7 +199,8 @@ impl Migration {
         database::expect_table(&self.location).await?;
         self.refuse_staged(&opener).await?;
         let live = opener.live().await?;
-        let (point, _) = self.last_point(&live).await?;
+        let (point, swapped) = self.last_point(&live).await?;
+        remove_leftovers(&live, &point, swapped).await?;
         let versions = live.versions().await;
         let versions = versions.doing(|| "list the table's versions".to_owned())?;
         let older = versions
@@ -160,12 +246,14 @@ impl Migration {
     async fn refuse_writes(&self, live: &Dataset, swapped: u64, others: &[Other]) -> Result<Error> {
         let then = table::source_fragments(&*table::at_version(live, swapped).await?).await?;
         let now = table::source_fragments(live).await?;
-        let rows = |all: &[crate::chunk::SourceFragment],
-                    not: &[crate::chunk::SourceFragment]|
-         -> u64 {
-            let known = |id: u64| not.iter().any(|fragment| fragment.id == id);
-            all.iter().filter(|fragment| !known(fragment.id)).map(|fragment| fragment.rows).sum()
-        };
+        let rows =
+            |all: &[crate::chunk::SourceFragment], not: &[crate::chunk::SourceFragment]| -> u64 {
+                let known = |id: u64| not.iter().any(|fragment| fragment.origin.id == id);
+                all.iter()
+                    .filter(|fragment| !known(fragment.origin.id))
+                    .map(|fragment| fragment.rows)
+                    .sum()
+            };
         let written = rows(&now, &then);
         let before: u64 = then.iter().map(|fragment| fragment.rows).sum();
         let after: u64 = now.iter().map(|fragment| fragment.rows).sum();
@@ -174,7 +262,10 @@ impl Migration {
             "`{table}` was written to after the swap: {commits} would be lost, with {written} rows \
              written since (the table had {before} rows then, and has {after} now)"
         ))
-        .with_advice(&format!("{} --discard-writes gives them up", self.command("rollback"))))
+        .with_advice(&format!(
+            "{rollback} --keep-writes carries them back, {rollback} --discard-writes gives them up",
+            rollback = self.bare_command("rollback")
+        )))
     }
 
     /// The staged migration, and the live table.
@@ -190,20 +281,6 @@ impl Migration {
         Ok((opener, live, journal))
     }
 
-    /// Fails when a run of the staged migration is alive.
-    pub(super) fn expect_free(&self, journal: &Journal) -> Result<()> {
-        let lease = journal.lease();
-        if !lease.is_held(self.clock.now(), &super::host(), is_alive) {
-            return Ok(());
-        }
-        let (host, pid, beat) = (&lease.host, lease.pid, lease.beat.format("%H:%M:%S"));
-        let table = self.location.table();
-        Err(Error::locked(format!(
-            "a migration of `{table}` is running: process {pid} on {host}, last seen {beat} UTC"
-        ))
-        .with_advice("wait for it, or stop it first"))
-    }
-
     /// Fails when a migration is staged.
     pub(super) async fn refuse_staged(&self, opener: &Opener) -> Result<()> {
         if opener.staging().await?.is_none() {
@@ -217,8 +294,8 @@ impl Migration {
         let mut error = error;
         if let Ok(Some(journal)) = Journal::open(opener).await {
             let header = journal.header();
-            let rows: u64 = journal.records().map(|record| record.rows).sum();
-            let changes: Vec<_> = header.request.changes.iter().map(crate::Change::text).collect();
+            let rows: u64 = journal.records().map(ChunkRecord::rows_left).sum();
+            let changes: Vec<_> = header.request.changes.iter().map(Change::text).collect();
             let began = header.began.format("%Y-%m-%d %H:%M:%S");
             error = error.with_advice(&format!(
                 "migration {}, begun {began} UTC: {}; {rows} of {} rows are staged",
@@ -226,6 +303,15 @@ impl Migration {
                 changes.join(", "),
                 header.rows
             ));
+            if let Ok(live) = opener.live().await
+                && !self.request.changes.is_empty()
+            {
+                let lines = request_difference(live.schema(), &self.request, &header.request);
+                if !lines.is_empty() {
+                    let lines = lines.join("\n  ");
+                    error = error.with_advice(&format!("(- staged, + asked)\n  {lines}"));
+                }
+            }
         }
         error.with_advice(&self.next_steps())
     }
@@ -238,29 +324,6 @@ impl Migration {
         error.with_advice(&format!("the live table is as it was. {}", self.next_steps()))
     }
 
-    pub(super) fn interrupted(&self) -> Error {
-        note(&self.progress, "stopping");
-        Error::interrupted("interrupted; what is staged is kept")
-    }
-
-    pub(super) fn lost_race(&self, pinned: u64, head: u64) -> Error {
-        let table = self.location.table();
-        Error::interrupted(format!(
-            "`{table}` was written to while the migration ran: it is at version {head}, staged from \
-             {pinned}. Not swapped, so that nothing of that is lost; `resume` stages what is new"
-        ))
-    }
-
-    pub(super) fn unknown(&self, attempted: u64) -> Error {
-        let table = self.location.table();
-        let message = format!(
-            "whether version {attempted} of `{table}` was committed is not known: the store gave no \
-             answer. Nothing was deleted"
-        );
-        let advice = format!("when the store answers again, {} tells", self.command("status"));
-        Error::new(Kind::OutcomeUnknown, message).with_advice(&advice)
-    }
-
     fn next_steps(&self) -> String {
         let (resume, abort) = (self.command("resume"), self.command("abort"));
         format!("{resume} goes on, {abort} drops what is staged")
@@ -268,9 +331,13 @@ impl Migration {
 
     /// A command of relance's on this table, as it is typed.
     pub(super) fn command(&self, verb: &str) -> String {
+        format!("`{}`", self.bare_command(verb))
+    }
+
+    fn bare_command(&self, verb: &str) -> String {
         let (database, table) = (self.location.database(), self.location.table());
         let quote = if database.contains([' ', '\'', '&', '?', '*', '$']) { "'" } else { "" };
-        format!("`relance {verb} {quote}{database}{quote} {table}`")
+        format!("relance {verb} {quote}{database}{quote} {table}")
     }
 
     /// Fails when the table's directory cannot be written to, before anything is.
@@ -289,20 +356,17 @@ impl Migration {
     }
 }
 
+/// Removes what earlier attempts of the same thing left behind; what the swapped version names stays.
+async fn remove_leftovers(live: &Dataset, point: &RollbackPoint, swapped: u64) -> Result<()> {
+    let keep = leftover::named_by(&*table::at_version(live, swapped).await?);
+    leftover::remove(live, &point.id, &keep, point.version).await?;
+    Ok(())
+}
+
 /// Makes a file and removes it: permissions alone do not tell of a read-only file system.
 fn try_write(directory: &std::path::Path) -> std::io::Result<()> {
     let name = format!(".relance-probe-{}", uuid::Uuid::new_v4().simple());
     let file = directory.join(name);
     std::fs::File::create_new(&file)?;
     std::fs::remove_file(&file)
-}
-
-/// Whether the process `pid` of this machine is there. Where that cannot be told, it is taken for
-/// alive: a lease that is not released then ends by hand.
-fn is_alive(pid: u32) -> bool {
-    if cfg!(target_os = "linux") {
-        return pid != std::process::id()
-            && std::path::Path::new("/proc").join(pid.to_string()).exists();
-    }
-    pid != std::process::id()
 }

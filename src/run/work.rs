@@ -1,198 +1,92 @@
-//! Stages and verifies chunks side by side, records what is done, and shows that the run is alive.
+//! Stages, verifies and catches up, several chunks side by side, until nothing lags behind the table;
+//! records what is done, and shows that the run is alive.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use lance_table::format::Fragment;
-use object_store::path::Path;
-use tokio::task::JoinSet;
-use tokio::time::{Duration, interval};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::interval;
 
-use lance_io::object_store::ObjectStore;
-
-use crate::budget::{Budget, Throttle};
-use crate::chunk::{Chunk, ChunkId};
-use crate::datafile;
-use crate::error::{Context, Error, Result};
-use crate::journal::{ChunkRecord, Journal, StagedFile};
+use crate::catchup::{Bounds, Need, Rounds, may_look};
+use crate::chunk::{Chunk, Origin, Signature, signatures};
+use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::explain::count_text;
 use crate::progress::{Amount, Event, note};
-use crate::readback::{Expected, Reader};
+use crate::retry::retrying;
 use crate::run::report::seconds;
+use crate::run::worker::{Done, Task, Worker};
 use crate::run::{Migration, Underway, amount};
 use crate::settings::Verify;
-use crate::source::{ScanLimits, Source};
-use crate::stage::{FileSpec, Stager};
-use crate::transform::Transform;
-use crate::transform::pool::Pool;
 
 /// How often the journal is written while chunks are in progress: what a crash can cost, and how often
 /// the run is seen to be alive.
-const BEAT: Duration = Duration::from_secs(5);
+pub(super) const BEAT: Duration = Duration::from_secs(5);
 
-/// Lance reads at least and at most this far ahead.
-const IO_BUFFER_BYTES_MIN: u64 = 8 << 20;
-const IO_BUFFER_BYTES_MAX: u64 = 64 << 20;
-
-/// What stages and verifies one chunk.
-#[derive(Debug, Clone)]
-struct Worker {
-    stager: Stager,
-    reader: Reader,
-    verify: Verify,
+/// Chunks in progress, those that wait, and what the run knows of them.
+struct Work<'a> {
+    migration: &'a Migration,
+    underway: &'a mut Underway,
+    worker: Worker,
+    /// The phase that the lease tells of.
+    lease: Phase,
+    waiting: VecDeque<Task>,
+    running: JoinSet<Result<Done>>,
+    /// The source fragments of each task that runs.
+    in_flight: HashMap<Id, Vec<Origin>>,
+    /// The fragments that are copied for the first time; all others are caught up with.
+    copying: HashSet<Signature>,
+    lap: Lap,
+    /// Whether the table was caught up with at all.
+    followed: bool,
 }
 
-/// A chunk that is done, and the fragments that hold it.
-type Done = (ChunkRecord, Vec<Fragment>);
-
-/// The migration's files that are in the store, by name.
-type FilesThere = BTreeMap<String, StagedFile>;
-
-/// What is to be done for a chunk.
-#[derive(Debug)]
-enum Task {
-    Stage(Chunk),
-    Verify(ChunkRecord, Vec<Fragment>),
+/// When the table was last caught up with, and how long it took.
+struct Lap {
+    began: Instant,
+    ended: Option<Instant>,
+    took: Duration,
+    /// Rows that it took.
+    rows: u64,
 }
 
 impl Migration {
-    /// Stages every chunk that is not done, and verifies every one that is not verified.
-    pub(super) async fn stage(&self, underway: &mut Underway) -> Result<()> {
+    /// Stages, verifies and catches up until the head of the live table is staged. `lease` is the phase
+    /// that others see.
+    pub(super) async fn stage(&self, underway: &mut Underway, lease: Phase) -> Result<()> {
         let began = Instant::now();
         let worker = self.worker(underway).await?;
-        let there = worker.files_there(&underway.journal.header().id).await?;
-        self.forget_changed(&there, &mut underway.journal);
-        remove_orphans(&worker, &there, &underway.journal).await?;
-        let tasks = tasks(&underway.plan.chunks, &underway.journal);
-        let (total, done) = Self::amounts(&underway.plan.chunks, &tasks);
-        self.progress.event(Event::Began { phase: Phase::Stage, total, done });
-        self.work(&worker, tasks, &mut underway.journal).await?;
-        underway.clocked.push((Phase::Stage, seconds(began.elapsed())));
+        let mut work = Work::of(self, underway, worker, lease);
+        work.copying = work.wanted();
+        work.queue();
+        work.tell_amounts(Phase::Stage);
+        let result = work.run().await;
+        let result = match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(work.stop(error).await),
+        };
+        underway.clock(Phase::Stage, seconds(began.elapsed()));
+        result?;
         self.check_whole(underway)
-    }
-
-    /// Does `tasks`, several at a time, and makes each durable.
-    async fn work(&self, worker: &Worker, tasks: Vec<Task>, journal: &mut Journal) -> Result<()> {
-        let mut waiting = tasks.into_iter();
-        let mut running = JoinSet::new();
-        let mut pending: Vec<Done> = Vec::new();
-        let mut beat = interval(BEAT);
-        beat.tick().await;
-        loop {
-            while running.len() < self.settings.workers {
-                let Some(task) = waiting.next() else { break };
-                running.spawn(worker.clone().run(task));
-            }
-            let stopped = tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => Some(self.interrupted()),
-                done = running.join_next() => match done {
-                    None => break,
-                    Some(Ok(Ok(done))) => {
-                        self.progress.event(chunk_done());
-                        pending.push(done);
-                        None
-                    }
-                    Some(Ok(Err(error))) => Some(error),
-                    Some(Err(error)) => {
-                        Some(Error::failed("a worker died; this is a bug in relance").caused_by(error))
-                    }
-                },
-                _ = beat.tick() => {
-                    let lease = self.lease(Phase::Stage, false);
-                    journal.checkpoint(std::mem::take(&mut pending), lease).await?;
-                    None
-                }
-            };
-            if let Some(error) = stopped {
-                running.shutdown().await;
-                // What is done is kept; the error that stopped the run is the one to tell.
-                let _ = journal.checkpoint(pending, self.lease(Phase::Stage, true)).await;
-                return Err(error);
-            }
-        }
-        journal.checkpoint(pending, self.lease(Phase::Verify, false)).await
-    }
-
-    async fn worker(&self, underway: &Underway) -> Result<Worker> {
-        let settings = &self.settings;
-        let plan = &underway.plan;
-        let live = &underway.source;
-        let store = live.object_store(None).await;
-        let store = store.doing(|| "open the live table's store".to_owned())?;
-        let pool = Pool::of(settings.workers)?;
-        let row_bytes = amount(&plan.chunks).bytes / plan.rows().max(1);
-        let batch_rows = settings.batch_size.rows(row_bytes);
-        let share = settings.memory_bytes / (4 * settings.workers as u64);
-        let io_buffer_bytes = share.clamp(IO_BUFFER_BYTES_MIN, IO_BUFFER_BYTES_MAX);
-        let directory = live.data_dir();
-        let files = FileSpec {
-            id: underway.journal.header().id.clone(),
-            store: Arc::clone(&store),
-            directory: directory.clone(),
-            schema: plan.target.schema.clone(),
-            version: plan.storage_version,
-            rows_max: underway.journal.header().rows_per_file,
-        };
-        let stager = Stager {
-            source: Source::of(Arc::clone(live)),
-            transform: Arc::new(Transform::new(&plan.target)),
-            pool: pool.clone(),
-            scan: ScanLimits { batch_rows, io_buffer_bytes },
-            transforms_max: 2,
-            budget: Budget::of(settings.memory_bytes / 2),
-            throttle: Arc::new(Throttle::of(settings.max_rate)),
-            files,
-            progress: Arc::clone(&self.progress),
-        };
-        let schema = plan.target.schema.clone();
-        let reader = Reader { store, directory, schema, batch_rows, io_buffer_bytes, pool };
-        Ok(Worker { stager, reader, verify: settings.verify })
-    }
-
-    /// Forgets chunks whose files are gone; those whose files were touched since are verified again.
-    fn forget_changed(&self, there: &FilesThere, journal: &mut Journal) {
-        let mut gone: Vec<ChunkId> = Vec::new();
-        let mut touched: Vec<ChunkId> = Vec::new();
-        for record in journal.records() {
-            if record.files.iter().any(|file| !there.contains_key(&file.name)) {
-                gone.push(record.chunk);
-            } else if record.files.iter().any(|file| there.get(&file.name) != Some(file)) {
-                touched.push(record.chunk);
-            }
-        }
-        for chunk in gone {
-            note(
-                &self.progress,
-                format!("the files of chunk {chunk} are gone; it is staged again"),
-            );
-            journal.forget(chunk);
-        }
-        for chunk in touched {
-            note(
-                &self.progress,
-                format!("files of chunk {chunk} were touched; it is verified again"),
-            );
-            journal.distrust(chunk);
-        }
     }
 
     /// The gate: every chunk of the plan is staged from the right source, and verified.
     fn check_whole(&self, underway: &Underway) -> Result<()> {
+        let now = self.clock.now();
         for chunk in &underway.plan.chunks {
+            let ready = matches!(underway.journal.need(chunk, now), Need::Nothing | Need::Renew);
             let record = underway.journal.record(chunk.id);
-            let right = record.is_some_and(|record| {
-                record.verified
-                    && record.rows == chunk.rows()
-                    && record.sources == chunk.signatures()
-            });
-            if !right {
+            if !ready || record.is_none_or(|record| record.rows_left() != chunk.rows()) {
                 let message = format!("chunk {} is not staged and verified as planned", chunk.id);
                 return Err(Error::mismatch(message));
             }
         }
+        Ok(())
+    }
+
+    /// Says what was verified.
+    pub(super) fn tell_verified(&self, underway: &Underway) {
         let (rows, chunks) = (count_text(underway.plan.rows()), underway.plan.chunks.len());
         let how = match self.settings.verify {
             Verify::Full => "every value read back and equal",
@@ -201,116 +95,276 @@ impl Migration {
         let total = amount(&underway.plan.chunks);
         self.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
         note(&self.progress, format!("verified {rows} rows in {chunks} chunks: {how}"));
+    }
+}
+
+impl<'a> Work<'a> {
+    fn of(
+        migration: &'a Migration,
+        underway: &'a mut Underway,
+        worker: Worker,
+        lease: Phase,
+    ) -> Self {
+        Self {
+            migration,
+            underway,
+            worker,
+            lease,
+            waiting: VecDeque::new(),
+            running: JoinSet::new(),
+            in_flight: HashMap::new(),
+            copying: HashSet::new(),
+            lap: Lap { began: Instant::now(), ended: None, took: Duration::ZERO, rows: 0 },
+            followed: false,
+        }
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        let mut beat = interval(BEAT);
+        beat.tick().await;
+        loop {
+            self.fill();
+            if self.running.is_empty() {
+                if !self.next_round().await? {
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = self.migration.cancel.cancelled() => return Err(self.migration.interrupted()),
+                done = self.running.join_next_with_id() => self.took(done)?,
+                _ = beat.tick() => {
+                    self.checkpoint().await?;
+                    self.look_meanwhile().await?;
+                }
+            }
+        }
+    }
+
+    /// Starts tasks while there are workers free.
+    fn fill(&mut self) {
+        while self.running.len() < self.migration.settings.workers {
+            let Some(task) = self.waiting.pop_front() else { break };
+            let origins = task.origins();
+            let (worker, progress) = (self.worker.clone(), Arc::clone(&self.migration.progress));
+            let handle = self.running.spawn(async move {
+                let what = format!("chunk {}", task.chunk());
+                retrying(&progress, &what, || worker.clone().run(task.clone())).await
+            });
+            self.in_flight.insert(handle.id(), origins);
+        }
+    }
+
+    /// Everything that was planned is staged: looks whether the table has moved on. False when it has not.
+    async fn next_round(&mut self) -> Result<bool> {
+        let everything = self.underway.staged_first.get_or_insert_with(Instant::now).elapsed();
+        self.end_lap();
+        if self.migration.cancel.is_cancelled() {
+            return Err(self.migration.interrupted());
+        }
+        if !self.migration.look(self.underway).await? {
+            return Ok(false);
+        }
+        let rounds = self.underway.rounds;
+        if rounds.give_up(self.migration.bounds(), everything) {
+            return Err(self.migration.not_converging(&rounds, everything));
+        }
+        self.follow().await?;
+        self.underway.rounds.count += 1;
+        let rows: u64 = self.waiting.iter().map(Task::rows).sum();
+        self.underway.rounds.rows += rows;
+        if rows > 0 {
+            self.tell_amounts(Phase::CatchUp);
+        }
+        Ok(true)
+    }
+
+    /// Looks whether the table has moved on while copying goes on.
+    async fn look_meanwhile(&mut self) -> Result<()> {
+        self.queue_stale();
+        let lap = self.lap.began.elapsed();
+        let follows = self.lap.ended.is_none() && self.followed;
+        if follows && lap >= self.migration.settings.cutover_timeout {
+            // Longer than all rounds together may take: there is no end to it.
+            let rounds = Rounds { busy: lap, rows: self.lap.rows, ..self.underway.rounds };
+            return Err(self.migration.not_converging(&rounds, lap));
+        }
+        let catching_up = self.waiting.front().is_some_and(|task| !self.is_copy(task));
+        let ended = self.lap.ended.unwrap_or(self.lap.began);
+        if catching_up || !may_look(ended.elapsed(), self.lap.took) {
+            return Ok(());
+        }
+        if self.migration.look(self.underway).await? {
+            self.follow().await?;
+        }
         Ok(())
     }
 
-    fn amounts(chunks: &[Chunk], tasks: &[Task]) -> (Amount, Amount) {
-        let total = amount(chunks);
-        let mut done = total;
-        for task in tasks {
-            done.chunks = done.chunks.saturating_sub(1);
-            if let Task::Stage(chunk) = task {
-                done.rows = done.rows.saturating_sub(chunk.rows());
-                done.bytes = done.bytes.saturating_sub(chunk.bytes());
+    /// Moves the plan to the head; what is in progress for fragments that are still there goes on.
+    async fn follow(&mut self) -> Result<()> {
+        self.lap = Lap { began: Instant::now(), ended: None, took: self.lap.took, rows: 0 };
+        self.followed = true;
+        self.migration.move_to_head(self.underway).await?;
+        self.worker = self.migration.worker(self.underway).await?;
+        self.queue();
+        let behind = self.waiting.iter().filter(|task| !self.is_copy(task));
+        let (count, rows) = behind.fold((0, 0), |(n, rows), task| (n + 1, rows + task.rows()));
+        self.lap.rows = rows;
+        let (version, rows) = (self.underway.plan.version, count_text(rows));
+        let text = format!("caught up with version {version}: {count} chunks to do, {rows} rows");
+        note(&self.migration.progress, text);
+        Ok(())
+    }
+
+    fn end_lap(&mut self) {
+        if self.lap.ended.is_none() {
+            self.lap.took = self.lap.began.elapsed();
+            self.lap.ended = Some(Instant::now());
+            if self.underway.rounds.count > 0 {
+                self.underway.rounds.busy += self.lap.took;
             }
         }
-        (total, done)
-    }
-}
-
-impl Worker {
-    async fn run(self, task: Task) -> Result<Done> {
-        let (mut record, fragments) = match task {
-            Task::Stage(chunk) => self.stage(&chunk).await?,
-            Task::Verify(record, fragments) => (record, fragments),
-        };
-        let expected =
-            Expected { chunk: record.chunk, rows: record.rows, digests: &record.digests };
-        let names = fragments.iter().flat_map(|fragment| &fragment.files);
-        let paths = names.map(|file| self.path(&file.path)).collect();
-        // The disk writes while the page cache is read.
-        futures::try_join!(
-            self.reader.verify(&fragments, &expected, self.verify),
-            datafile::sync(self.store(), paths)
-        )?;
-        record.verified = true;
-        record.files = self.files_of(&fragments).await?;
-        Ok((record, fragments))
     }
 
-    async fn stage(&self, chunk: &Chunk) -> Result<Done> {
-        let staged = self.stager.stage(chunk).await?;
-        let record = ChunkRecord {
-            chunk: chunk.id,
-            sources: chunk.signatures(),
-            rows: staged.rows,
-            files: Vec::new(),
-            digests: staged.digests,
-            verified: false,
-        };
-        Ok((record, staged.fragments))
+    /// The fragments of the chunks that are not staged.
+    fn wanted(&self) -> HashSet<Signature> {
+        let chunks = self.underway.plan.chunks.iter();
+        let wanted = chunks.filter(|chunk| self.underway.journal.record(chunk.id).is_none());
+        wanted.flat_map(Chunk::signatures).collect()
     }
 
-    /// The files of `fragments`, as the store has them now.
-    async fn files_of(&self, fragments: &[Fragment]) -> Result<Vec<StagedFile>> {
-        let mut files = Vec::new();
-        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
-            let path = self.path(&file.path);
-            let meta = object_store::ObjectStoreExt::head(&self.store().inner, &path).await;
-            let meta = meta.doing(|| format!("look at {}", file.path))?;
-            files.push(StagedFile {
-                name: file.path.clone(),
-                bytes: meta.size,
-                modified: meta.last_modified,
-            });
+    /// Whether `task` copies what was there when the run began: all else is catching up.
+    fn is_copy(&self, task: &Task) -> bool {
+        let known = |origin: &Origin| self.copying.contains(&origin.signature);
+        matches!(task, Task::Stage(_)) && task.origins().iter().all(known)
+    }
+
+    /// Lines up what is left to do: catching up first, then copying, in row order.
+    fn queue(&mut self) {
+        let now = self.migration.clock.now();
+        let runs = self.in_flight.values().map(signatures);
+        let runs: HashSet<Vec<Signature>> = runs.collect();
+        let chunks = self.underway.plan.chunks.iter();
+        let free = chunks.filter(|chunk| !runs.contains(&chunk.signatures()));
+        let tasks = free.filter_map(|chunk| Task::of(chunk, &self.underway.journal, now));
+        let (copy, catch_up): (Vec<_>, Vec<_>) = tasks.partition(|task| self.is_copy(task));
+        self.waiting = catch_up.into_iter().chain(copy).collect();
+    }
+
+    /// Lines up staged files that have grown too old since the plan was made.
+    fn queue_stale(&mut self) {
+        let now = self.migration.clock.now();
+        let journal = &self.underway.journal;
+        let mut chunks = self.underway.plan.chunks.iter();
+        let stale = chunks.any(|chunk| journal.need(chunk, now) == Need::Renew);
+        if stale {
+            self.queue();
         }
-        Ok(files)
     }
 
-    /// Every file of the migration that is in the store, by name.
-    async fn files_there(&self, id: &str) -> Result<FilesThere> {
-        let directory = &self.stager.files.directory;
-        let listed = datafile::list(self.store(), directory, id).await?;
-        let files = listed.into_iter().filter_map(|meta| {
-            let name = meta.location.filename()?.to_owned();
-            let file =
-                StagedFile { name: name.clone(), bytes: meta.size, modified: meta.last_modified };
-            Some((name, file))
+    /// Takes in a task that is done; what its chunk needs beyond it is next.
+    fn took(
+        &mut self,
+        done: Option<std::result::Result<(Id, Result<Done>), JoinError>>,
+    ) -> Result<()> {
+        let (id, done) = match done {
+            None => return Ok(()),
+            Some(Ok((id, done))) => (id, done?),
+            Some(Err(error)) => {
+                return Err(
+                    Error::failed("a worker died; this is a bug in relance").caused_by(error)
+                );
+            }
+        };
+        self.in_flight.remove(&id);
+        let (mut record, fragments) = done;
+        let run = signatures(&record.origins);
+        let place = self.underway.plan.chunks.iter().find(|chunk| chunk.signatures() == run);
+        let Some(chunk) = place else {
+            // Its fragments are gone from the table: so is the need for it.
+            self.underway.journal.doom(record.files.into_iter().map(|file| file.name));
+            return Ok(());
+        };
+        record.chunk = chunk.id;
+        self.underway.journal.put(record, fragments);
+        let next = Task::of(chunk, &self.underway.journal, self.migration.clock.now());
+        match next {
+            Some(task) => self.waiting.push_front(task),
+            None => self
+                .migration
+                .progress
+                .event(Event::Advanced(Amount { chunks: 1, ..Amount::default() })),
+        }
+        if self.waiting.front().is_none_or(|task| self.is_copy(task)) {
+            self.end_lap();
+        }
+        Ok(())
+    }
+
+    /// Makes what is done durable, and removes the files that nothing names since.
+    async fn checkpoint(&mut self) -> Result<()> {
+        self.migration.checkpoint(&mut self.underway.journal, self.lease, false).await?;
+        let doomed = self.underway.journal.take_doomed();
+        self.worker.remove(doomed).await
+    }
+
+    /// Stops everything, keeps what is done, and gives the error to tell: having been taken over goes
+    /// before whatever came of it.
+    async fn stop(&mut self, error: Error) -> Error {
+        while let Some(done) = self.running.try_join_next_with_id() {
+            // Its error, if it has one, is not the first.
+            let _ = self.took(Some(done));
+        }
+        self.running.shutdown().await;
+        if error.kind() == Kind::Locked {
+            return error;
+        }
+        let kept = self.migration.checkpoint(&mut self.underway.journal, self.lease, true).await;
+        match kept {
+            Err(lost) if lost.kind() == Kind::Locked => lost,
+            // The error that stopped the run is the one to tell.
+            _ => error,
+        }
+    }
+
+    fn tell_amounts(&self, phase: Phase) {
+        let (mut total, mut done) = (amount(&self.underway.plan.chunks), Amount::default());
+        let left = self.waiting.iter().fold(Amount::default(), |left, task| Amount {
+            rows: left.rows + task.rows(),
+            bytes: left.bytes + task.bytes(),
+            chunks: left.chunks + 1,
         });
-        Ok(files.collect())
-    }
-
-    fn store(&self) -> &ObjectStore {
-        &self.stager.files.store
-    }
-
-    fn path(&self, name: &str) -> Path {
-        self.stager.files.directory.clone().join(name)
-    }
-}
-
-/// Removes the migration's files that no record names: what a killed run was writing.
-async fn remove_orphans(worker: &Worker, there: &FilesThere, journal: &Journal) -> Result<()> {
-    let files = journal.records().flat_map(|record| &record.files);
-    let named: std::collections::HashSet<&str> = files.map(|file| file.name.as_str()).collect();
-    for name in there.keys().filter(|name| !named.contains(name.as_str())) {
-        datafile::remove(worker.store(), &worker.path(name)).await?;
-    }
-    Ok(())
-}
-
-fn tasks(chunks: &[Chunk], journal: &Journal) -> Vec<Task> {
-    let task = |chunk: &Chunk| match journal.record(chunk.id) {
-        None => Some(Task::Stage(chunk.clone())),
-        Some(record) if record.verified => None,
-        Some(record) => {
-            let fragments = journal.fragments(chunk.id).to_vec();
-            Some(Task::Verify(record.clone(), fragments))
+        if phase == Phase::Stage {
+            done.rows = total.rows.saturating_sub(left.rows);
+            done.bytes = total.bytes.saturating_sub(left.bytes);
+            done.chunks = total.chunks.saturating_sub(left.chunks);
+        } else {
+            total = left;
         }
-    };
-    chunks.iter().filter_map(task).collect()
+        self.migration.progress.event(Event::Began { phase, total, done });
+    }
 }
 
-fn chunk_done() -> Event {
-    Event::Advanced(Amount { chunks: 1, ..Amount::default() })
+impl Migration {
+    fn bounds(&self) -> Bounds {
+        let settings = &self.settings;
+        Bounds { rounds_max: settings.max_rounds, time_max: settings.cutover_timeout }
+    }
+
+    fn not_converging(&self, rounds: &Rounds, elapsed: Duration) -> Error {
+        let (written, staged) = rounds.rates(elapsed);
+        let table = self.location.table();
+        Error::interrupted(format!(
+            "`{table}` is written to faster than the migration catches up: {} rounds in {:.1} s. \
+             Others make {} rows/s to stage, staging does {} rows/s",
+            rounds.count,
+            elapsed.as_secs_f64(),
+            count_text(written),
+            count_text(staged)
+        ))
+        .with_advice(
+            "write less for a while, or raise --max-rounds, --cutover-timeout or --workers",
+        )
+    }
 }

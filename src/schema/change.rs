@@ -14,6 +14,11 @@ use crate::schema::types::{Parser, parse_type};
 pub enum Change {
     /// A new column, filled with one value, or with nulls.
     Add(Add),
+    /// A column less. So far only as the way back from an [`Add`].
+    Drop {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A default-filled column.
@@ -62,7 +67,28 @@ impl Change {
     pub fn column(&self) -> &str {
         match self {
             Self::Add(add) => &add.name,
+            Self::Drop { name } => name,
         }
+    }
+
+    /// The change that takes this one back from every row, those written since included; `None`, when it
+    /// lost what that would need.
+    pub fn inverse(&self) -> Option<Self> {
+        match self {
+            Self::Add(add) => Some(Self::Drop { name: add.name.clone() }),
+            Self::Drop { .. } => None,
+        }
+    }
+
+    /// Whether this, as it was asked, is `settled`, in which `now` is spelled out.
+    pub fn asks(&self, settled: &Self) -> bool {
+        let (Self::Add(asked), Self::Add(done)) = (self, settled) else {
+            return self == settled;
+        };
+        let now = asked.default.as_deref() == Some("now") && done.default.is_some();
+        (&asked.name, &asked.data_type, asked.nullable)
+            == (&done.name, &done.data_type, done.nullable)
+            && (now || asked.default == done.default)
     }
 
     /// The change as it is written on the command line.
@@ -74,6 +100,7 @@ impl Change {
                 let (name, kind) = (&add.name, type_text(&add.data_type));
                 format!("add {name}:{kind}{null}{}", value.unwrap_or_default())
             }
+            Self::Drop { name } => format!("drop {name}"),
         }
     }
 }
@@ -118,5 +145,22 @@ mod tests {
             "no type is called `int9`; did you mean `int8`?\n  a:int9=1\n    ^"
         );
         assert!(message("a:int8 nope").contains("expected nothing more"));
+    }
+
+    #[test]
+    fn an_add_is_taken_back_by_a_drop() {
+        let add = Change::parse_add("n:int64=7").unwrap();
+        let back = add.inverse().unwrap();
+        assert_eq!(back.text(), "drop n");
+        assert_eq!(back.inverse(), None);
+    }
+
+    #[test]
+    fn now_asks_for_the_time_that_it_became() {
+        let asked = Change::parse_add("t:timestamp[us]=now").unwrap();
+        let settled = Change::parse_add("t:timestamp[us]=2026-01-01").unwrap();
+        assert!(asked.asks(&settled) && settled.asks(&settled));
+        assert!(!settled.asks(&asked));
+        assert!(!asked.asks(&Change::parse_add("t:timestamp[ms]=2026-01-01").unwrap()));
     }
 }

@@ -75,11 +75,12 @@ impl Target {
         for change in changes {
             match change {
                 Change::Add(add) => target.add(source, add, if_exists, now)?,
+                Change::Drop { name } => target.remove(name)?,
             }
         }
         let ids = target.schema.try_set_field_id(Some(field_id_max));
         ids.map_err(|error| Error::refused("the table's field ids are used up").caused_by(error))?;
-        target.extend_column_definitions(source);
+        target.follow_column_definitions(source);
         Ok(target)
     }
 
@@ -117,18 +118,39 @@ impl Target {
         Ok(())
     }
 
+    fn remove(&mut self, name: &str) -> Result<()> {
+        let place = self.schema.fields.iter().position(|field| field.name == name);
+        let Some(place) = place else {
+            return Err(Error::refused(format!("there is no column `{name}` to drop")));
+        };
+        if self.columns.len() == 1 {
+            return Err(Error::refused(format!("column `{name}` is the only one")));
+        }
+        self.schema.fields.remove(place);
+        self.columns.remove(place);
+        self.changes.push(Change::Drop { name: name.to_owned() });
+        Ok(())
+    }
+
     /// LanceDB keeps a definition for each field, by position; a new field is a physical one.
-    fn extend_column_definitions(&mut self, source: &Schema) {
+    fn follow_column_definitions(&mut self, source: &Schema) {
         let Some(text) = source.metadata.get(COLUMN_DEFINITIONS) else {
             return;
         };
-        let Ok(mut definitions) = serde_json::from_str::<Vec<serde_json::Value>>(text) else {
+        let Ok(definitions) = serde_json::from_str::<Vec<serde_json::Value>>(text) else {
             return;
         };
-        let physical = serde_json::json!({ "kind": "Physical" });
-        definitions.resize(self.schema.fields.len(), physical);
-        let text = serde_json::Value::Array(definitions).to_string();
-        self.schema.metadata.insert(COLUMN_DEFINITIONS.to_owned(), text);
+        let definition = |column: &Column| {
+            let name = match column {
+                Column::Keep(name) => Some(name),
+                Column::Constant(_) => None,
+            };
+            let place = source.fields.iter().position(|field| Some(&field.name) == name);
+            let known = place.and_then(|place| definitions.get(place)).cloned();
+            known.unwrap_or_else(|| serde_json::json!({ "kind": "Physical" }))
+        };
+        let text = serde_json::Value::Array(self.columns.iter().map(definition).collect());
+        self.schema.metadata.insert(COLUMN_DEFINITIONS.to_owned(), text.to_string());
     }
 }
 

@@ -10,6 +10,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("phase", 0),
     ("chunk", 0),
     ("cancel", 0),
+    ("process", 0),
     ("location", 1),
     ("settings", 1),
     ("schema", 1),
@@ -18,9 +19,12 @@ const LAYERS: &[(&str, u8)] = &[
     ("digest", 2),
     ("transform", 2),
     ("plan", 2),
+    ("catchup", 2),
     ("commit", 3),
+    ("retry", 3),
     ("datafile", 3),
     ("database", 3),
+    ("deletion", 4),
     ("table", 4),
     ("source", 4),
     ("index", 5),
@@ -28,8 +32,9 @@ const LAYERS: &[(&str, u8)] = &[
     ("readback", 5),
     ("journal", 5),
     ("history", 5),
+    ("leftover", 6),
     ("sample", 5),
-    ("run", 6),
+    ("run", 7),
 ];
 
 /// Neighbours in one layer that may use each other.

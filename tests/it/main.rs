@@ -4,6 +4,10 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
+    clippy::match_wildcard_for_single_variants,
     unreachable_pub,
     missing_docs,
     reason = "tests may fail loudly"
@@ -11,14 +15,22 @@
 
 mod support;
 
+mod catchup;
 mod cli;
+mod crash;
 mod digest;
 mod index;
 mod layers;
+mod lease;
+mod model;
 mod plan;
+mod readers;
 mod resume;
 mod rewrite;
 mod rollback;
+mod storage;
 mod swap;
 mod types;
+mod undo;
 mod verify;
+mod writers;

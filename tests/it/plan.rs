@@ -31,7 +31,8 @@ Plan for `t` at version 2
              vector: fixed_size_list<item: float>[8]
            + n: int64 not null
   rows       1,000 in 4 fragments, 2 chunks
-  index      `bits` (Bitmap on `id`): rebuilt after the swap with the same parameters";
+  index      `bits` (Bitmap on `id`): rebuilt after the swap with the same parameters
+  undo       `rollback`, at once; `rollback --keep-writes` carries later writes back (drop n)";
     assert_eq!(lines.copied().collect::<Vec<_>>().join("\n"), golden);
     let json = db.relance("plan", "t", &[&args[..], &["--json"]].concat()).expect(0).json();
     assert_eq!(json["strategy"], "rewrite");

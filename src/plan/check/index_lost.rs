@@ -1,7 +1,7 @@
 //! An index whose parameters cannot be known would come back different.
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, Request};
+use crate::plan::{Facts, IndexFate, Plan, Request};
 
 /// Refuses names that are no index of the table.
 pub(super) fn check_names(facts: &Facts, request: &Request) -> Result<()> {
@@ -19,12 +19,10 @@ pub(super) fn check_names(facts: &Facts, request: &Request) -> Result<()> {
 }
 
 /// Refuses to lose an index without being asked.
-pub(super) fn check(facts: &Facts, request: &Request) -> Result<()> {
-    for index in &facts.indices {
+pub(super) fn check(plan: &Plan) -> Result<()> {
+    let rebuilt = plan.indices.iter().filter(|(_, fate)| *fate == IndexFate::Rebuild);
+    for (index, _) in rebuilt {
         let Some(why) = &index.unknown else { continue };
-        if request.drop_indices.contains(&index.name) {
-            continue;
-        }
         let (name, kind, column) = (&index.name, &index.kind, &index.column);
         return Err(Error::refused(format!(
             "index `{name}` ({kind} on `{column}`) cannot be built again as it was: {why}"

@@ -19,6 +19,6 @@ pub(crate) fn run(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
     }
     state_lost::check(facts)?;
     type_unsupported::check(facts, plan)?;
-    index_lost::check(facts, request)?;
+    index_lost::check(plan)?;
     no_space::check(plan)
 }

@@ -24,7 +24,7 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         )));
     }
     for change in &plan.target.changes {
-        let Change::Add(add) = change;
+        let Change::Add(add) = change else { continue };
         if let Some(needed) = needs_version(&add.data_type, facts.storage_version) {
             return Err(Error::refused(format!(
                 "column `{}`: a {} needs storage version {needed}; the table has {}",

@@ -1,5 +1,9 @@
 //! Real tables in a fresh directory, and the real binary.
 
+pub mod books;
+pub mod mortal;
+pub mod walk;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -137,8 +141,10 @@ impl Db {
         files.filter(|file| file.to_string_lossy().contains("-relance-")).collect()
     }
 
+    /// Whether there is anything of a staging table. A death can leave its empty directory.
     pub fn staging_exists(&self, name: &str) -> bool {
-        self.table(&format!("{name}__relance_staging")).exists()
+        let directory = self.table(&format!("{name}__relance_staging"));
+        self.files().iter().any(|(file, _)| Path::new(file).starts_with(&directory))
     }
 }
 
@@ -147,13 +153,13 @@ pub fn small() -> Settings {
 }
 
 fn walk(directory: &Path, files: &mut Vec<(String, u64)>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
+    // A run may remove files meanwhile.
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
             walk(&entry.path(), files);
         } else {
-            files
-                .push((entry.path().to_str().unwrap().to_owned(), entry.metadata().unwrap().len()));
+            files.push((entry.path().to_str().unwrap().to_owned(), metadata.len()));
         }
     }
 }
@@ -234,4 +240,14 @@ pub fn assert_kept(before: &RecordBatch, after: &RecordBatch) {
 
 pub fn at_version(version: LanceFileVersion) -> WriteParams {
     WriteParams::with_storage_version(version)
+}
+
+/// Makes a `BTree` index on `id`.
+pub async fn index_ids(live: &mut Dataset) {
+    let params = lance_index::scalar::ScalarIndexParams::default();
+    let kind = lance_index::IndexType::BTree;
+    let name = Some("id_idx".to_owned());
+    lance::index::DatasetIndexExt::create_index(live, &["id"], kind, name, &params, false)
+        .await
+        .unwrap();
 }

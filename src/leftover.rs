@@ -1,0 +1,167 @@
+//! What killed runs left in a table's folder, found by name: files of the migration that no version
+//! names. Nobody else's file is touched.
+
+use std::collections::HashSet;
+
+use futures::TryStreamExt;
+use lance::Dataset;
+use lance::index::DatasetIndexExt;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::Manifest;
+use lance_table::io::manifest::read_manifest;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+
+use crate::commit::is_named;
+use crate::error::{Context, Result};
+use crate::{datafile, deletion, history};
+
+/// How much was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The names of the data files and deletion files that `live` is made of.
+pub(crate) fn named_by(live: &Dataset) -> HashSet<String> {
+    let mut names = HashSet::new();
+    for fragment in live.iter_fragments() {
+        names.extend(fragment.files.iter().map(|file| file.path.clone()));
+        let deletions = fragment.deletion_file.as_ref();
+        names.extend(deletions.map(|file| deletion::name(fragment.id, file)));
+    }
+    names
+}
+
+/// Removes every file of the migration `id` below `live` that is not in `keep` (names of data files and
+/// deletion files) and that no version of the table made since `since` names.
+///
+/// # Errors
+/// `Failed`, when a directory cannot be listed, or a file is there and cannot be removed.
+///
+/// # Crash
+/// Calling it again removes the rest.
+pub(crate) async fn remove(
+    live: &Dataset,
+    id: &str,
+    keep: &HashSet<String>,
+    since: u64,
+) -> Result<Removed> {
+    let store = live.object_store(None).await;
+    let store = store.doing(|| format!("open the store of {}", live.uri()))?;
+    let root = live.branch_location().path;
+    let mut gone = Vec::new();
+    for meta in datafile::list(&store, &live.data_dir(), id).await? {
+        gone.extend((!keep.contains(name_of(&meta))).then_some(meta));
+    }
+    for meta in list(&store, &deletion::directory(&root)).await? {
+        let ours = deletion::is_of(name_of(&meta), id) && !keep.contains(name_of(&meta));
+        gone.extend(ours.then_some(meta));
+    }
+    for meta in list(&store, &live.versions_dir()).await? {
+        let ours = is_no_version(&meta) && is_manifest_of(&store, &meta, id).await;
+        gone.extend(ours.then_some(meta));
+    }
+    gone.extend(uncommitted(live, &store, id, since).await?);
+    let mut removed = Removed::default();
+    for meta in gone {
+        datafile::remove(&store, &meta.location).await?;
+        removed.files += 1;
+        removed.bytes += meta.size;
+    }
+    Ok(removed)
+}
+
+/// The transaction files and index files of the migration that no version names.
+async fn uncommitted(
+    live: &Dataset,
+    store: &ObjectStore,
+    id: &str,
+    since: u64,
+) -> Result<Vec<ObjectMeta>> {
+    let mut transactions = list(store, &live.transactions_dir()).await?;
+    transactions.retain(|meta| is_named(transaction_of(meta).1, id));
+    let mut indices = list(store, &live.indices_dir()).await?;
+    indices.retain(|meta| is_named(&uuid_of(meta, &live.indices_dir()), id));
+    if transactions.is_empty() && indices.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A transaction is committed as a version after the one that it was made from.
+    let first = transactions.iter().filter_map(|meta| transaction_of(meta).0).min();
+    let since = first.map_or(since, |first| since.min(first + 1));
+    let committed = committed(live, since).await?;
+    transactions.retain(|meta| !committed.contains(name_of(meta)));
+    indices.retain(|meta| !committed.contains(&uuid_of(meta, &live.indices_dir())));
+    transactions.append(&mut indices);
+    Ok(transactions)
+}
+
+/// The version that a transaction was made from, and its id.
+fn transaction_of(meta: &ObjectMeta) -> (Option<u64>, &str) {
+    let stem = name_of(meta).strip_suffix(".txn").unwrap_or_default();
+    let (version, uuid) = stem.split_once('-').unwrap_or_default();
+    (version.parse().ok(), uuid)
+}
+
+/// The transaction files and indices of every version from `since` on that is still there.
+async fn committed(live: &Dataset, since: u64) -> Result<HashSet<String>> {
+    let head = history::head(live).await?;
+    let mut names = HashSet::new();
+    for version in since..=head {
+        let at = match live.checkout_version(version).await {
+            Ok(at) => at,
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(error).doing(|| format!("open version {version}")),
+        };
+        names.extend(at.manifest().transaction_file.clone());
+        let indices = at.load_indices().await;
+        let indices = indices.doing(|| format!("read the indices of version {version}"))?;
+        names.extend(indices.iter().map(|index| index.uuid.to_string()));
+    }
+    Ok(names)
+}
+
+fn is_gone(error: &lance::Error) -> bool {
+    error.is_not_found()
+        || matches!(
+            error,
+            lance::Error::VersionNotFound { .. } | lance::Error::DatasetNotFound { .. }
+        )
+}
+
+async fn list(store: &ObjectStore, directory: &Path) -> Result<Vec<ObjectMeta>> {
+    let listed: std::result::Result<Vec<_>, _> =
+        store.list(Some(directory.clone())).try_collect().await;
+    match listed {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        listed => listed.doing(|| format!("list {directory}")),
+    }
+}
+
+fn name_of(meta: &ObjectMeta) -> &str {
+    meta.location.filename().unwrap_or_default()
+}
+
+/// The name of the index's directory that `meta` lies in.
+fn uuid_of(meta: &ObjectMeta, indices: &Path) -> String {
+    let below = meta.location.prefix_match(indices).and_then(|mut parts| parts.next());
+    below.map(|part| part.as_ref().to_owned()).unwrap_or_default()
+}
+
+/// Whether `meta` is a manifest that is no version: under the name that Lance gives it before it is
+/// committed by a rename, or detached (lance-table 14 `src/io/commit.rs`).
+fn is_no_version(meta: &ObjectMeta) -> bool {
+    name_of(meta).contains(".manifest-") || name_of(meta).starts_with('d')
+}
+
+/// Whether the manifest is one of a commit of the migration `id`. One that was not written to its end
+/// cannot be told from others', and is left to Lance's cleanup.
+async fn is_manifest_of(store: &ObjectStore, meta: &ObjectMeta, id: &str) -> bool {
+    let manifest: lance::Result<Manifest> =
+        read_manifest(store, &meta.location, Some(meta.size)).await;
+    let file = manifest.ok().and_then(|manifest| manifest.transaction_file);
+    file.is_some_and(|file| is_named(file.trim_end_matches(".txn"), id))
+}

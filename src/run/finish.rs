@@ -1,0 +1,114 @@
+//! After the swap: indices, tidying up, and a look at the result.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lance::Dataset;
+
+use crate::error::Result;
+use crate::phase::Phase;
+use crate::plan::explain::count_text;
+use crate::progress::{Amount, note};
+use crate::run::lease::newest;
+use crate::run::report::{Ended, Report, seconds};
+use crate::run::{Migration, Underway};
+use crate::schema::change::Change;
+use crate::schema::show::field_text;
+use crate::{database, index, leftover, source};
+
+impl Migration {
+    /// Rebuilds indices, removes what is left over, looks at the result, and removes the staging table.
+    pub(super) async fn after_swap(
+        &self,
+        mut underway: Box<Underway>,
+        swapped: Arc<Dataset>,
+    ) -> Result<Ended> {
+        let report = self.finish(&mut underway, &swapped).await.map_err(|error| {
+            let version = swapped.version_id();
+            let resume = self.command("resume");
+            error.with_advice(&format!(
+                "the rows are swapped in as version {version}, whole; {resume} finishes the rest"
+            ))
+        })?;
+        // A run that was taken over must not remove what another one works with.
+        self.checkpoint(&mut underway.journal, Phase::Done, false).await?;
+        underway.journal.remove().await?;
+        self.begin_phase(Phase::Done, Amount::default());
+        Ok(Ended::Swapped(report))
+    }
+
+    async fn finish(&self, underway: &mut Underway, swapped: &Arc<Dataset>) -> Result<Report> {
+        let began = Instant::now();
+        let id = underway.journal.header().id.clone();
+        let dropped = underway.plan.dropped_indices();
+        let missing = index::missing(&underway.source, swapped, &dropped).await?;
+        let mut after = newest(swapped).await?;
+        if missing > 0 {
+            self.begin_phase(Phase::Index, Amount { chunks: missing, ..Amount::default() });
+            let source = Arc::clone(&underway.source);
+            let indices = index::rebuild(&source, after, &dropped, &id, &self.progress);
+            after = self.beating(&mut underway.journal, Phase::Index, indices).await?;
+        }
+        underway.clock(Phase::Index, seconds(began.elapsed()));
+        let (version, rows) = (swapped.version_id(), underway.plan.rows());
+        let schema = underway.plan.target.schema.clone();
+        let sample = database::look(&self.location, version, rows, &schema);
+        let sample = self.beating(&mut underway.journal, Phase::Index, sample).await?;
+        note(
+            &self.progress,
+            format!("LanceDB counts {} rows and sees every field", count_text(rows)),
+        );
+        let first = underway.journal.header().first_version;
+        leftover::remove(&after, &id, &leftover::named_by(swapped), first).await?;
+        if let Some(undo) = &underway.journal.header().undo {
+            source::unpin(&after, &undo.id).await?;
+        }
+        Ok(self.report(underway, swapped, &after, missing, sample))
+    }
+
+    /// Removes what earlier runs of this migration left behind, what is staged excepted.
+    pub(super) async fn clean(&self, underway: &Underway) -> Result<()> {
+        let header = underway.journal.header();
+        let files = underway.journal.records().flat_map(|record| &record.files);
+        let keep: HashSet<String> = files.map(|file| file.name.clone()).collect();
+        leftover::remove(&underway.source, &header.id, &keep, header.first_version).await?;
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        underway: &Underway,
+        swapped: &Dataset,
+        after: &Dataset,
+        indices_rebuilt: u64,
+        sample: Vec<arrow::array::RecordBatch>,
+    ) -> Report {
+        let header = underway.journal.header();
+        let plan = &underway.plan;
+        let files = underway.journal.records().flat_map(|record| &record.files);
+        let fields = arrow::datatypes::Schema::from(&plan.target.schema);
+        let fragments = plan.chunks.iter().map(|chunk| chunk.fragments.len() as u64);
+        Report {
+            table: self.location.table().to_owned(),
+            id: header.id.clone(),
+            changes: plan.target.changes.iter().map(Change::text).collect(),
+            skipped: plan.target.skipped.clone(),
+            version_before: header.source_version,
+            version_swapped: swapped.version_id(),
+            version_after: after.version_id(),
+            rollback_tag: source::tag_of(&header.id),
+            rows: plan.rows(),
+            fragments_before: fragments.sum(),
+            fragments_after: swapped.count_fragments() as u64,
+            bytes_written: files.map(|file| file.bytes).sum(),
+            verified: self.settings.verify,
+            rounds: u64::from(underway.rounds.count),
+            swapped_after: underway.swapped_after,
+            indices_rebuilt,
+            fields: fields.fields().iter().map(|field| field_text(field)).collect(),
+            seconds: underway.clocked.clone(),
+            sample,
+        }
+    }
+}

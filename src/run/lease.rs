@@ -1,0 +1,149 @@
+//! Who runs a migration: showing that this run is alive, and taking over from one that is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lance::Dataset;
+use lance::dataset::transaction::Operation;
+use tokio::time::interval;
+
+use crate::commit::{Act, Outcome, exactly_next, properties};
+use crate::error::{Context, Error, Result};
+use crate::history;
+use crate::journal::{Journal, Lease};
+use crate::phase::Phase;
+use crate::process::ProcessId;
+use crate::progress::note;
+use crate::retry::Backoff;
+use crate::run::Migration;
+use crate::run::work::BEAT;
+
+impl Migration {
+    pub(super) fn lease(&self, phase: Phase, released: bool) -> Lease {
+        Lease {
+            process: ProcessId::current(),
+            run: self.run.clone(),
+            beat: self.clock.now(),
+            phase,
+            released,
+        }
+    }
+
+    /// Makes what is done durable, and shows that this run is alive in `phase`, or lets go.
+    pub(super) async fn checkpoint(
+        &self,
+        journal: &mut Journal,
+        phase: Phase,
+        released: bool,
+    ) -> Result<()> {
+        let mut backoff = Backoff::of(&self.progress, "checkpoint");
+        loop {
+            match journal.checkpoint(self.lease(phase, released)).await {
+                Err(error) => backoff.after(error).await?,
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Does `act`, and shows every few seconds that this run is alive in `phase`.
+    ///
+    /// # Errors
+    /// Those of `act`; `Locked`, when another run took over: `act` is dropped then.
+    pub(super) async fn beating<T>(
+        &self,
+        journal: &mut Journal,
+        phase: Phase,
+        act: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::pin!(act);
+        let mut beat = interval(BEAT);
+        beat.tick().await;
+        loop {
+            tokio::select! {
+                done = &mut act => return done,
+                _ = beat.tick() => self.checkpoint(journal, phase, false).await?,
+            }
+        }
+    }
+
+    /// Takes the migration over, so that whoever ran it before finds out. Gives the newest version of the
+    /// live table.
+    ///
+    /// A run that was last seen at its swap may be asleep just before its commit, which names what this
+    /// run may be about to remove. The version that it would commit is taken from it first.
+    pub(super) async fn take_over(
+        &self,
+        live: &Arc<Dataset>,
+        journal: &mut Journal,
+        phase: Phase,
+    ) -> Result<Arc<Dataset>> {
+        let lease = journal.lease();
+        let mut live = Arc::clone(live);
+        if lease.phase == Phase::Swap && !lease.released {
+            live = self.fence(&live, &journal.header().id.clone()).await?;
+        }
+        self.checkpoint(journal, phase, false).await?;
+        Ok(live)
+    }
+
+    /// Commits nothing as the version after the pinned one, unless somebody has committed it already.
+    async fn fence(&self, live: &Arc<Dataset>, id: &str) -> Result<Arc<Dataset>> {
+        let point = history::rollback_point(live, id).await?;
+        let head = history::head(live).await?;
+        if point.is_none_or(|point| point.version != head) {
+            return newest(live).await;
+        }
+        let nothing = Operation::Append { fragments: Vec::new() };
+        match exactly_next(&newest(live).await?, nothing, properties(id, Act::Fence)).await? {
+            Outcome::Landed(fenced) => {
+                let version = fenced.version_id();
+                note(
+                    &self.progress,
+                    format!("a run may be asleep before its swap: version {version} keeps it out"),
+                );
+                Ok(Arc::new(*fenced))
+            }
+            Outcome::LostRace { .. } => newest(live).await,
+            Outcome::Unknown { attempted, error } => Err(self.unknown(attempted).caused_by(error)),
+        }
+    }
+
+    /// Fails when a run of the staged migration is alive.
+    pub(super) fn expect_free(&self, journal: &Journal) -> Result<()> {
+        let lease = journal.lease();
+        if !lease.is_held(self.clock.now(), &ProcessId::current()) {
+            return Ok(());
+        }
+        let (process, beat) = (&lease.process, lease.beat.format("%H:%M:%S"));
+        let (host, pid, table) = (&process.host, process.pid, self.location.table());
+        Err(Error::locked(format!(
+            "a migration of `{table}` is running: process {pid} on {host}, last seen {beat} UTC in \
+             phase {}",
+            lease.phase
+        ))
+        .with_advice("wait for it, or stop it first"))
+    }
+
+    /// As [`expect_free`](Self::expect_free), but a run that only waits may be taken over.
+    pub(super) fn expect_free_or_waiting(&self, journal: &Journal) -> Result<()> {
+        if journal.lease().phase == Phase::Hold { Ok(()) } else { self.expect_free(journal) }
+    }
+
+    /// Waits for `time`, or until it is asked to stop. False when it was.
+    pub(super) async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+}
+
+/// The newest version of `live`.
+pub(super) async fn newest(live: &Dataset) -> Result<Arc<Dataset>> {
+    let mut newest = live.clone();
+    newest
+        .checkout_latest()
+        .await
+        .doing(|| format!("open the newest version of {}", live.uri()))?;
+    Ok(Arc::new(newest))
+}

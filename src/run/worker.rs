@@ -1,0 +1,394 @@
+//! What is done for one chunk: staging it, reading it back, deleting from it, and looking after its files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use lance_io::object_store::ObjectStore;
+use lance_table::format::Fragment;
+use lance_table::io::commit::ManifestNamingScheme;
+use object_store::path::Path;
+use roaring::RoaringBitmap;
+
+use crate::catchup::{Deletions, Need, staged_deletions};
+use crate::chunk::{Chunk, ChunkId, Origin};
+use crate::deletion::STAGED;
+use crate::error::{Context, Result};
+use crate::journal::{ChunkRecord, Journal, StagedFile};
+use crate::progress::note;
+use crate::readback::{Expected, Reader};
+use crate::run::{Migration, Underway, amount};
+use crate::settings::Verify;
+use crate::source::{ScanLimits, Source};
+use crate::stage::{FileSpec, Stager};
+use crate::transform::Transform;
+use crate::{datafile, deletion};
+
+/// Lance reads at least and at most this far ahead.
+const IO_BUFFER_BYTES_MIN: u64 = 8 << 20;
+const IO_BUFFER_BYTES_MAX: u64 = 64 << 20;
+
+/// What stages and verifies one chunk.
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    stager: Stager,
+    reader: Reader,
+    verify: Verify,
+    /// The live table's root.
+    live: Path,
+    /// The staging table's root, store and next version.
+    staging: Path,
+    staging_store: Arc<ObjectStore>,
+    staging_version: u64,
+    /// Whether rows can be deleted from what is staged: see `Prepared` in `swap.rs`.
+    deletes: bool,
+    /// When the plan was made.
+    now: DateTime<Utc>,
+}
+
+/// A chunk that is done, and the fragments that hold it.
+pub(super) type Done = (ChunkRecord, Vec<Fragment>);
+
+/// The migration's files that are in the store, by name.
+type FilesThere = BTreeMap<String, StagedFile>;
+
+/// What is to be done for a chunk.
+#[derive(Debug, Clone)]
+pub(super) enum Task {
+    /// Its rows have to be staged.
+    Stage(Chunk),
+    /// Its files have to be read back.
+    Verify(Box<ChunkRecord>, Vec<Fragment>),
+    /// Rows have to be deleted from what is staged.
+    Delete(Chunk, Box<ChunkRecord>, Vec<Fragment>),
+    /// Its files have to be made young again.
+    Renew(Box<ChunkRecord>, Vec<Fragment>),
+}
+
+impl Task {
+    /// What `chunk` needs, if it needs anything.
+    pub(super) fn of(chunk: &Chunk, journal: &Journal, now: DateTime<Utc>) -> Option<Self> {
+        let fragments = || journal.fragments(chunk.id).to_vec();
+        let record = || journal.record(chunk.id).cloned().map(Box::new);
+        Some(match journal.need(chunk, now) {
+            Need::Nothing => return None,
+            Need::Stage => Self::Stage(chunk.clone()),
+            Need::Verify => Self::Verify(record()?, fragments()),
+            Need::Delete => Self::Delete(chunk.clone(), record()?, fragments()),
+            Need::Renew => Self::Renew(record()?, fragments()),
+        })
+    }
+
+    /// The chunk.
+    pub(super) fn chunk(&self) -> ChunkId {
+        match self {
+            Self::Stage(chunk) => chunk.id,
+            Self::Verify(record, _) | Self::Delete(_, record, _) | Self::Renew(record, _) => {
+                record.chunk
+            }
+        }
+    }
+
+    /// The source fragments that the chunk will have been staged from.
+    pub(super) fn origins(&self) -> Vec<Origin> {
+        match self {
+            Self::Stage(chunk) | Self::Delete(chunk, ..) => chunk.origins(),
+            Self::Verify(record, _) | Self::Renew(record, _) => record.origins.clone(),
+        }
+    }
+
+    /// Rows that have to be staged.
+    pub(super) fn rows(&self) -> u64 {
+        match self {
+            Self::Stage(chunk) => chunk.rows(),
+            Self::Delete(chunk, record, _) => record.rows_left().saturating_sub(chunk.rows()),
+            Self::Verify(..) | Self::Renew(..) => 0,
+        }
+    }
+
+    /// Bytes that have to be staged.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Stage(chunk) => chunk.bytes(),
+            Self::Delete(..) | Self::Verify(..) | Self::Renew(..) => 0,
+        }
+    }
+}
+
+impl Migration {
+    /// What stages and verifies the chunks of the plan.
+    pub(super) async fn worker(&self, underway: &Underway) -> Result<Worker> {
+        let settings = &self.settings;
+        let plan = &underway.plan;
+        let live = &underway.source;
+        let store = live.object_store(None).await;
+        let store = store.doing(|| "open the live table's store".to_owned())?;
+        let pool = underway.pool.clone();
+        let row_bytes = amount(&plan.chunks).bytes / plan.rows().max(1);
+        let batch_rows = settings.batch_size.rows(row_bytes);
+        let share = settings.memory_bytes / (4 * settings.workers as u64);
+        let io_buffer_bytes = share.clamp(IO_BUFFER_BYTES_MIN, IO_BUFFER_BYTES_MAX);
+        let directory = live.data_dir();
+        let files = FileSpec {
+            id: underway.journal.header().id.clone(),
+            store: Arc::clone(&store),
+            directory: directory.clone(),
+            schema: plan.target.schema.clone(),
+            version: plan.storage_version,
+            rows_max: underway.journal.header().rows_per_file,
+        };
+        let stager = Stager {
+            source: Source::of(Arc::clone(live)),
+            transform: Arc::new(Transform::new(&plan.target)),
+            pool: pool.clone(),
+            scan: ScanLimits { batch_rows, io_buffer_bytes },
+            transforms_max: 2,
+            budget: underway.budget.clone(),
+            throttle: Arc::clone(&underway.throttle),
+            files,
+            progress: Arc::clone(&self.progress),
+        };
+        let schema = plan.target.schema.clone();
+        let reader = Reader { store, directory, schema, batch_rows, io_buffer_bytes, pool };
+        let staging = underway.journal.staging();
+        let staging_store = staging.object_store(None).await;
+        Ok(Worker {
+            stager,
+            reader,
+            verify: settings.verify,
+            live: live.branch_location().path,
+            staging: staging.branch_location().path,
+            staging_store: staging_store.doing(|| "open the staging table's store".to_owned())?,
+            staging_version: staging.version_id(),
+            deletes: live.manifest_location().naming_scheme == ManifestNamingScheme::V2,
+            now: self.clock.now(),
+        })
+    }
+
+    /// Looks at the files of the chunks that are done: forgets chunks whose files are gone, has those
+    /// verified again whose files were touched, and those that were verified less than is asked now.
+    pub(super) async fn inspect(&self, underway: &mut Underway) -> Result<()> {
+        let worker = self.worker(underway).await?;
+        let there = worker.files_there(&underway.journal.header().id).await?;
+        self.forget_changed(&there, &mut underway.journal);
+        Ok(())
+    }
+
+    /// Forgets chunks whose files are gone; those whose files were touched since are verified again.
+    fn forget_changed(&self, there: &FilesThere, journal: &mut Journal) {
+        let mut gone: Vec<ChunkId> = Vec::new();
+        let mut touched: Vec<ChunkId> = Vec::new();
+        for record in journal.records() {
+            if record.files.iter().any(|file| !there.contains_key(&file.name)) {
+                gone.push(record.chunk);
+            } else if record.files.iter().any(|file| there.get(&file.name) != Some(file)) {
+                touched.push(record.chunk);
+            }
+        }
+        for chunk in gone {
+            note(
+                &self.progress,
+                format!("the files of chunk {chunk} are gone; it is staged again"),
+            );
+            journal.forget(chunk);
+        }
+        for chunk in touched {
+            note(
+                &self.progress,
+                format!("files of chunk {chunk} were touched; it is verified again"),
+            );
+            journal.distrust(chunk);
+        }
+    }
+}
+
+impl Worker {
+    /// Does `task`.
+    ///
+    /// # Errors
+    /// `Mismatch`, when what was staged is not what was expected; `Failed`, when it could not be done.
+    pub(super) async fn run(self, task: Task) -> Result<Done> {
+        match task {
+            Task::Stage(chunk) => {
+                let (record, fragments) = self.stage(&chunk).await?;
+                self.verify(record, fragments).await
+            }
+            Task::Verify(record, fragments) => self.verify(*record, fragments).await,
+            Task::Renew(record, fragments) => self.renew(*record, fragments).await,
+            Task::Delete(chunk, record, fragments) => {
+                if let Some(done) = self.delete(&chunk, *record, fragments).await? {
+                    return Ok(done);
+                }
+                let (record, fragments) = self.stage(&chunk).await?;
+                self.verify(record, fragments).await
+            }
+        }
+    }
+
+    /// Reads back what was staged, and makes it durable.
+    async fn verify(&self, mut record: ChunkRecord, fragments: Vec<Fragment>) -> Result<Done> {
+        let expected =
+            Expected { chunk: record.chunk, rows: record.rows, digests: &record.digests };
+        let names = fragments.iter().flat_map(|fragment| &fragment.files);
+        let paths = names.map(|file| self.path(&file.path)).collect();
+        // The disk writes while the page cache is read.
+        futures::try_join!(
+            self.reader.verify(&fragments, &expected, self.verify),
+            datafile::sync(self.store(), paths)
+        )?;
+        record.verified = Some(self.verify);
+        record.files = self.files_of(&fragments).await?;
+        Ok((record, fragments))
+    }
+
+    async fn stage(&self, chunk: &Chunk) -> Result<Done> {
+        let staged = self.stager.stage(chunk).await?;
+        let record = ChunkRecord {
+            chunk: chunk.id,
+            origins: chunk.origins(),
+            rows: staged.rows,
+            deleted: 0,
+            deletions: Vec::new(),
+            files: Vec::new(),
+            digests: staged.digests,
+            verified: None,
+        };
+        Ok((record, staged.fragments))
+    }
+
+    /// Deletes from what is staged the rows that were deleted from the source since. `None`, when that
+    /// cannot be told: an older deletion file is gone, or a row came back.
+    async fn delete(
+        &self,
+        chunk: &Chunk,
+        mut record: ChunkRecord,
+        mut fragments: Vec<Fragment>,
+    ) -> Result<Option<Done>> {
+        if !self.deletes {
+            return Ok(None);
+        }
+        let mut sources = Vec::new();
+        for (then, now) in record.origins.iter().zip(&chunk.fragments) {
+            let Ok(deleted) = self.deleted(then).await else {
+                return Ok(None);
+            };
+            sources.push(Deletions {
+                rows: now.rows + now.origin.deleted_rows(),
+                then: deleted,
+                now: self.deleted(&now.origin).await?,
+            });
+        }
+        let already = self.deleted_already(&fragments).await?;
+        let Some(all) = staged_deletions(&sources, &already) else {
+            return Ok(None);
+        };
+        if record.rows.saturating_sub(all.len()) != chunk.rows() {
+            return Ok(None);
+        }
+        let mut first = 0;
+        for fragment in &mut fragments {
+            let rows = fragment.physical_rows.and_then(|rows| u32::try_from(rows).ok());
+            let end = first + rows.unwrap_or_default();
+            let own: RoaringBitmap = all.iter().filter(|row| (first..end).contains(row)).collect();
+            let own: RoaringBitmap = own.iter().map(|row| row - first).collect();
+            self.write_deletions(fragment, &own).await?;
+            first = end;
+        }
+        record.deleted = all.len();
+        record.origins = chunk.origins();
+        Ok(Some((record, fragments)))
+    }
+
+    async fn write_deletions(&self, fragment: &mut Fragment, rows: &RoaringBitmap) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let (store, root) = (&self.staging_store, &self.staging);
+        let (version, id) = (self.staging_version, &self.stager.files.id);
+        let file = deletion::write(store, root, STAGED, version, rows, id).await?;
+        fragment.deletion_file = Some(file);
+        Ok(())
+    }
+
+    /// The rows of a source fragment that are deleted.
+    async fn deleted(&self, origin: &Origin) -> Result<RoaringBitmap> {
+        deletion::read(self.store(), &self.live, origin.id, origin.deletions.as_ref()).await
+    }
+
+    /// The rows of a chunk's staged files that are deleted.
+    async fn deleted_already(&self, fragments: &[Fragment]) -> Result<RoaringBitmap> {
+        let mut all = RoaringBitmap::new();
+        let mut first = 0;
+        for fragment in fragments {
+            let (store, root) = (&self.staging_store, &self.staging);
+            let file = fragment.deletion_file.as_ref();
+            let own = deletion::read(store, root, STAGED, file).await?;
+            all.extend(own.iter().map(|row| row + first));
+            let rows = fragment.physical_rows.and_then(|rows| u32::try_from(rows).ok());
+            first += rows.unwrap_or_default();
+        }
+        Ok(all)
+    }
+
+    /// Makes the files of a chunk young again.
+    async fn renew(&self, mut record: ChunkRecord, mut fragments: Vec<Fragment>) -> Result<Done> {
+        for file in fragments.iter_mut().flat_map(|fragment| &mut fragment.files) {
+            let path = self.path(&file.path);
+            let id = &self.stager.files.id;
+            let renewed = datafile::renew(self.store(), &path, id, self.now.into()).await?;
+            if let Some(name) = renewed.filename() {
+                name.clone_into(&mut file.path);
+            }
+        }
+        record.files = self.files_of(&fragments).await?;
+        Ok((record, fragments))
+    }
+
+    /// Removes the staged files of these names.
+    ///
+    /// # Errors
+    /// `Failed`, when one is there and cannot be removed.
+    pub(super) async fn remove(&self, names: Vec<String>) -> Result<()> {
+        for name in names {
+            datafile::remove(self.store(), &self.path(&name)).await?;
+        }
+        Ok(())
+    }
+
+    /// The files of `fragments`, as the store has them now.
+    async fn files_of(&self, fragments: &[Fragment]) -> Result<Vec<StagedFile>> {
+        let mut files = Vec::new();
+        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
+            let path = self.path(&file.path);
+            let meta = object_store::ObjectStoreExt::head(&self.store().inner, &path).await;
+            let meta = meta.doing(|| format!("look at {}", file.path))?;
+            files.push(StagedFile {
+                name: file.path.clone(),
+                bytes: meta.size,
+                modified: meta.last_modified,
+            });
+        }
+        Ok(files)
+    }
+
+    /// Every file of the migration that is in the store, by name.
+    async fn files_there(&self, id: &str) -> Result<FilesThere> {
+        let directory = &self.stager.files.directory;
+        let listed = datafile::list(self.store(), directory, id).await?;
+        let files = listed.into_iter().filter_map(|meta| {
+            let name = meta.location.filename()?.to_owned();
+            let file =
+                StagedFile { name: name.clone(), bytes: meta.size, modified: meta.last_modified };
+            Some((name, file))
+        });
+        Ok(files.collect())
+    }
+
+    fn store(&self) -> &ObjectStore {
+        &self.stager.files.store
+    }
+
+    fn path(&self, name: &str) -> Path {
+        self.stager.files.directory.clone().join(name)
+    }
+}

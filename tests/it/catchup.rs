@@ -1,0 +1,239 @@
+//! Others write while a migration runs: what they wrote is in the result, exactly.
+
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use lance::Dataset;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
+
+use crate::support::books::{merge, update};
+use crate::support::walk::unreferenced;
+use crate::support::{Db, assert_kept, documents, index_ids, ran, wait_until};
+
+const ADD: &[&str] = &["--add", "n:int64=7", "--rows-per-file", "200"];
+
+/// A held migration of 2,000 documents in ten fragments.
+async fn held(db: &Db) -> Dataset {
+    let live = db.documents("t", 2_000, 200).await;
+    db.relance("migrate", "t", &[ADD, &["--hold"]].concat()).expect(5);
+    live
+}
+
+/// Every row of `before`, and `n` in each.
+async fn assert_migrated(db: &Db, before: &RecordBatch) {
+    let after = db.rows("t").await;
+    assert_kept(before, &after);
+    let n = after.column_by_name("n").unwrap().as_primitive::<Int64Type>().clone();
+    assert!(n.iter().all(|n| n == Some(7)));
+    db.relance("verify", "t", &[]).expect(0);
+    assert_eq!(unreferenced(db, "t").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_rows_are_deleted_from_what_is_staged() {
+    let db = Db::new();
+    let mut live = held(&db).await;
+    let staged = db.staged_files();
+    live.delete("id % 50 = 3").await.unwrap();
+    db.relance("resume", "t", &["--hold"]).expect(5);
+    // A second round finds rows among those that the first one left.
+    live.checkout_latest().await.unwrap();
+    live.delete("id % 50 = 4 or id = 1999").await.unwrap();
+    let before = db.rows("t").await;
+    db.relance("resume", "t", &[]).expect(0);
+    assert_eq!(db.staged_files(), staged, "no file was written anew");
+    assert_migrated(&db, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_of_which_much_is_deleted_is_staged_again() {
+    let db = Db::new();
+    let mut live = held(&db).await;
+    let staged = db.staged_files();
+    live.delete("id < 150").await.unwrap();
+    let before = db.rows("t").await;
+    db.relance("resume", "t", &[]).expect(0).says("kept 9 of 10");
+    let now = db.staged_files();
+    assert_eq!(staged.iter().filter(|file| now.contains(file)).count(), 9);
+    assert_migrated(&db, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_came_back_are_staged_again() {
+    let db = Db::new();
+    let mut live = db.documents("t", 2_000, 200).await;
+    live.delete("id = 5").await.unwrap();
+    db.relance("migrate", "t", &[ADD, &["--hold"]].concat()).expect(5);
+    live = live.checkout_version(1).await.unwrap();
+    live.restore().await.unwrap();
+    let before = db.rows("t").await;
+    assert_eq!(before.num_rows(), 2_000);
+    db.relance("resume", "t", &[]).expect(0);
+    assert_migrated(&db, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_write_is_caught_up_with() {
+    let db = Db::new();
+    held(&db).await;
+    let live = db.append("t", documents(2_000, 130)).await;
+    let live = update(live, "id >= 300 and id < 320", "changed").await.unwrap();
+    let mut live = merge(live, documents(1_990, 40)).await.unwrap();
+    index_ids(&mut live).await;
+    live.update_config([("owner", Some("somebody"))]).await.unwrap();
+    live.tags().create("theirs", live.version_id()).await.unwrap();
+    live.delete("id = 12").await.unwrap();
+    let small = CompactionOptions { target_rows_per_fragment: 400, ..CompactionOptions::default() };
+    compact_files(&mut live, small, None).await.unwrap();
+    let before = db.rows("t").await;
+    db.relance("resume", "t", &[]).expect(0);
+    assert_migrated(&db, &before).await;
+    let live = db.open("t").await;
+    assert_eq!(live.config().get("owner").map(String::as_str), Some("somebody"));
+    assert!(live.tags().get_version("theirs").await.is_ok());
+    let indices = lance::index::DatasetIndexExt::load_indices(&live).await.unwrap();
+    assert_eq!(indices.iter().map(|index| index.name.as_str()).collect::<Vec<_>>(), ["id_idx"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbours_delete_does_not_move_the_borders_of_chunks() {
+    let db = Db::new();
+    let mut live = db.documents("t", 3_000, 30).await;
+    db.relance("migrate", "t", &[ADD, &["--hold"]].concat()).expect(5);
+    live.delete("id < 60").await.unwrap();
+    let before = db.rows("t").await;
+    // Two fragments are gone, so one chunk of six fragments is cut anew.
+    db.relance("resume", "t", &[]).expect(0).says("1 to do");
+    assert_migrated(&db, &before).await;
+}
+
+/// A slow migration of 2,000 documents, once its first files are there.
+fn slow(db: &Db, more: &[&str]) -> Child {
+    let slow = ["--max-rate", "30KB", "--batch-size", "50"];
+    let child = db.start("migrate", "t", &[ADD, &slow, more].concat());
+    wait_until("two staged files", || db.staged_files().len() >= 2);
+    child
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_migration_catches_up_before_it_swaps() {
+    let db = Db::new();
+    let mut live = db.documents("t", 2_000, 200).await;
+    let child = slow(&db, &[]);
+    live.delete("id = 1 or id = 1500").await.unwrap();
+    db.append("t", documents(2_000, 33)).await;
+    let before = db.rows("t").await;
+    ran(child.wait_with_output().unwrap()).expect(0).says("caught up with version");
+    assert_migrated(&db, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_change_stops_a_running_migration() {
+    let db = Db::new();
+    let mut live = db.documents("t", 2_000, 200).await;
+    let child = slow(&db, &[]);
+    live.drop_columns(&["text"]).await.unwrap();
+    ran(child.wait_with_output().unwrap())
+        .expect(3)
+        .says("column `text` is gone")
+        .says("Everything is kept");
+    assert!(db.staging_exists("t"));
+    assert_eq!(db.open("t").await.count_rows(None).await.unwrap(), 2_000);
+    db.relance("abort", "t", &[]).expect(0);
+    assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
+}
+
+/// Appends twenty rows at a time, as fast as it goes, while `act` runs.
+async fn while_others_append<T>(db: &Db, act: impl FnOnce() -> T) -> T {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (uri, stopped) = (db.uri("t"), Arc::clone(&stop));
+    let writer = tokio::spawn(async move {
+        let mut live = Dataset::open(&uri).await.unwrap();
+        let mut next = 10_000;
+        while !stopped.load(Ordering::Relaxed) {
+            let batch = documents(next, 20);
+            next += 20;
+            let schema = batch.schema();
+            let reader = arrow::array::RecordBatchIterator::new([Ok(batch)], schema);
+            live.append(reader, None).await.unwrap();
+        }
+    });
+    let done = tokio::task::block_in_place(act);
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    done
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_gives_up_when_others_write_faster() {
+    let db = Db::new();
+    db.documents("t", 2_000, 200).await;
+    let few = ["--max-rounds", "3"];
+    let migrate = || db.relance("migrate", "t", &[ADD, &few].concat());
+    let ran = while_others_append(&db, migrate).await;
+    ran.expect(5).says("is written to faster").says("3 rounds").says("rows/s to stage");
+    let before = db.rows("t").await;
+    db.relance("resume", "t", &[]).expect(0);
+    assert_migrated(&db, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_gives_up_when_a_round_takes_too_long() {
+    let db = Db::new();
+    db.documents("t", 2_000, 200).await;
+    let slow = ["--max-rate", "20KB", "--batch-size", "20", "--cutover-timeout", "2s"];
+    let migrate = || db.relance("migrate", "t", &[ADD, &slow].concat());
+    let ran = while_others_append(&db, migrate).await;
+    ran.expect(5).says("is written to faster").says("resume");
+    db.relance("abort", "t", &[]).expect(0);
+    assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_for_catching_up_is_bounded() {
+    let db = Db::new();
+    held(&db).await;
+    db.append("t", documents(2_000, 10)).await;
+    // Everything but the new rows is staged, so the first look is a round.
+    db.relance("resume", "t", &["--cutover-timeout", "0s"]).expect(0);
+    db.relance("migrate", "t", &["--add", "m:int8=1", "--cutover-timeout", "soon"]).expect(2);
+    db.relance("migrate", "t", &["--add", "m:int8=1", "--max-rounds", "0"]).expect(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staged_files_are_kept_young_and_old_ones_are_not_trusted() {
+    let db = Db::new();
+    held(&db).await;
+    let staged = db.staged_files();
+    let age = |file: &std::path::Path, days: u64| {
+        let then = SystemTime::now() - Duration::from_secs(days * 86_400);
+        std::fs::File::options().append(true).open(file).unwrap().set_modified(then).unwrap();
+    };
+    age(&staged[0], 4);
+    age(&staged[1], 8);
+    db.relance("resume", "t", &["--hold"]).expect(5);
+    let now = db.staged_files();
+    assert!(now.contains(&staged[0]) && !now.contains(&staged[1]));
+    for file in &now {
+        let modified = file.metadata().unwrap().modified().unwrap();
+        assert!(modified.elapsed().unwrap() < Duration::from_hours(1), "{}", file.display());
+    }
+    db.relance("resume", "t", &[]).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_that_takes_unfinished_writes_does_not_break_the_swap() {
+    let db = Db::new();
+    let live = held(&db).await;
+    let before = db.rows("t").await;
+    let policy = lance::dataset::cleanup::CleanupPolicyBuilder::default().delete_unverified(true);
+    let before_now = policy.before_timestamp(chrono::Utc::now()).build();
+    live.cleanup(before_now).execute().await.unwrap();
+    assert!(db.staged_files().is_empty(), "Lance's cleanup leaves them alone by now");
+    db.relance("resume", "t", &[]).expect(0).says("are gone");
+    assert_migrated(&db, &before).await;
+}

@@ -1,0 +1,237 @@
+//! An object store that dies, or loses a reply, at a chosen write.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use lance_io::object_store::WrappingObjectStore;
+use object_store::list::PaginatedListStore;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    UploadPart,
+};
+
+/// What happens at the chosen write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// The process dies, and nothing was written.
+    DiesBefore,
+    /// It is written, and the process dies.
+    DiesAfter,
+    /// It is written, and the reply is lost; the process lives.
+    LosesReply,
+    /// From this write on, so many calls get no connection; then the store is back.
+    IsAwayFor(usize),
+}
+
+/// Counts writes (put, copy, rename, delete), and does away with one of them.
+#[derive(Debug)]
+pub struct Mortal {
+    at: usize,
+    how: How,
+    writes: AtomicUsize,
+    calls: AtomicUsize,
+    away: AtomicUsize,
+    dead: AtomicBool,
+}
+
+impl Mortal {
+    /// At the write `at`, counted from 0.
+    pub fn at(at: usize, how: How) -> Arc<Self> {
+        Arc::new(Self {
+            at,
+            how,
+            writes: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            away: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    /// Never.
+    pub fn never() -> Arc<Self> {
+        Self::at(usize::MAX, How::DiesBefore)
+    }
+
+    /// Writes so far.
+    pub fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
+    }
+
+    /// Calls so far, reads included.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn alive(&self) -> Result<()> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.dead.load(Ordering::SeqCst) {
+            return Err(dead());
+        }
+        let left = |away: usize| away.checked_sub(1);
+        match self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left) {
+            Ok(_) => Err(away()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn write<T>(&self, act: impl Future<Output = Result<T>>) -> Result<T> {
+        self.alive()?;
+        let ours = self.writes.fetch_add(1, Ordering::SeqCst) == self.at;
+        if !ours {
+            return act.await;
+        }
+        match self.how {
+            How::DiesBefore => {
+                self.dead.store(true, Ordering::SeqCst);
+                Err(dead())
+            }
+            How::DiesAfter => {
+                act.await?;
+                self.dead.store(true, Ordering::SeqCst);
+                Err(dead())
+            }
+            How::LosesReply => {
+                act.await?;
+                Err(away())
+            }
+            How::IsAwayFor(calls) => {
+                self.away.store(calls - 1, Ordering::SeqCst);
+                Err(away())
+            }
+        }
+    }
+}
+
+/// An error that is not tried again: the dead do nothing.
+fn dead() -> Error {
+    Error::PermissionDenied { path: "dead".to_owned(), source: "the process is dead".into() }
+}
+
+/// An error that may pass.
+fn away() -> Error {
+    let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
+    Error::Generic { store: "mortal", source: source.into() }
+}
+
+#[derive(Debug)]
+struct Store {
+    inner: Arc<dyn ObjectStore>,
+    mortal: Arc<Mortal>,
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mortal {}", self.inner)
+    }
+}
+
+/// Hands `mortal` to relance.
+#[derive(Debug)]
+pub struct Wrap(pub Arc<Mortal>);
+
+impl WrappingObjectStore for Wrap {
+    fn wrap(&self, _: &str, inner: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(Store { inner, mortal: Arc::clone(&self.0) })
+    }
+
+    fn wrap_paginated(
+        &self,
+        _: &str,
+        _: Arc<dyn PaginatedListStore>,
+    ) -> Option<Arc<dyn PaginatedListStore>> {
+        None
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Store {
+    async fn put_opts(
+        &self,
+        to: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        self.mortal.write(self.inner.put_opts(to, payload, options)).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        to: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.mortal.alive()?;
+        let inner = self.inner.put_multipart_opts(to, options).await?;
+        Ok(Box::new(Upload { inner, mortal: Arc::clone(&self.mortal) }))
+    }
+
+    async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
+        self.mortal.alive()?;
+        self.inner.get_opts(from, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let (mortal, inner) = (Arc::clone(&self.mortal), Arc::clone(&self.inner));
+        let deleted = paths.and_then(move |path| {
+            let (mortal, inner) = (Arc::clone(&mortal), Arc::clone(&inner));
+            async move {
+                let one = futures::stream::once(async move { Ok(path) }).boxed();
+                let act = async { inner.delete_stream(one).try_next().await };
+                Ok(mortal.write(act).await?.expect("one path in, one path out"))
+            }
+        });
+        deleted.boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.mortal.alive() {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => futures::stream::once(async move { Err(error) }).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.mortal.alive()?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.mortal.write(self.inner.copy_opts(from, to, options)).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.mortal.write(self.inner.rename_opts(from, to, options)).await
+    }
+}
+
+/// A file in parts: it is written when it is completed.
+#[derive(Debug)]
+struct Upload {
+    inner: Box<dyn MultipartUpload>,
+    mortal: Arc<Mortal>,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let mortal = Arc::clone(&self.mortal);
+        mortal.write(self.inner.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.mortal.alive()?;
+        self.inner.abort().await
+    }
+}
