@@ -91,11 +91,22 @@ impl Migration {
         let (plan, journal) = (&underway.plan, &mut underway.journal);
         journal.move_to(underway.source.version_id(), &plan.chunks);
         let now = self.clock.now();
-        let kept = plan.chunks.iter().filter(|chunk| journal.need(chunk, now) == Need::Nothing);
-        let (kept, all) = (kept.count(), plan.chunks.len());
+        let (mut kept, mut changed, mut staged) = (0, 0, 0);
+        for chunk in &plan.chunks {
+            match journal.need(chunk, now) {
+                Need::Nothing => kept += 1,
+                Need::Verify | Need::Delete | Need::Renew => changed += 1,
+                Need::Stage => staged += 1,
+            }
+        }
+        let all = plan.chunks.len();
         let rows = count_text(journal.records().map(ChunkRecord::rows_left).sum());
-        let redo = all - kept;
-        note(&self.progress, format!("kept {kept} of {all} chunks ({rows} rows), {redo} to do"));
+        let changed = match changed {
+            0 => String::new(),
+            count => format!(", {count} to bring up to date"),
+        };
+        let text = format!("kept {kept} of {all} chunks ({rows} rows){changed}, {staged} to stage");
+        note(&self.progress, text);
     }
 
     /// Fails when something else is asked than what is staged.

@@ -35,6 +35,8 @@ struct Work<'a> {
     running: JoinSet<Result<Done>>,
     /// The source fragments of each task that runs.
     in_flight: HashMap<Id, Vec<Origin>>,
+    /// The place in the plan of each run of source fragments.
+    places: HashMap<Vec<Signature>, usize>,
     /// The fragments that are copied for the first time; all others are caught up with.
     copying: HashSet<Signature>,
     lap: Lap,
@@ -105,9 +107,11 @@ impl<'a> Work<'a> {
         worker: Worker,
         lease: Phase,
     ) -> Self {
+        let places = places(&underway.plan.chunks);
         Self {
             migration,
             underway,
+            places,
             worker,
             lease,
             waiting: VecDeque::new(),
@@ -207,6 +211,7 @@ impl<'a> Work<'a> {
         self.followed = true;
         self.migration.move_to_head(self.underway).await?;
         self.worker = self.migration.worker(self.underway).await?;
+        self.places = places(&self.underway.plan.chunks);
         self.queue();
         let behind = self.waiting.iter().filter(|task| !self.is_copy(task));
         let (count, rows) = behind.fold((0, 0), |(n, rows), task| (n + 1, rows + task.rows()));
@@ -279,9 +284,8 @@ impl<'a> Work<'a> {
         };
         self.in_flight.remove(&id);
         let (mut record, fragments) = done;
-        let run = signatures(&record.origins);
-        let place = self.underway.plan.chunks.iter().find(|chunk| chunk.signatures() == run);
-        let Some(chunk) = place else {
+        let place = self.places.get(&signatures(&record.origins));
+        let Some(chunk) = place.and_then(|place| self.underway.plan.chunks.get(*place)) else {
             // Its fragments are gone from the table: so is the need for it.
             self.underway.journal.doom(record.files.into_iter().map(|file| file.name));
             return Ok(());
@@ -344,6 +348,10 @@ impl<'a> Work<'a> {
         }
         self.migration.progress.event(Event::Began { phase, total, done });
     }
+}
+
+fn places(chunks: &[Chunk]) -> HashMap<Vec<Signature>, usize> {
+    chunks.iter().map(Chunk::signatures).zip(0..).collect()
 }
 
 impl Migration {

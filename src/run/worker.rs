@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_io::object_store::ObjectStore;
 use lance_table::format::Fragment;
 use lance_table::io::commit::ManifestNamingScheme;
@@ -11,7 +12,7 @@ use object_store::path::Path;
 use roaring::RoaringBitmap;
 
 use crate::catchup::{Deletions, Need, staged_deletions};
-use crate::chunk::{Chunk, ChunkId, Origin};
+use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
 use crate::deletion::STAGED;
 use crate::error::{Context, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
@@ -27,6 +28,9 @@ use crate::{datafile, deletion};
 /// Lance reads at least and at most this far ahead.
 const IO_BUFFER_BYTES_MIN: u64 = 8 << 20;
 const IO_BUFFER_BYTES_MAX: u64 = 64 << 20;
+
+/// Deletion files that are read at once.
+const READS_AT_ONCE: usize = 16;
 
 /// What stages and verifies one chunk.
 #[derive(Debug, Clone)]
@@ -267,17 +271,14 @@ impl Worker {
         if !self.deletes {
             return Ok(None);
         }
-        let mut sources = Vec::new();
+        let mut reads = Vec::new();
         for (then, now) in record.origins.iter().zip(&chunk.fragments) {
-            let Ok(deleted) = self.deleted(then).await else {
-                return Ok(None);
-            };
-            sources.push(Deletions {
-                rows: now.rows + now.origin.deleted_rows(),
-                then: deleted,
-                now: self.deleted(&now.origin).await?,
-            });
+            reads.push(self.deletions(then, now).boxed());
         }
+        let reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+        let reads: Result<Vec<_>> = reads.try_collect().await;
+        let sources: Option<Vec<Deletions>> = reads?.into_iter().collect();
+        let Some(sources) = sources else { return Ok(None) };
         let already = self.deleted_already(&fragments).await?;
         let Some(all) = staged_deletions(&sources, &already) else {
             return Ok(None);
@@ -308,6 +309,14 @@ impl Worker {
         let file = deletion::write(store, root, STAGED, version, rows, id).await?;
         fragment.deletion_file = Some(file);
         Ok(())
+    }
+
+    /// The deleted rows of a source fragment, `then` and `now`; `None`, when those of then are gone.
+    async fn deletions(&self, then: &Origin, now: &SourceFragment) -> Result<Option<Deletions>> {
+        let rows = now.rows + now.origin.deleted_rows();
+        let now = self.deleted(&now.origin).await?;
+        let then = self.deleted(then).await.ok();
+        Ok(then.map(|then| Deletions { rows, then, now }))
     }
 
     /// The rows of a source fragment that are deleted.

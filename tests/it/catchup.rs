@@ -107,7 +107,7 @@ async fn a_neighbours_delete_does_not_move_the_borders_of_chunks() {
     live.delete("id < 60").await.unwrap();
     let before = db.rows("t").await;
     // Two fragments are gone, so one chunk of six fragments is cut anew.
-    db.relance("resume", "t", &[]).expect(0).says("1 to do");
+    db.relance("resume", "t", &[]).expect(0).says("1 to stage");
     assert_migrated(&db, &before).await;
 }
 
