@@ -34,14 +34,6 @@ pub struct Origin {
     pub deletions: Option<DeletionFile>,
 }
 
-impl Origin {
-    /// How many of its rows are deleted; 0 when its deletion file does not tell.
-    pub fn deleted_rows(&self) -> u64 {
-        let file = self.deletions.as_ref();
-        file.and_then(|file| file.num_deleted_rows).unwrap_or_default() as u64
-    }
-}
-
 /// A source fragment, as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFragment {

@@ -128,6 +128,7 @@ pub(crate) async fn exactly_next(
     let attempted = read_version + 1;
     let uuid = properties.get(PROPERTY_ID).map_or_else(Uuid::new_v4, |id| named_uuid(id));
     let uuid = uuid.to_string();
+    let kept = properties.clone();
     let transaction = TransactionBuilder::new(read_version, operation)
         .uuid(uuid.clone())
         .transaction_properties(Some(Arc::new(properties)))
@@ -150,7 +151,7 @@ pub(crate) async fn exactly_next(
             "committed version {} instead of {attempted}; this is a bug in relance",
             committed.version_id()
         ))),
-        Err(error) => settle(dataset, attempted, &uuid, error).await,
+        Err(error) => settle(dataset, attempted, &uuid, &kept, error).await,
     }
 }
 
@@ -180,6 +181,7 @@ async fn settle(
     dataset: &Arc<Dataset>,
     attempted: u64,
     uuid: &str,
+    properties: &HashMap<String, String>,
     error: lance::Error,
 ) -> Result<Outcome> {
     let unsure = error.is_commit_status_unknown() || matches!(error, lance::Error::Timeout { .. });
@@ -190,7 +192,12 @@ async fn settle(
     match found {
         Found::Nothing if unsure => Ok(Outcome::Unknown { attempted, error: cause }),
         Found::Nothing => Err(cause),
-        Found::Someone { head, uuid: theirs } if theirs.as_deref() != Some(uuid) => {
+        // An earlier attempt of the same act on the same version may have become visible late.
+        Found::Someone { head, transaction }
+            if transaction
+                .as_ref()
+                .is_none_or(|theirs| theirs.uuid != uuid && !is_same_act(theirs, properties)) =>
+        {
             Ok(Outcome::LostRace { head })
         }
         Found::Someone { .. } => {
@@ -201,9 +208,18 @@ async fn settle(
     }
 }
 
+fn is_same_act(theirs: &Transaction, properties: &HashMap<String, String>) -> bool {
+    let theirs = theirs.transaction_properties.as_ref();
+    let same = |name: &str| {
+        let ours = properties.get(name);
+        ours.is_some() && theirs.and_then(|all| all.get(name)) == ours
+    };
+    same(PROPERTY_ID) && same(PROPERTY_ACT)
+}
+
 enum Found {
     Nothing,
-    Someone { head: u64, uuid: Option<String> },
+    Someone { head: u64, transaction: Option<Box<Transaction>> },
 }
 
 async fn look(dataset: &Dataset, attempted: u64) -> LanceResult<Found> {
@@ -212,8 +228,7 @@ async fn look(dataset: &Dataset, attempted: u64) -> LanceResult<Found> {
         return Ok(Found::Nothing);
     }
     let transaction = dataset.read_transaction_by_version(attempted).await?;
-    let uuid = transaction.map(|transaction| transaction.uuid);
-    Ok(Found::Someone { head, uuid })
+    Ok(Found::Someone { head, transaction: transaction.map(Box::new) })
 }
 
 /// A commit handler that commits one version and conflicts on every other.

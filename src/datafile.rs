@@ -100,6 +100,23 @@ pub(crate) async fn renew(
     Ok(copy)
 }
 
+/// Removes the directories below `root`, and it, as far as they are empty. Only a disk has any; what is
+/// left does no harm, and what somebody makes there meanwhile stays.
+pub(crate) fn remove_empty(store: &ObjectStore, root: &Path) {
+    fn remove(directory: &std::path::Path) {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove(&entry.path());
+            }
+        }
+        // Fails when it is not empty, which is the point.
+        let _ = std::fs::remove_dir(directory);
+    }
+    if store.has_direct_local_paths() {
+        remove(&PathBuf::from(to_local_path(root)));
+    }
+}
+
 /// Opens `file` for writing. On a disk it is written under its own name, and durable after [`sync`]; in
 /// an object store it appears when it is finished.
 ///

@@ -187,7 +187,7 @@ fn is_location(part: &str) -> bool {
 }
 
 /// `text` with every secret replaced.
-fn redact(text: &str, hide: &[String]) -> String {
+pub(crate) fn redact(text: &str, hide: &[String]) -> String {
     let mut text = text.to_owned();
     for secret in hide.iter().filter(|secret| secret.len() >= 4) {
         text = text.replace(secret.as_str(), "***");

@@ -7,7 +7,8 @@ use lance::Dataset;
 use lance::dataset::transaction::Transaction;
 
 use crate::commit::{Act, is_of, is_ours};
-use crate::error::{Context, Result};
+use crate::datafile;
+use crate::error::{Context, Error, Result};
 use crate::source::{TAG_PREFIX, tag_of};
 
 /// Commits read at once.
@@ -80,9 +81,44 @@ async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64
     if next > head {
         return Ok(None);
     }
-    let transaction = transaction(live, next).await?;
-    let ours = transaction.is_some_and(|transaction| is_ours(&transaction, id, Act::Swap));
+    let ours = match transaction(live, next).await? {
+        Some(transaction) => is_ours(&transaction, id, Act::Swap),
+        // A cleanup has taken it: the table itself tells.
+        None => names_files_of(live, id).await?,
+    };
     Ok(ours.then_some(next))
+}
+
+/// The version that is the swap of the migration `id`, which pinned version `first` first, whatever became of
+/// its tag: looked for only when the newest version names files of the migration.
+///
+/// # Errors
+/// `Failed`, when a transaction cannot be read; `Refused`, when the swap has landed and its version is gone.
+pub(crate) async fn find_swap(live: &Dataset, id: &str, first: u64) -> Result<Option<u64>> {
+    if !names_files_of(live, id).await? {
+        return Ok(None);
+    }
+    for version in (first + 1..=head(live).await?).rev() {
+        let transaction = transaction(live, version).await?;
+        if transaction.is_some_and(|transaction| is_ours(&transaction, id, Act::Swap)) {
+            return Ok(Some(version));
+        }
+    }
+    Err(Error::refused(format!(
+        "the swap of migration {id} has landed, and its version was cleaned away. The live table is whole"
+    ))
+    .with_advice("drop the staging table with LanceDB; nothing else is left to do"))
+}
+
+/// Whether the newest version of `live` names data files of the migration `id`.
+async fn names_files_of(live: &Dataset, id: &str) -> Result<bool> {
+    let mut newest = live.clone();
+    newest
+        .checkout_latest()
+        .await
+        .doing(|| format!("open the newest version of {}", live.uri()))?;
+    let mut fragments = newest.iter_fragments();
+    Ok(fragments.any(|one| one.files.iter().any(|file| datafile::is_of(&file.path, id))))
 }
 
 /// The newest version of the table.
@@ -109,7 +145,7 @@ pub(crate) async fn others_since(
         .buffered(READ_AHEAD)
         .try_collect::<Vec<_>>()
         .await
-        .map_err(|error: crate::error::Error| error)?;
+        .map_err(|error: Error| error)?;
     let others = transactions.into_iter().filter_map(|(version, transaction)| {
         let operation = match transaction {
             Some(transaction) if is_of(&transaction, id) => return None,
@@ -121,7 +157,19 @@ pub(crate) async fn others_since(
     Ok(others.collect())
 }
 
+/// The transaction that made `version`; `None`, when it tells of none or a cleanup has taken it.
 async fn transaction(live: &Dataset, version: u64) -> Result<Option<Transaction>> {
-    let transaction = live.read_transaction_by_version(version).await;
-    transaction.doing(|| format!("read the transaction of version {version}"))
+    match live.read_transaction_by_version(version).await {
+        Err(error) if is_gone(&error) => Ok(None),
+        read => read.doing(|| format!("read the transaction of version {version}")),
+    }
+}
+
+/// Whether `error` says that a version is not there.
+pub(crate) fn is_gone(error: &lance::Error) -> bool {
+    error.is_not_found()
+        || matches!(
+            error,
+            lance::Error::VersionNotFound { .. } | lance::Error::DatasetNotFound { .. }
+        )
 }

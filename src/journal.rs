@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
-use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use lance_table::format::{BasePath, DeletionFile, Fragment};
@@ -141,6 +141,8 @@ pub(crate) struct Journal {
     records: BTreeMap<ChunkId, ChunkRecord>,
     /// As they are in the staging table.
     fragments: BTreeMap<ChunkId, Vec<Fragment>>,
+    /// The lease of the last checkpoint that was tried.
+    attempted: Option<Lease>,
     /// Files that were put since the last checkpoint: nobody else knows of them.
     fresh: Vec<String>,
     /// Files that nothing names any more once the next checkpoint is written.
@@ -203,6 +205,7 @@ impl Journal {
             lease,
             records: BTreeMap::new(),
             fragments: BTreeMap::new(),
+            attempted: None,
             fresh: Vec::new(),
             doomed: Vec::new(),
         })
@@ -237,7 +240,8 @@ impl Journal {
         }
         let fragments = fragments_by_chunk(&staging, &mut records);
         let (fresh, doomed) = (Vec::new(), Vec::new());
-        Ok(Some(Self { staging, header, lease, records, fragments, fresh, doomed }))
+        let attempted = None;
+        Ok(Some(Self { staging, header, lease, records, fragments, attempted, fresh, doomed }))
     }
 
     /// What the migration is.
@@ -338,6 +342,12 @@ impl Journal {
         self.fragments.remove(&chunk);
     }
 
+    /// Forgets every chunk. Durable with the next checkpoint.
+    pub(crate) fn forget_all(&mut self) {
+        self.records.clear();
+        self.fragments.clear();
+    }
+
     /// Has the files of `chunk` verified again. Durable with the next checkpoint.
     pub(crate) fn distrust(&mut self, chunk: ChunkId) {
         if let Some(record) = self.records.get_mut(&chunk) {
@@ -379,6 +389,7 @@ impl Journal {
     /// The staging table holds the commit before or the commit after, never a part.
     pub(crate) async fn checkpoint(&mut self, lease: Lease) -> Result<()> {
         self.expect_own().await?;
+        self.attempted = Some(lease.clone());
         // Lance takes no deletion files in an overwrite: the records tell of them.
         let mut fragments = self.all_fragments();
         for fragment in &mut fragments {
@@ -390,12 +401,39 @@ impl Journal {
             config_upsert_values: Some(self.config_changes(&lease)?),
             initial_bases: None,
         };
+        self.commit(operation, lease).await
+    }
+
+    /// Shows that the run is alive, and writes nothing else: what was put meanwhile waits for the next
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint`](Self::checkpoint).
+    pub(crate) async fn beat(&mut self, lease: Lease) -> Result<()> {
+        self.expect_own().await?;
+        self.attempted = Some(lease.clone());
+        let entry = UpdateMapEntry { key: KEY_LEASE.to_owned(), value: Some(to_json(&lease)?) };
+        let operation = Operation::UpdateConfig {
+            config_updates: Some(UpdateMap { update_entries: vec![entry], replace: false }),
+            table_metadata_updates: None,
+            schema_metadata_updates: None,
+            field_metadata_updates: HashMap::new(),
+        };
+        self.commit(operation, lease).await
+    }
+
+    /// Commits `operation`, which writes `lease`, as the next version of the staging table.
+    async fn commit(&mut self, operation: Operation, lease: Lease) -> Result<()> {
         let committed = exactly_next(&self.staging, operation, HashMap::new()).await;
+        if !matches!(committed, Ok(Outcome::LostRace { .. })) {
+            // They may be durable by now, and others' to name.
+            self.fresh.clear();
+        }
         match committed? {
             Outcome::Landed(staging) => {
+                self.expect_not_revived(&staging).await?;
                 self.staging = Arc::new(*staging);
                 self.lease = lease;
-                self.fresh.clear();
                 Ok(())
             }
             Outcome::LostRace { .. } => Err(Error::locked(
@@ -439,7 +477,7 @@ impl Journal {
     ///
     /// # Errors
     /// `Locked` then; `Failed`, when it cannot be read.
-    pub(crate) async fn expect_own(&self) -> Result<()> {
+    pub(crate) async fn expect_own(&mut self) -> Result<()> {
         let lost = || {
             Error::locked(
                 "another run dropped this migration; this one stops, and has changed nothing since",
@@ -454,9 +492,34 @@ impl Journal {
         let config = &newest.manifest().config;
         let header: Result<Header> = from_config(config, KEY_HEADER);
         let lease: Result<Lease> = from_config(config, KEY_LEASE);
-        let same = header.is_ok_and(|header| header.id == self.header.id)
-            && lease.is_ok_and(|lease| lease == self.lease);
-        if same { Ok(()) } else { Err(lost()) }
+        let lease = lease.map_err(|_| lost())?;
+        if header.map_or(true, |header| header.id != self.header.id) {
+            return Err(lost());
+        }
+        if Some(&lease) == self.attempted.as_ref()
+            && newest.version_id() > self.staging.version_id()
+        {
+            // An attempt whose reply was lost has landed.
+            self.staging = Arc::new(newest);
+            self.lease = lease;
+            return Ok(());
+        }
+        if lease == self.lease { Ok(()) } else { Err(lost()) }
+    }
+
+    /// Fails when the version before `landed` is gone: another run removed the journal at this very moment,
+    /// and `landed` would bring it back.
+    async fn expect_not_revived(&self, landed: &Dataset) -> Result<()> {
+        let store = landed.object_store(None).await;
+        let store = store.doing(|| "open the staging table's store".to_owned())?;
+        let before = &self.staging.manifest_location().path;
+        match object_store::ObjectStoreExt::head(&store.inner, before).await {
+            Err(object_store::Error::NotFound { .. }) => {
+                datafile::remove(&store, &landed.manifest_location().path).await?;
+                Err(Error::locked("another run dropped this migration; this one stops"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What differs between the staging table's config and what this journal holds. A config entry
@@ -494,10 +557,8 @@ impl Journal {
             datafile::remove(&store, &file.location).await?;
         }
         datafile::remove(&store, newest).await?;
-        match store.remove_dir_all(root).await {
-            Err(error) if error.is_not_found() => Ok(()),
-            removed => removed.doing(doing),
-        }
+        datafile::remove_empty(&store, &root);
+        Ok(())
     }
 }
 

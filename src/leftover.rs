@@ -14,6 +14,7 @@ use object_store::path::Path;
 
 use crate::commit::is_named;
 use crate::error::{Context, Result};
+use crate::journal::Journal;
 use crate::{datafile, deletion, history};
 
 /// How much was removed.
@@ -37,9 +38,11 @@ pub(crate) fn named_by(live: &Dataset) -> HashSet<String> {
 }
 
 /// Removes every file of the migration `id` below `live` that is not in `keep` (names of data files and
-/// deletion files) and that no version of the table made since `since` names.
+/// deletion files) and that no version of the table made since `since` names. With a `journal`, only while
+/// it is this run's own.
 ///
 /// # Errors
+/// `Locked`, when another run took the journal over; nothing was removed then.
 /// `Failed`, when a directory cannot be listed, or a file is there and cannot be removed.
 ///
 /// # Crash
@@ -49,6 +52,7 @@ pub(crate) async fn remove(
     id: &str,
     keep: &HashSet<String>,
     since: u64,
+    journal: Option<&mut Journal>,
 ) -> Result<Removed> {
     let store = live.object_store(None).await;
     let store = store.doing(|| format!("open the store of {}", live.uri()))?;
@@ -66,6 +70,18 @@ pub(crate) async fn remove(
         gone.extend(ours.then_some(meta));
     }
     gone.extend(uncommitted(live, &store, id, since).await?);
+    // In this order: what is made after the listing is not in it, what was adopted before is in the
+    // newest version, and whoever adopts anything in between has taken the journal over.
+    let mut newest = live.clone();
+    newest
+        .checkout_latest()
+        .await
+        .doing(|| format!("open the newest version of {}", live.uri()))?;
+    let named = named_by(&newest);
+    gone.retain(|meta| !named.contains(name_of(meta)));
+    if let Some(journal) = journal {
+        journal.expect_own().await?;
+    }
     let mut removed = Removed::default();
     for meta in gone {
         datafile::remove(&store, &meta.location).await?;
@@ -113,7 +129,7 @@ async fn committed(live: &Dataset, since: u64) -> Result<HashSet<String>> {
     for version in since..=head {
         let at = match live.checkout_version(version).await {
             Ok(at) => at,
-            Err(error) if is_gone(&error) => continue,
+            Err(error) if history::is_gone(&error) => continue,
             Err(error) => return Err(error).doing(|| format!("open version {version}")),
         };
         names.extend(at.manifest().transaction_file.clone());
@@ -122,14 +138,6 @@ async fn committed(live: &Dataset, since: u64) -> Result<HashSet<String>> {
         names.extend(indices.iter().map(|index| index.uuid.to_string()));
     }
     Ok(names)
-}
-
-fn is_gone(error: &lance::Error) -> bool {
-    error.is_not_found()
-        || matches!(
-            error,
-            lance::Error::VersionNotFound { .. } | lance::Error::DatasetNotFound { .. }
-        )
 }
 
 async fn list(store: &ObjectStore, directory: &Path) -> Result<Vec<ObjectMeta>> {

@@ -87,7 +87,9 @@ fn host() -> String {
 
 fn boot() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned())
+    // Two containers of one machine may share its name; their process numbers mean different things.
+    let space = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!("{} {}", id.trim(), space.display()))
 }
 
 /// The 22nd field of `/proc/PID/stat`; the second may hold spaces and ends with the last parenthesis.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::error::redact;
 use crate::phase::Phase;
 
 /// One thing that happened.
@@ -47,6 +48,24 @@ pub struct Silent;
 
 impl Progress for Silent {
     fn event(&self, _: Event) {}
+}
+
+/// Passes events on, with every secret replaced: stores repeat requests in their errors.
+#[derive(Debug)]
+pub(crate) struct Redacting {
+    /// Who is told.
+    pub to: SharedProgress,
+    /// What must never be told.
+    pub secrets: Vec<String>,
+}
+
+impl Progress for Redacting {
+    fn event(&self, event: Event) {
+        self.to.event(match event {
+            Event::Note(text) => Event::Note(redact(&text, &self.secrets)),
+            Event::Began { .. } | Event::Advanced(_) => event,
+        });
+    }
 }
 
 /// A shared progress.

@@ -60,7 +60,8 @@ impl Migration {
             format!("LanceDB counts {} rows and sees every field", count_text(rows)),
         );
         let first = underway.journal.header().first_version;
-        leftover::remove(&after, &id, &leftover::named_by(swapped), first).await?;
+        let (keep, journal) = (leftover::named_by(swapped), &mut underway.journal);
+        leftover::remove(&after, &id, &keep, first, Some(journal)).await?;
         if let Some(undo) = &underway.journal.header().undo {
             source::unpin(&after, &undo.id).await?;
         }
@@ -68,11 +69,12 @@ impl Migration {
     }
 
     /// Removes what earlier runs of this migration left behind, what is staged excepted.
-    pub(super) async fn clean(&self, underway: &Underway) -> Result<()> {
-        let header = underway.journal.header();
+    pub(super) async fn clean(&self, underway: &mut Underway) -> Result<()> {
+        let header = underway.journal.header().clone();
         let files = underway.journal.records().flat_map(|record| &record.files);
         let keep: HashSet<String> = files.map(|file| file.name.clone()).collect();
-        leftover::remove(&underway.source, &header.id, &keep, header.first_version).await?;
+        let (source, journal) = (&underway.source, &mut underway.journal);
+        leftover::remove(source, &header.id, &keep, header.first_version, Some(journal)).await?;
         Ok(())
     }
 

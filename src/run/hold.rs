@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::catchup::Need;
 use crate::error::{Kind, Result};
 use crate::phase::Phase;
 use crate::progress::{Amount, note};
@@ -44,16 +45,17 @@ impl Migration {
     async fn wait(&self, underway: &mut Underway) -> Result<()> {
         let mut beat = Instant::now();
         while self.pause(LOOK_EVERY).await {
-            if self.look(underway).await? {
+            if self.look(underway).await? || self.is_stale(underway) {
                 // However long it waits, no round before this one counts.
                 underway.staged_first = None;
                 underway.rounds = crate::catchup::Rounds::default();
                 self.stage(underway, Phase::Hold).await?;
-            } else if beat.elapsed() < BEAT {
-                continue;
+                self.keep_held(underway, false).await?;
+                beat = Instant::now();
+            } else if beat.elapsed() >= BEAT {
+                underway.journal.beat(self.lease(Phase::Hold, false)).await?;
+                beat = Instant::now();
             }
-            self.keep_held(underway, false).await?;
-            beat = Instant::now();
         }
         Ok(())
     }
@@ -64,6 +66,13 @@ impl Migration {
         let doomed = underway.journal.take_doomed();
         self.worker(underway).await?.remove(doomed).await?;
         underway.journal.show_deletions().await
+    }
+
+    /// Whether staged files have grown too old while it waited.
+    fn is_stale(&self, underway: &Underway) -> bool {
+        let now = self.clock.now();
+        let mut chunks = underway.plan.chunks.iter();
+        chunks.any(|chunk| underway.journal.need(chunk, now) != Need::Nothing)
     }
 
     fn held(&self, underway: &Underway, taken_over: bool) -> Ended {

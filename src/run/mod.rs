@@ -30,7 +30,7 @@ use crate::location::Location;
 use crate::phase::Phase;
 use crate::plan::{Plan, Request};
 use crate::process::Running;
-use crate::progress::{Amount, Event, SharedProgress, Silent, note};
+use crate::progress::{Amount, Event, Redacting, SharedProgress, Silent, note};
 use crate::retry::retrying;
 use crate::run::planning::Planned;
 use crate::run::report::{Ended, seconds};
@@ -112,7 +112,7 @@ impl Migration {
     /// Who is told.
     #[must_use]
     pub fn progress(mut self, progress: SharedProgress) -> Self {
-        self.progress = progress;
+        self.progress = Arc::new(Redacting { to: progress, secrets: self.location.secrets() });
         self
     }
 
@@ -194,7 +194,12 @@ impl Migration {
         let running = Running::start(&self.run);
         let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
         let point = history::rollback_point(&live, &journal.header().id).await?;
-        if let Some(version) = point.and_then(|point| point.swapped) {
+        let header = journal.header();
+        let swapped = match point.and_then(|point| point.swapped) {
+            None => history::find_swap(&live, &header.id, header.first_version).await?,
+            landed => landed,
+        };
+        if let Some(version) = swapped {
             return Box::pin(self.resume_swapped(&live, journal, version, began, running)).await;
         }
         self.pin_head(&live, &journal).await?;
@@ -202,7 +207,7 @@ impl Migration {
         let mut underway = self.underway(live, plan, journal, began, running)?;
         self.keep_staged(&mut underway);
         self.inspect(&mut underway).await.map_err(|error| self.keep(error))?;
-        self.clean(&underway).await.map_err(|error| self.keep(error))?;
+        self.clean(&mut underway).await.map_err(|error| self.keep(error))?;
         Box::pin(self.carry_out(underway)).await
     }
 

@@ -8,6 +8,7 @@ use lance_core::datatypes::{Field, Schema};
 
 use crate::catchup::Need;
 use crate::error::{Context, Error, Result};
+use crate::history::RollbackPoint;
 use crate::journal::{ChunkRecord, Journal};
 use crate::plan::explain::count_text;
 use crate::plan::{Facts, Plan, Request};
@@ -32,6 +33,11 @@ impl Migration {
         let id = &journal.header().id;
         let head = live.version_id();
         match history::rollback_point(live, id).await? {
+            Some(RollbackPoint { swapped: Some(version), .. }) => {
+                return Err(Error::interrupted(format!(
+                    "the swap of this migration has landed as version {version}; `resume` tidies up"
+                )));
+            }
             Some(point) if point.version == head => {}
             Some(point) => {
                 let tag = source::tag_of(id);

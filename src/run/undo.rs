@@ -8,6 +8,7 @@ use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
 use lance::dataset::transaction::Operation;
 
+use crate::chunk::SourceFragment;
 use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Context, Error, Kind, Result};
 use crate::history::{self, Other, RollbackPoint};
@@ -21,6 +22,7 @@ use crate::run::look::swap_request;
 use crate::run::planning::{Planned, request_difference};
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, commits_text};
 use crate::schema::change::Change;
+use crate::settings::{Hold, Settings};
 use crate::table::{self, Opener};
 use crate::{database, source};
 
@@ -53,7 +55,11 @@ impl Migration {
         // removed here.
         let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
         let point = history::rollback_point(&live, &header.id).await?;
-        if let Some(version) = point.and_then(|point| point.swapped) {
+        let swapped = match point.and_then(|point| point.swapped) {
+            None => history::find_swap(&live, &header.id, header.first_version).await?,
+            landed => landed,
+        };
+        if let Some(version) = swapped {
             return Err(Error::refused(format!(
                 "the swap landed as version {version}, so there is nothing to abort"
             ))
@@ -63,8 +69,11 @@ impl Migration {
                 self.command("rollback")
             )));
         }
-        let keep = HashSet::new();
-        let removed = leftover::remove(&live, &header.id, &keep, header.first_version).await?;
+        // Nobody adopts what the journal does not name: forgotten first, removed then.
+        journal.forget_all();
+        self.checkpoint(&mut journal, Phase::Plan, false).await?;
+        let (keep, first) = (HashSet::new(), header.first_version);
+        let removed = leftover::remove(&live, &header.id, &keep, first, Some(&mut journal)).await?;
         source::unpin(&live, &header.id).await?;
         journal.remove().await?;
         let table = self.location.table().to_owned();
@@ -147,7 +156,8 @@ impl Migration {
             return Err(Error::refused(message));
         };
         let request = Request { changes, ..Request::default() };
-        let back = Self { request, ..self.clone() };
+        let settings = Settings { hold: Hold::No, ..self.settings.clone() };
+        let back = Self { request, settings, ..self.clone() };
         let Planned { plan, live } = back.plan_head(&opener).await?;
         back.expect_writable()?;
         let running = Running::start(&back.run);
@@ -244,25 +254,25 @@ impl Migration {
     }
 
     async fn refuse_writes(&self, live: &Dataset, swapped: u64, others: &[Other]) -> Result<Error> {
-        let then = table::source_fragments(&*table::at_version(live, swapped).await?).await?;
-        let now = table::source_fragments(live).await?;
-        let rows =
-            |all: &[crate::chunk::SourceFragment], not: &[crate::chunk::SourceFragment]| -> u64 {
-                let known = |id: u64| not.iter().any(|fragment| fragment.origin.id == id);
-                all.iter()
-                    .filter(|fragment| !known(fragment.origin.id))
-                    .map(|fragment| fragment.rows)
-                    .sum()
-            };
-        let written = rows(&now, &then);
-        let before: u64 = then.iter().map(|fragment| fragment.rows).sum();
-        let after: u64 = now.iter().map(|fragment| fragment.rows).sum();
         let (commits, table) = (commits_text(others), self.location.table());
-        Ok(Error::refused(format!(
-            "`{table}` was written to after the swap: {commits} would be lost, with {written} rows \
-             written since (the table had {before} rows then, and has {after} now)"
-        ))
-        .with_advice(&format!(
+        let mut message =
+            format!("`{table}` was written to after the swap: {commits} would be lost");
+        // A cleanup may have taken the swapped version: then how much was written is not known.
+        if let Ok(swapped) = table::at_version(live, swapped).await {
+            let then = table::source_fragments(&swapped).await?;
+            let now = table::source_fragments(live).await?;
+            let rows = |all: &[SourceFragment]| all.iter().map(|one| one.rows).sum::<u64>();
+            let known: HashSet<u64> = then.iter().map(|one| one.origin.id).collect();
+            let new = now.iter().filter(|one| !known.contains(&one.origin.id));
+            let written: u64 = new.map(|one| one.rows).sum();
+            let (before, after) = (rows(&then), rows(&now));
+            let counts = format!(
+                ", with {written} rows written since (the table had {before} rows then, and has \
+                 {after} now)"
+            );
+            message.push_str(&counts);
+        }
+        Ok(Error::refused(message).with_advice(&format!(
             "{rollback} --keep-writes carries them back, {rollback} --discard-writes gives them up",
             rollback = self.bare_command("rollback")
         )))
@@ -358,8 +368,11 @@ impl Migration {
 
 /// Removes what earlier attempts of the same thing left behind; what the swapped version names stays.
 async fn remove_leftovers(live: &Dataset, point: &RollbackPoint, swapped: u64) -> Result<()> {
-    let keep = leftover::named_by(&*table::at_version(live, swapped).await?);
-    leftover::remove(live, &point.id, &keep, point.version).await?;
+    // Once a cleanup has taken the swapped version, what it named cannot be told from leftovers.
+    if let Ok(swapped) = table::at_version(live, swapped).await {
+        let keep = leftover::named_by(&swapped);
+        leftover::remove(live, &point.id, &keep, point.version, None).await?;
+    }
     Ok(())
 }
 

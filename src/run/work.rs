@@ -77,8 +77,10 @@ impl Migration {
     fn check_whole(&self, underway: &Underway) -> Result<()> {
         let now = self.clock.now();
         for chunk in &underway.plan.chunks {
-            let ready = matches!(underway.journal.need(chunk, now), Need::Nothing | Need::Renew);
             let record = underway.journal.record(chunk.id);
+            let quick = record.is_some_and(|record| record.verified == Some(Verify::Quick));
+            let ready = matches!(underway.journal.need(chunk, now), Need::Nothing | Need::Renew)
+                && !(quick && self.settings.verify == Verify::Full);
             if !ready || record.is_none_or(|record| record.rows_left() != chunk.rows()) {
                 let message = format!("chunk {} is not staged and verified as planned", chunk.id);
                 return Err(Error::mismatch(message));
@@ -137,11 +139,11 @@ impl<'a> Work<'a> {
             tokio::select! {
                 biased;
                 () = self.migration.cancel.cancelled() => return Err(self.migration.interrupted()),
-                done = self.running.join_next_with_id() => self.took(done)?,
                 _ = beat.tick() => {
                     self.checkpoint().await?;
                     self.look_meanwhile().await?;
                 }
+                done = self.running.join_next_with_id() => self.took(done)?,
             }
         }
     }

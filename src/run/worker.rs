@@ -13,6 +13,7 @@ use roaring::RoaringBitmap;
 
 use crate::catchup::{Deletions, Need, staged_deletions};
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
+use crate::clock::Clock;
 use crate::deletion::STAGED;
 use crate::error::{Context, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
@@ -46,8 +47,7 @@ pub(super) struct Worker {
     staging_version: u64,
     /// Whether rows can be deleted from what is staged: see `Prepared` in `swap.rs`.
     deletes: bool,
-    /// When the plan was made.
-    now: DateTime<Utc>,
+    clock: Arc<dyn Clock>,
 }
 
 /// A chunk that is done, and the fragments that hold it.
@@ -165,7 +165,7 @@ impl Migration {
             staging_store: staging_store.doing(|| "open the staging table's store".to_owned())?,
             staging_version: staging.version_id(),
             deletes: live.manifest_location().naming_scheme == ManifestNamingScheme::V2,
-            now: self.clock.now(),
+            clock: Arc::clone(&self.clock),
         })
     }
 
@@ -182,11 +182,15 @@ impl Migration {
     fn forget_changed(&self, there: &FilesThere, journal: &mut Journal) {
         let mut gone: Vec<ChunkId> = Vec::new();
         let mut touched: Vec<ChunkId> = Vec::new();
+        let mut quick: Vec<ChunkId> = Vec::new();
         for record in journal.records() {
             if record.files.iter().any(|file| !there.contains_key(&file.name)) {
                 gone.push(record.chunk);
             } else if record.files.iter().any(|file| there.get(&file.name) != Some(file)) {
                 touched.push(record.chunk);
+            } else if self.settings.verify == Verify::Full && record.verified == Some(Verify::Quick)
+            {
+                quick.push(record.chunk);
             }
         }
         for chunk in gone {
@@ -195,6 +199,13 @@ impl Migration {
                 format!("the files of chunk {chunk} are gone; it is staged again"),
             );
             journal.forget(chunk);
+        }
+        if !quick.is_empty() {
+            let count = quick.len();
+            note(&self.progress, format!("{count} chunks were verified quickly; now in full"));
+        }
+        for chunk in quick {
+            journal.distrust(chunk);
         }
         for chunk in touched {
             note(
@@ -313,8 +324,8 @@ impl Worker {
 
     /// The deleted rows of a source fragment, `then` and `now`; `None`, when those of then are gone.
     async fn deletions(&self, then: &Origin, now: &SourceFragment) -> Result<Option<Deletions>> {
-        let rows = now.rows + now.origin.deleted_rows();
-        let now = self.deleted(&now.origin).await?;
+        let (live, now) = (now.rows, self.deleted(&now.origin).await?);
+        let rows = live + now.len();
         let then = self.deleted(then).await.ok();
         Ok(then.map(|then| Deletions { rows, then, now }))
     }
@@ -344,7 +355,7 @@ impl Worker {
         for file in fragments.iter_mut().flat_map(|fragment| &mut fragment.files) {
             let path = self.path(&file.path);
             let id = &self.stager.files.id;
-            let renewed = datafile::renew(self.store(), &path, id, self.now.into()).await?;
+            let renewed = datafile::renew(self.store(), &path, id, self.clock.now().into()).await?;
             if let Some(name) = renewed.filename() {
                 name.clone_into(&mut file.path);
             }

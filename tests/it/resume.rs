@@ -180,3 +180,11 @@ async fn ctrl_c_stops_it_with_everything_kept() {
     assert!(!resumed.stderr.contains("kept 0"), "{}", resumed.stderr);
     assert_eq!(ids(&db.rows("t").await), (0..4_000).collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_verified_quickly_is_verified_in_full_when_asked() {
+    let db = Db::new();
+    db.documents("t", 500, 100).await;
+    db.relance("migrate", "t", &[ADD, &["--hold", "--verify", "quick"]].concat()).expect(5);
+    db.relance("resume", "t", &[]).expect(0).says("were verified quickly; now in full");
+}

@@ -128,3 +128,56 @@ async fn rollback_after_a_kill_behind_the_swap_needs_no_resume() {
     let more = documents(500, 5);
     db.append("t", more).await;
 }
+
+/// A migration that was killed right behind its swap.
+async fn killed_behind_the_swap(db: &Db) -> arrow::array::RecordBatch {
+    let mut live = db.documents("t", 500, 100).await;
+    index_ids(&mut live).await;
+    let mut child = db.start("migrate", "t", &["--add", "n:int64=7", "--progress", "plain"]);
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let found = std::io::BufRead::lines(stderr).any(|line| line.unwrap().contains("swapped in as"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(found && db.staging_exists("t"));
+    db.rows("t").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_landed_is_known_without_its_tag() {
+    for move_it in [false, true] {
+        let db = Db::new();
+        let before = killed_behind_the_swap(&db).await;
+        let live = db.open("t").await;
+        let tags = live.tags().list().await.unwrap();
+        let tag = tags.keys().find(|tag| tag.starts_with("relance-")).unwrap();
+        if move_it {
+            live.tags().update(tag, live.version_id()).await.unwrap();
+        } else {
+            live.tags().delete(tag).await.unwrap();
+        }
+        db.relance("abort", "t", &[]).expect(3).says("the swap landed as version");
+        assert_eq!(db.rows("t").await, before);
+        db.relance("resume", "t", &[]).expect(0);
+        assert_eq!(db.rows("t").await, before);
+        assert!(!db.staging_exists("t"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_point_outlives_the_cleanup_of_its_swap() {
+    let db = Db::new();
+    db.documents("t", 500, 100).await;
+    let before = db.rows("t").await;
+    db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
+    let mut live = db.open("t").await;
+    live.delete("id = 1").await.unwrap();
+    live.delete("id = 2").await.unwrap();
+    let policy = lance::dataset::cleanup::CleanupPolicyBuilder::default();
+    let policy = policy.before_timestamp(chrono::Utc::now()).error_if_tagged_old_versions(false);
+    live.cleanup(policy.build()).execute().await.unwrap();
+    assert!(live.checkout_version(2).await.is_err(), "the swapped version is gone");
+    db.relance("status", "t", &[]).expect(0).says("rollback point: version 1");
+    db.relance("rollback", "t", &[]).expect(3).says("--discard-writes");
+    db.relance("rollback", "t", &["--discard-writes"]).expect(0);
+    assert_eq!(db.rows("t").await, before);
+}
