@@ -1,0 +1,157 @@
+//! What the journal holds: the header, the lease, and one record a chunk.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lance_table::format::DeletionFile;
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::{ChunkId, Origin};
+use crate::digest::Digest;
+use crate::phase::Phase;
+use crate::plan::Request;
+use crate::process::{Presence, ProcessId, Running};
+use crate::settings::Verify;
+
+/// What the migration is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    /// The layout of the journal.
+    pub layout: u32,
+    /// The migration's id, in its files' names, its tag and its commits.
+    pub id: String,
+    /// The version of relance that began it.
+    pub relance: String,
+    /// When it began.
+    pub began: DateTime<Utc>,
+    /// The pinned version of the live table.
+    pub source_version: u64,
+    /// The version that was pinned first.
+    pub first_version: u64,
+    /// What was asked, `now` spelled out.
+    pub request: Request,
+    /// Rows after which a staged file is closed.
+    pub rows_per_file: u64,
+    /// Chunks in all.
+    pub chunks: u64,
+    /// Rows in all.
+    pub rows: u64,
+    /// What it takes back, if it is the way back from a swap.
+    #[serde(default)]
+    pub undo: Option<Undo>,
+}
+
+/// A swap that a migration takes back without losing what was written since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Undo {
+    /// The id of the migration that is taken back.
+    pub id: String,
+    /// Its rollback point.
+    pub version: u64,
+}
+
+/// Who runs the migration, and when it was last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lease {
+    /// The process.
+    pub process: ProcessId,
+    /// Tells two runs of one process apart.
+    pub run: String,
+    /// When it was last seen.
+    pub beat: DateTime<Utc>,
+    /// Where it stood.
+    pub phase: Phase,
+    /// Whether it let go in an orderly way.
+    pub released: bool,
+}
+
+/// A staged file as it was when it was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StagedFile {
+    /// Its name in the live table's `data/`.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// When the store says that it was last modified.
+    pub modified: DateTime<Utc>,
+}
+
+/// A chunk that is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChunkRecord {
+    /// Which.
+    pub chunk: ChunkId,
+    /// The source fragments that it holds, in order, as they were when it was last brought up to date.
+    pub origins: Vec<Origin>,
+    /// Rows in its files.
+    pub rows: u64,
+    /// Rows of its files that are deleted.
+    pub deleted: u64,
+    /// Which, for each file.
+    pub deletions: Vec<Option<DeletionFile>>,
+    /// Its files, in row order.
+    pub files: Vec<StagedFile>,
+    /// A digest for each column of the expected rows in its files.
+    pub digests: Vec<Digest>,
+    /// How its files were compared with the digests, if they were.
+    pub verified: Option<Verify>,
+}
+
+impl ChunkRecord {
+    /// Rows that are not deleted.
+    pub(crate) fn rows_left(&self) -> u64 {
+        self.rows.saturating_sub(self.deleted)
+    }
+}
+
+impl Lease {
+    /// Whether another run must be taken for alive, seen `now` from the process `here`: its process is
+    /// on this machine; or it was seen within the lease's time, where that cannot be told.
+    pub(crate) fn is_held(&self, now: DateTime<Utc>, here: &ProcessId) -> bool {
+        let seen = now - self.beat < LEASE_TIME;
+        !self.released
+            && match self.process.presence(here) {
+                Presence::Running => true,
+                Presence::Gone => false,
+                Presence::Own => seen && Running::is(&self.run),
+                Presence::Elsewhere => seen,
+            }
+    }
+}
+
+/// A run that was not seen for this long is taken for dead. Runs are seen at least every few seconds.
+const LEASE_TIME: TimeDelta = TimeDelta::seconds(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(process: &ProcessId, seconds_ago: i64, released: bool) -> bool {
+        let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
+        let lease = Lease {
+            process: process.clone(),
+            run: "r".to_owned(),
+            beat: now - TimeDelta::seconds(seconds_ago),
+            phase: Phase::Stage,
+            released,
+        };
+        lease.is_held(now, &ProcessId::current())
+    }
+
+    #[test]
+    fn a_lease_is_held_by_the_living() {
+        let here = ProcessId::current();
+        let gone = ProcessId { pid: u32::MAX, ..here.clone() };
+        let there = ProcessId { host: "there".to_owned(), ..here.clone() };
+        if cfg!(target_os = "linux") {
+            let alive = ProcessId { pid: 1, started: None, ..here.clone() };
+            assert!(held(&alive, 500, false), "a slow run on this machine");
+            assert!(!held(&gone, 1, false), "a run that was killed");
+        }
+        assert!(held(&there, 10, false), "a run elsewhere, seen lately");
+        assert!(!held(&there, 500, false), "a run elsewhere, not seen");
+        assert!(!held(&there, 1, true), "a run that let go");
+        assert!(!held(&here, 1, false), "a run of this process that is over");
+        let running = Running::start("r");
+        assert!(held(&here, 1, false), "a run of this process");
+        drop(running);
+    }
+}
