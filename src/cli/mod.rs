@@ -36,6 +36,13 @@ pub(crate) fn run() -> ExitCode {
             let usage = error.use_stderr();
             // A closed stream is no reason to fail differently.
             let _ = error.print();
+            if usage && std::env::args().any(|arg| arg == "--json") {
+                let message = error.to_string();
+                print(
+                    &json!({ "error": { "kind": "Usage", "message": message, "exit": 2 } })
+                        .to_string(),
+                );
+            }
             return ExitCode::from(if usage { 2 } else { 0 });
         }
     };

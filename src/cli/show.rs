@@ -130,7 +130,10 @@ pub(super) fn finalized(done: &Finalized) -> String {
         let older = done.older_versions;
         text.push_str("\n  ");
         text.push_str(&count_text(older));
-        text.push_str(" older versions may hold some of its files; --history removes them too");
+        text.push_str(
+            " older versions may hold some of its files: LanceDB's own cleanup removes them, as \
+             `finalize --history` would have done",
+        );
     }
     text
 }

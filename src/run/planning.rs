@@ -169,24 +169,25 @@ pub(super) fn request_difference(live: &Schema, asked: &Request, staged: &Reques
 /// The first column in which what is staged differs from what the table needs now, in words.
 fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
     let text = |field: &Field| field_text(&ArrowField::from(field));
-    for field in &planned.fields {
-        let name = &field.name;
-        match staged.fields.iter().find(|other| other.id == field.id || other.name == *name) {
-            None => return Some(format!("column `{name}` is new ({})", text(field))),
-            Some(other) if !same_field(other, field) => {
-                let (then, now) = (text(other), text(field));
-                return Some(if then == now {
-                    format!("column `{name}` was made anew")
-                } else {
-                    format!("column `{}` was `{then}` and is `{now}` now", other.name)
-                });
-            }
-            Some(_) => {}
-        }
+    let known = |field: &&Field| staged.fields.iter().any(|other| other.name == field.name);
+    if let Some(new) = planned.fields.iter().find(|field| !known(field)) {
+        return Some(format!("column `{}` is new ({})", new.name, text(new)));
     }
-    let gone = |field: &&Field| !planned.fields.iter().any(|other| other.id == field.id);
-    let gone = staged.fields.iter().find(gone);
-    gone.map(|field| format!("column `{}` is gone (it was {})", field.name, text(field)))
+    let gone = |field: &&Field| !planned.fields.iter().any(|other| other.name == field.name);
+    if let Some(gone) = staged.fields.iter().find(gone) {
+        return Some(format!("column `{}` is gone (it was {})", gone.name, text(gone)));
+    }
+    let pairs = planned.fields.iter().filter_map(|field| {
+        let other = staged.fields.iter().find(|other| other.name == field.name)?;
+        (!same_field(other, field)).then_some((text(other), text(field), &field.name))
+    });
+    pairs.into_iter().next().map(|(then, now, name)| {
+        if then == now {
+            format!("column `{name}` was made anew")
+        } else {
+            format!("column `{name}` was `{then}` and is `{now}` now")
+        }
+    })
 }
 
 /// Whether files of one field can be read as the other: ids, names, types and nulls are the same, all the

@@ -51,6 +51,10 @@ impl Migration {
         let (_, live, mut journal) = self.staged().await?;
         self.expect_free_or_waiting(&journal)?;
         let header = journal.header().clone();
+        let point = history::rollback_point(&live, &header.id).await?;
+        if let Some(version) = point.and_then(|point| point.swapped) {
+            return Err(self.landed(version));
+        }
         // Taking the migration over stops a run that is slow, not dead, before it can name a file that is
         // removed here.
         let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
@@ -60,14 +64,7 @@ impl Migration {
             landed => landed,
         };
         if let Some(version) = swapped {
-            return Err(Error::refused(format!(
-                "the swap landed as version {version}, so there is nothing to abort"
-            ))
-            .with_advice(&format!(
-                "{} finishes it; {} takes it back",
-                self.command("resume"),
-                self.command("rollback")
-            )));
+            return Err(self.landed(version));
         }
         // Nobody adopts what the journal does not name: forgotten first, removed then.
         journal.forget_all();
@@ -179,6 +176,17 @@ impl Migration {
         })
     }
 
+    fn landed(&self, version: u64) -> Error {
+        Error::refused(format!(
+            "the swap landed as version {version}, so there is nothing to abort"
+        ))
+        .with_advice(&format!(
+            "{} finishes it; {} takes it back",
+            self.command("resume"),
+            self.command("rollback")
+        ))
+    }
+
     /// Fails when a migration is staged, but for one whose swap has landed: its staging table is only in
     /// the way, and is removed.
     async fn expect_tidied(&self, opener: &Opener) -> Result<()> {
@@ -189,7 +197,9 @@ impl Migration {
         let live = opener.live().await?;
         let id = journal.header().id.clone();
         let point = history::rollback_point(&live, &id).await?;
-        if point.is_none_or(|point| point.swapped.is_none()) {
+        // A way back that has landed is not taken back by asking for it again.
+        let is_undo = journal.header().undo.is_some();
+        if is_undo || point.is_none_or(|point| point.swapped.is_none()) {
             return self.refuse_staged(opener).await;
         }
         self.take_over(&live, &mut journal, Phase::Done).await?;
@@ -323,7 +333,20 @@ impl Migration {
                 }
             }
         }
-        error.with_advice(&self.next_steps())
+        match self.swap_landed(opener).await {
+            Some(version) => error.with_advice(&format!(
+                "its swap has landed as version {version}; {} finishes it",
+                self.command("resume")
+            )),
+            None => error.with_advice(&self.next_steps()),
+        }
+    }
+
+    /// The version that the staged migration has been swapped in as, as far as that can be seen.
+    async fn swap_landed(&self, opener: &Opener) -> Option<u64> {
+        let journal = Journal::open(opener).await.ok()??;
+        let live = opener.live().await.ok()?;
+        history::rollback_point(&live, &journal.header().id).await.ok()??.swapped
     }
 
     /// `error`, with what is kept and what to do.

@@ -26,9 +26,9 @@ use crate::stage::{FileSpec, Stager};
 use crate::transform::Transform;
 use crate::{datafile, deletion};
 
-/// Lance reads at least and at most this far ahead.
-const IO_BUFFER_BYTES_MIN: u64 = 8 << 20;
-const IO_BUFFER_BYTES_MAX: u64 = 64 << 20;
+/// Lance reads this far ahead for a chunk. Two reads share it: where it holds less than a few of a file's
+/// largest pages (32 MiB), each can wait for what the other one has taken, forever.
+const IO_BUFFER_BYTES: u64 = 64 << 20;
 
 /// Deletion files that are read at once.
 const READS_AT_ONCE: usize = 16;
@@ -130,8 +130,7 @@ impl Migration {
         let pool = underway.pool.clone();
         let row_bytes = amount(&plan.chunks).bytes / plan.rows().max(1);
         let batch_rows = settings.batch_size.rows(row_bytes);
-        let share = settings.memory_bytes / (4 * settings.workers as u64);
-        let io_buffer_bytes = share.clamp(IO_BUFFER_BYTES_MIN, IO_BUFFER_BYTES_MAX);
+        let io_buffer_bytes = IO_BUFFER_BYTES;
         let directory = live.data_dir();
         let files = FileSpec {
             id: underway.journal.header().id.clone(),

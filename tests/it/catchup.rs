@@ -237,3 +237,13 @@ async fn a_cleanup_that_takes_unfinished_writes_does_not_break_the_swap() {
     db.relance("resume", "t", &[]).expect(0).says("are gone");
     assert_migrated(&db, &before).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_somebody_adds_is_named() {
+    let db = Db::new();
+    let mut live = held(&db).await;
+    let twice = vec![("twice".to_owned(), "id * 2".to_owned())];
+    let twice = lance::dataset::NewColumnTransform::SqlExpressions(twice);
+    live.add_columns(twice, None, None).await.unwrap();
+    db.relance("resume", "t", &[]).expect(3).says("column `twice` is new");
+}

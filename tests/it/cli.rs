@@ -120,3 +120,10 @@ fn a_sample_is_made_once() {
     db.relance("sample", "t", &more).expect(1).says("never replaces");
     db.relance("plan", "t", &["--add", "n:int8=1"]).expect(0).says("1,000 in 3 fragments");
 }
+
+#[test]
+fn a_bad_flag_is_told_as_json_too() {
+    let mut command = Command::new(binary());
+    let ran = run(command.args(["migrate", "db", "t", "--add", "c:strin=x", "--json"]));
+    assert_eq!(ran.expect(2).json()["error"]["kind"], "Usage");
+}

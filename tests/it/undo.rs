@@ -181,3 +181,19 @@ async fn a_rollback_point_outlives_the_cleanup_of_its_swap() {
     db.relance("rollback", "t", &["--discard-writes"]).expect(0);
     assert_eq!(db.rows("t").await, before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_again_for_a_way_back_that_landed_does_not_take_it_back() {
+    let db = Db::new();
+    written_to(&db).await;
+    let mut child = db.start("rollback", "t", &["--keep-writes", "--progress", "plain"]);
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let found = std::io::BufRead::lines(stderr).any(|line| line.unwrap().contains("swapped in as"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(found && db.staging_exists("t"));
+    db.relance("rollback", "t", &["--keep-writes"]).expect(6).says("landed as version");
+    assert_eq!(db.rows("t").await.num_columns(), 3);
+    db.relance("resume", "t", &[]).expect(0);
+    assert_eq!(db.rows("t").await.num_columns(), 3);
+}
