@@ -26,8 +26,10 @@ async fn write(db: &Db, stop: &Arc<AtomicBool>) -> Books {
             while turn < WRITES || !stop.load(Ordering::Relaxed) {
                 writer.write().await;
                 turn += 1;
-                // Others take their time too; without it the migration is rightly told to give up.
-                tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+                // Others take their time too, and on a busy machine the migration needs more of it: it
+                // would rightly give up otherwise.
+                let pause = if turn < WRITES { 30 } else { 400 };
+                tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
             }
             writer
         })
@@ -67,7 +69,8 @@ async fn with_a_migration_the_table_equals_the_books() {
     let mut books = books_of(&db.rows("t").await);
     let stop = Arc::new(AtomicBool::new(false));
     let more = ["--add", "n:int64=7", "--rows-per-file", "300", "--max-rate", "200KB"];
-    let migration = db.start("migrate", "t", &[&more[..], &["--batch-size", "50"]].concat());
+    let patient = ["--batch-size", "50", "--max-rounds", "10000"];
+    let migration = db.start("migrate", "t", &[&more[..], &patient].concat());
     let stopped = Arc::clone(&stop);
     let ended = tokio::task::spawn_blocking(move || {
         let output = migration.wait_with_output().unwrap();
@@ -114,7 +117,7 @@ impl Drop for StopOnDrop {
 fn kill_until_done(database: &str) -> u32 {
     let start = |verb: &str, more: &[&str]| -> Child {
         Command::new(crate::support::binary())
-            .args([verb, database, "t", "--batch-size", "50"])
+            .args([verb, database, "t", "--batch-size", "50", "--max-rounds", "10000"])
             .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -199,8 +202,8 @@ async fn with_a_python_client_the_table_equals_its_books() {
     let version = || db.relance("status", "t", &["--json"]).json()["tables"][0]["version"].as_u64();
     let began = version();
     wait_until("the client's first write", || version() > began);
-    let more = ["--add", "n:int64=7", "--rows-per-file", "300", "--max-rate", "200KB"];
-    db.relance("migrate", "t", &more).expect(0);
+    let more = ["--add", "n:int64=7", "--rows-per-file", "300", "--max-rounds", "10000"];
+    db.relance("migrate", "t", &[&more[..], &["--max-rate", "200KB"]].concat()).expect(0);
     let written = ran(client.wait_with_output().unwrap()).expect(0);
     let theirs: BTreeMap<i64, String> = serde_json::from_str(&written.stdout).unwrap();
     println!("rows that a Python client wrote meanwhile: {}", theirs.len());
