@@ -10,6 +10,7 @@ use crate::commit::{Act, is_of, is_ours};
 use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::source::{TAG_PREFIX, tag_of};
+use crate::table::newest;
 
 /// Commits read at once.
 const READ_AHEAD: usize = 8;
@@ -89,12 +90,17 @@ async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64
     Ok(ours.then_some(next))
 }
 
-/// The version that is the swap of the migration `id`, which pinned version `first` first, whatever became of
-/// its tag: looked for only when the newest version names files of the migration.
+/// The version that is the swap of the migration `id`, which pinned version `first` first: by its tag, and
+/// whatever became of that, looked for when the newest version names files of the migration.
 ///
 /// # Errors
-/// `Failed`, when a transaction cannot be read; `Refused`, when the swap has landed and its version is gone.
+/// `Failed`, when a tag or a transaction cannot be read; `Refused`, when the swap has landed and its version is
+/// gone.
 pub(crate) async fn find_swap(live: &Dataset, id: &str, first: u64) -> Result<Option<u64>> {
+    let point = rollback_point(live, id).await?;
+    if let Some(version) = point.and_then(|point| point.swapped) {
+        return Ok(Some(version));
+    }
     if !names_files_of(live, id).await? {
         return Ok(None);
     }
@@ -112,11 +118,7 @@ pub(crate) async fn find_swap(live: &Dataset, id: &str, first: u64) -> Result<Op
 
 /// Whether the newest version of `live` names data files of the migration `id`.
 async fn names_files_of(live: &Dataset, id: &str) -> Result<bool> {
-    let mut newest = live.clone();
-    newest
-        .checkout_latest()
-        .await
-        .doing(|| format!("open the newest version of {}", live.uri()))?;
+    let newest = newest(live).await?;
     let mut fragments = newest.iter_fragments();
     Ok(fragments.any(|one| one.files.iter().any(|file| datafile::is_of(&file.path, id))))
 }

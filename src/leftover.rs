@@ -15,6 +15,7 @@ use object_store::path::Path;
 use crate::commit::is_named;
 use crate::error::{Context, Result};
 use crate::journal::Journal;
+use crate::table::newest;
 use crate::{datafile, deletion, history};
 
 /// How much was removed.
@@ -72,12 +73,7 @@ pub(crate) async fn remove(
     gone.extend(uncommitted(live, &store, id, since).await?);
     // In this order: what is made after the listing is not in it, what was adopted before is in the
     // newest version, and whoever adopts anything in between has taken the journal over.
-    let mut newest = live.clone();
-    newest
-        .checkout_latest()
-        .await
-        .doing(|| format!("open the newest version of {}", live.uri()))?;
-    let named = named_by(&newest);
+    let named = named_by(&*newest(live).await?);
     gone.retain(|meta| !named.contains(name_of(meta)));
     if let Some(journal) = journal {
         journal.expect_own().await?;

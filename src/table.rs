@@ -109,6 +109,17 @@ pub(crate) async fn at_version(dataset: &Dataset, version: u64) -> Result<Arc<Da
     Ok(Arc::new(opened))
 }
 
+/// Opens the newest version of `dataset`.
+///
+/// # Errors
+/// `Failed`, when it cannot be read.
+pub(crate) async fn newest(dataset: &Dataset) -> Result<Arc<Dataset>> {
+    let mut newest = dataset.clone();
+    let opened = newest.checkout_latest().await;
+    opened.doing(|| format!("open the newest version of {}", dataset.uri()))?;
+    Ok(Arc::new(newest))
+}
+
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
 ///
 /// # Errors

@@ -10,11 +10,11 @@ use crate::error::Result;
 use crate::phase::Phase;
 use crate::plan::explain::count_text;
 use crate::progress::{Amount, note};
-use crate::run::lease::newest;
 use crate::run::report::{Ended, Report, seconds};
 use crate::run::{Migration, Underway};
 use crate::schema::change::Change;
 use crate::schema::show::field_text;
+use crate::table::newest;
 use crate::{database, index, leftover, source};
 
 impl Migration {

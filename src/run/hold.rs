@@ -32,9 +32,7 @@ impl Migration {
                 Ok(self.held(underway, false))
             }
             Err(error) if error.kind() == Kind::Locked => {
-                // What could not be recorded is nobody's.
-                let fresh = underway.journal.take_fresh();
-                self.worker(underway).await?.remove(fresh).await?;
+                self.remove_fresh(underway).await?;
                 Ok(self.held(underway, true))
             }
             Err(error) => Err(error),

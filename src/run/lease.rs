@@ -8,7 +8,7 @@ use lance::dataset::transaction::Operation;
 use tokio::time::interval;
 
 use crate::commit::{Act, Outcome, exactly_next, properties};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::history;
 use crate::journal::{Journal, Lease};
 use crate::phase::Phase;
@@ -17,6 +17,7 @@ use crate::progress::note;
 use crate::retry::Backoff;
 use crate::run::Migration;
 use crate::run::work::BEAT;
+use crate::table::newest;
 
 impl Migration {
     pub(super) fn lease(&self, phase: Phase, released: bool) -> Lease {
@@ -136,14 +137,4 @@ impl Migration {
             () = tokio::time::sleep(time) => true,
         }
     }
-}
-
-/// The newest version of `live`.
-pub(super) async fn newest(live: &Dataset) -> Result<Arc<Dataset>> {
-    let mut newest = live.clone();
-    newest
-        .checkout_latest()
-        .await
-        .doing(|| format!("open the newest version of {}", live.uri()))?;
-    Ok(Arc::new(newest))
 }

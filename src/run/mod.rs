@@ -188,17 +188,13 @@ impl Migration {
     pub async fn resume(&self) -> Result<Ended> {
         self.settings.validate()?;
         let began = Instant::now();
-        let (_, live, mut journal) = self.staged().await?;
+        let (live, mut journal) = self.staged().await?;
         self.expect_free_or_waiting(&journal)?;
         self.expect_same_request(&live, &journal)?;
         let running = Running::start(&self.run);
         let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
-        let point = history::rollback_point(&live, &journal.header().id).await?;
         let header = journal.header();
-        let swapped = match point.and_then(|point| point.swapped) {
-            None => history::find_swap(&live, &header.id, header.first_version).await?,
-            landed => landed,
-        };
+        let swapped = history::find_swap(&live, &header.id, header.first_version).await?;
         if let Some(version) = swapped {
             return Box::pin(self.resume_swapped(&live, journal, version, began, running)).await;
         }
@@ -255,13 +251,17 @@ impl Migration {
     /// The error to tell of a run that stops before its swap. One that was taken over removes the files
     /// that it wrote and could not record: nobody else knows of them.
     async fn stopped(&self, underway: &mut Underway, error: Error) -> Error {
-        if error.kind() == Kind::Locked
-            && let Ok(worker) = self.worker(underway).await
-        {
+        if error.kind() == Kind::Locked {
             // Whoever took over removes by name what is left.
-            let _ = worker.remove(underway.journal.take_fresh()).await;
+            let _ = self.remove_fresh(underway).await;
         }
         self.keep(error)
+    }
+
+    /// Removes the files that this run wrote and could not record.
+    async fn remove_fresh(&self, underway: &mut Underway) -> Result<()> {
+        let fresh = underway.journal.take_fresh();
+        self.worker(underway).await?.remove(fresh).await
     }
 
     /// Takes the lock and pins the source.

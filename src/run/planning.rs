@@ -14,11 +14,10 @@ use crate::plan::explain::count_text;
 use crate::plan::{Facts, Plan, Request};
 use crate::progress::note;
 use crate::retry::retrying;
-use crate::run::lease::newest;
 use crate::run::{Migration, Underway};
 use crate::schema::show::field_text;
 use crate::settings::ROWS_PER_FILE;
-use crate::table::{self, Opener};
+use crate::table::{self, Opener, newest};
 use crate::{database, history, index, source};
 
 /// A plan and the dataset that it was made from.

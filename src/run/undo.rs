@@ -48,7 +48,7 @@ impl Migration {
     /// # Crash
     /// Calling it again removes the rest. The live table is not touched.
     pub async fn abort(&self) -> Result<Aborted> {
-        let (_, live, mut journal) = self.staged().await?;
+        let (live, mut journal) = self.staged().await?;
         self.expect_free_or_waiting(&journal)?;
         let header = journal.header().clone();
         let point = history::rollback_point(&live, &header.id).await?;
@@ -58,11 +58,7 @@ impl Migration {
         // Taking the migration over stops a run that is slow, not dead, before it can name a file that is
         // removed here.
         let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
-        let point = history::rollback_point(&live, &header.id).await?;
-        let swapped = match point.and_then(|point| point.swapped) {
-            None => history::find_swap(&live, &header.id, header.first_version).await?,
-            landed => landed,
-        };
+        let swapped = history::find_swap(&live, &header.id, header.first_version).await?;
         if let Some(version) = swapped {
             return Err(self.landed(version));
         }
@@ -289,7 +285,7 @@ impl Migration {
     }
 
     /// The staged migration, and the live table.
-    pub(super) async fn staged(&self) -> Result<(Opener, Arc<Dataset>, Journal)> {
+    pub(super) async fn staged(&self) -> Result<(Arc<Dataset>, Journal)> {
         let opener = self.opener();
         database::expect_table(&self.location).await?;
         let live = opener.live().await?;
@@ -298,7 +294,7 @@ impl Migration {
             let table = self.location.table();
             Error::failed(format!("no migration of `{table}` is staged"))
         })?;
-        Ok((opener, live, journal))
+        Ok((live, journal))
     }
 
     /// Fails when a migration is staged.
