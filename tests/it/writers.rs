@@ -125,7 +125,7 @@ fn kill_until_done(database: &str) -> u32 {
             .unwrap()
     };
     let migrate = || {
-        start("migrate", &["--add", "n:int64=7", "--rows-per-file", "300", "--max-rate", "150KB"])
+        start("migrate", &["--add", "n:int64=7", "--rows-per-file", "300", "--max-rate", "40KB"])
     };
     let mut migration = migrate();
     let mut kills = 0;
@@ -137,7 +137,7 @@ fn kill_until_done(database: &str) -> u32 {
         migration.kill().unwrap();
         migration.wait().unwrap();
         // The last one is not held back: it has to catch up with the writers.
-        let slow: &[&str] = if turn < KILLS { &["--max-rate", "150KB"] } else { &[] };
+        let slow: &[&str] = if turn < KILLS { &["--max-rate", "40KB"] } else { &[] };
         migration = start("resume", slow);
     }
     let ended = ran(migration.wait_with_output().unwrap());
