@@ -125,9 +125,12 @@ fn kill_until_done(database: &str) -> u32 {
             .unwrap()
     };
     let migrate = || {
-        start("migrate", &["--add", "n:int64=7", "--rows-per-file", "300", "--max-rate", "40KB"])
+        start("migrate", &["--add", "n:int64=7", "--rows-per-file", "300", "--max-rate", "150KB"])
     };
     let mut migration = migrate();
+    // Killed before it took the lock, it would leave nothing to resume.
+    let journal = std::path::Path::new(database).join("t__relance_staging.lance/_versions");
+    wait_until("the journal", || std::fs::read_dir(&journal).is_ok_and(|there| there.count() > 1));
     let mut kills = 0;
     for turn in 1..=KILLS {
         std::thread::sleep(std::time::Duration::from_millis(20 + 25 * turn));
@@ -137,7 +140,7 @@ fn kill_until_done(database: &str) -> u32 {
         migration.kill().unwrap();
         migration.wait().unwrap();
         // The last one is not held back: it has to catch up with the writers.
-        let slow: &[&str] = if turn < KILLS { &["--max-rate", "40KB"] } else { &[] };
+        let slow: &[&str] = if turn < KILLS { &["--max-rate", "150KB"] } else { &[] };
         migration = start("resume", slow);
     }
     let ended = ran(migration.wait_with_output().unwrap());
