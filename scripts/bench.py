@@ -2,7 +2,7 @@
 
 usage: python bench.py RELANCE_BINARY [ROWS=1000000] [ROUNDS=3] [DIM=384]
 
-  relance        migrate --add three constants, verified in full
+  relance        migrate --strategy rewrite --add three constants, verified in full
   relance quick  the same with --verify quick
   copy           lance.write_dataset(dataset): a plain rewrite that adds nothing
   pandas         to_pandas, add columns, drop_table, create_table: the script that relance replaces
@@ -96,7 +96,7 @@ def one(name, binary, base):
         if name in PEERS:
             command = [sys.executable, __file__, "--peer", name, path]
         else:
-            command = [binary, "migrate", path, "documents", "--progress", "none"]
+            command = [binary, "migrate", path, "documents", "--progress", "none", "--strategy", "rewrite"]
             command += [part for column in ADDS for part in ("--add", column)]
             command += ["--verify", "quick"] if name == "relance quick" else []
         began = time.perf_counter()

@@ -27,8 +27,11 @@ def relance(*args, code=0):
     return done.stdout
 
 
-def adds(columns=ADDS):
-    return [part for column in columns for part in ("--add", column)]
+WAYS = ["columns", "rewrite"]
+
+
+def adds(way="columns", columns=ADDS):
+    return ["--strategy", way] + [part for column in columns for part in ("--add", column)]
 
 
 def documents(first, rows, dim=16):
@@ -42,133 +45,138 @@ def documents(first, rows, dim=16):
 
 def the_seeds_job():
     """The seed's own check: count, fields in the seed's order and types, and every old value."""
-    with tempfile.TemporaryDirectory() as path:
-        db = lancedb.connect(path)
-        table = db.create_table("documents", documents(0, 5000))
-        table.add(documents(5000, 700))
-        table.delete("text = 'document 3'")
-        before, reader = table.to_arrow(), db.open_table("documents")
-        relance("migrate", path, "documents", *adds())
-        after = db.open_table("documents")
-        assert after.schema == pa.schema([
-            pa.field("text", pa.string()),
-            pa.field("vector", pa.list_(pa.float32(), 16)),
-            pa.field("created_at", pa.timestamp("us")),
-            pa.field("category", pa.string()),
-            pa.field("is_active", pa.bool_()),
-        ]), after.schema
-        rows = after.to_arrow()
-        assert rows.select(before.column_names).equals(before)
-        assert set(rows["category"].to_pylist()) == {"general"}
-        assert set(rows["is_active"].to_pylist()) == {True}
-        age = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None) - rows["created_at"][0].as_py()
-        assert datetime.timedelta() <= age < datetime.timedelta(minutes=5), age
-        assert reader.checkout(before_version := reader.version) is None and before_version < after.version
-        assert reader.to_arrow().equals(before)
-        relance("verify", path, "documents")
-        relance("rollback", path, "documents")
-        assert db.open_table("documents").to_arrow().equals(before)
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as path:
+            db = lancedb.connect(path)
+            table = db.create_table("documents", documents(0, 5000))
+            table.add(documents(5000, 700))
+            table.delete("text = 'document 3'")
+            before, reader = table.to_arrow(), db.open_table("documents")
+            relance("migrate", path, "documents", *adds(way))
+            after = db.open_table("documents")
+            assert after.schema == pa.schema([
+                pa.field("text", pa.string()),
+                pa.field("vector", pa.list_(pa.float32(), 16)),
+                pa.field("created_at", pa.timestamp("us")),
+                pa.field("category", pa.string()),
+                pa.field("is_active", pa.bool_()),
+            ]), after.schema
+            rows = after.to_arrow()
+            assert rows.select(before.column_names).equals(before)
+            assert set(rows["category"].to_pylist()) == {"general"}
+            assert set(rows["is_active"].to_pylist()) == {True}
+            age = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None) - rows["created_at"][0].as_py()
+            assert datetime.timedelta() <= age < datetime.timedelta(minutes=5), age
+            assert reader.checkout(before_version := reader.version) is None and before_version < after.version
+            assert reader.to_arrow().equals(before)
+            relance("verify", path, "documents")
+            relance("rollback", path, "documents")
+            assert db.open_table("documents").to_arrow().equals(before)
 
 
 def many_types():
     """Types as Python makes them, on each storage version."""
-    n = 300
-    some = lambda make: [make(i) if i % 4 else None for i in range(n)]
-    columns = {
-        "half": pa.array(some(lambda i: np.float16(i / 8)), pa.float16()),
-        "money": pa.array(some(lambda i: decimal.Decimal(i) / 4), pa.decimal128(12, 2)),
-        "when": pa.array(some(lambda i: datetime.datetime(2026, 1, 1) + datetime.timedelta(hours=i)), pa.timestamp("us", "UTC")),
-        "day": pa.array(some(lambda i: datetime.date(2026, 1, 1) + datetime.timedelta(days=i)), pa.date32()),
-        "raw": pa.array(some(lambda i: bytes([i % 256]) * (i % 7)), pa.large_binary()),
-        "tags": pa.array(some(lambda i: ["t"] * (i % 3)), pa.list_(pa.string())),
-        "pair": pa.array([{"a": i, "b": str(i)} for i in range(n)], pa.struct([("a", pa.int32()), ("b", pa.string())])),
-        "colour": pa.array(some(lambda i: ["red", "green"][i % 2])).dictionary_encode(),
-    }
-    for version in ["2.0", "2.1", "2.2"]:
-        with tempfile.TemporaryDirectory() as path:
-            lance.write_dataset(pa.table(columns), f"{path}/t.lance", data_storage_version=version, max_rows_per_file=70)
-            before = lance.dataset(f"{path}/t.lance")
-            relance("migrate", path, "t", "--add", "n:int64 not null=5")
-            after = lance.dataset(f"{path}/t.lance")
-            assert after.data_storage_version == before.data_storage_version
-            old, new = before.to_table(), after.to_table(columns=list(columns))
-            assert old.schema == new.schema
-            for name in columns:
-                assert old[name].to_pylist() == new[name].to_pylist(), f"{name} in {version}"
-            assert after.schema.field("n").nullable is False
-            assert after.to_table(columns=["n"])["n"].to_pylist() == [5] * n
-            after.validate()
+    for way in WAYS:
+        n = 300
+        some = lambda make: [make(i) if i % 4 else None for i in range(n)]
+        columns = {
+            "half": pa.array(some(lambda i: np.float16(i / 8)), pa.float16()),
+            "money": pa.array(some(lambda i: decimal.Decimal(i) / 4), pa.decimal128(12, 2)),
+            "when": pa.array(some(lambda i: datetime.datetime(2026, 1, 1) + datetime.timedelta(hours=i)), pa.timestamp("us", "UTC")),
+            "day": pa.array(some(lambda i: datetime.date(2026, 1, 1) + datetime.timedelta(days=i)), pa.date32()),
+            "raw": pa.array(some(lambda i: bytes([i % 256]) * (i % 7)), pa.large_binary()),
+            "tags": pa.array(some(lambda i: ["t"] * (i % 3)), pa.list_(pa.string())),
+            "pair": pa.array([{"a": i, "b": str(i)} for i in range(n)], pa.struct([("a", pa.int32()), ("b", pa.string())])),
+            "colour": pa.array(some(lambda i: ["red", "green"][i % 2])).dictionary_encode(),
+        }
+        for version in ["2.0", "2.1", "2.2"]:
+            with tempfile.TemporaryDirectory() as path:
+                lance.write_dataset(pa.table(columns), f"{path}/t.lance", data_storage_version=version, max_rows_per_file=70)
+                before = lance.dataset(f"{path}/t.lance")
+                relance("migrate", path, "t", "--add", "n:int64 not null=5", "--strategy", way)
+                after = lance.dataset(f"{path}/t.lance")
+                assert after.data_storage_version == before.data_storage_version
+                old, new = before.to_table(), after.to_table(columns=list(columns))
+                assert old.schema == new.schema
+                for name in columns:
+                    assert old[name].to_pylist() == new[name].to_pylist(), f"{name} in {version}"
+                assert after.schema.field("n").nullable is False
+                assert after.to_table(columns=["n"])["n"].to_pylist() == [5] * n
+                after.validate()
 
 
 def the_staging_table():
     """While a migration is held, LanceDB opens the staging table by name; a write is not lost."""
-    with tempfile.TemporaryDirectory() as path:
-        db = lancedb.connect(path)
-        table = db.create_table("documents", documents(0, 1000))
-        relance("migrate", path, "documents", *adds(), "--hold", code=5)
-        staged = db.open_table("documents__relance_staging")
-        assert staged.count_rows() == 1000
-        assert staged.to_arrow().select(["text", "vector"]).equals(table.to_arrow())
-        assert db.open_table("documents").schema == table.schema
-        db.open_table("documents").add(documents(1000, 10))
-        relance("resume", path, "documents")
-        after = db.open_table("documents")
-        assert after.count_rows() == 1010 and "documents__relance_staging" not in db.list_tables().tables
-        assert after.to_arrow()["text"].to_pylist()[1000:] == documents(1000, 10)["text"].to_pylist()
-        after.add(pa.table({**{n: after.to_arrow()[n][:1] for n in after.schema.names}}))
-        assert after.count_rows() == 1011
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as path:
+            db = lancedb.connect(path)
+            table = db.create_table("documents", documents(0, 1000))
+            relance("migrate", path, "documents", *adds(way), "--hold", code=5)
+            staged = db.open_table("documents__relance_staging")
+            assert staged.count_rows() == 1000
+            assert staged.to_arrow().select(["text", "vector"]).equals(table.to_arrow())
+            assert db.open_table("documents").schema == table.schema
+            db.open_table("documents").add(documents(1000, 10))
+            relance("resume", path, "documents")
+            after = db.open_table("documents")
+            assert after.count_rows() == 1010 and "documents__relance_staging" not in db.list_tables().tables
+            assert after.to_arrow()["text"].to_pylist()[1000:] == documents(1000, 10)["text"].to_pylist()
+            after.add(pa.table({**{n: after.to_arrow()[n][:1] for n in after.schema.names}}))
+            assert after.count_rows() == 1011
 
 
 def indices():
     """A vector index, a full-text index and a scalar one answer as before."""
-    with tempfile.TemporaryDirectory() as path:
-        db = lancedb.connect(path)
-        rows = documents(0, 4000).append_column("number", pa.array(range(4000)))
-        table = db.create_table("documents", rows)
-        table.create_scalar_index("number", index_type="BTREE")
-        table.create_index(metric="cosine", num_partitions=4, num_sub_vectors=4, vector_column_name="vector")
-        table.create_fts_index("text", use_tantivy=False)
-        query = rows["vector"][17].values.to_numpy()
-        near = lambda t: [r["number"] for r in t.search(query).limit(10).to_list()]
-        words = lambda t: sorted(r["number"] for r in t.search("1234", query_type="fts").limit(5).to_list())
-        before = near(table), words(table), table.count_rows("number = 77")
-        kinds = lambda t: sorted((i.name, i.index_type, tuple(i.columns)) for i in t.list_indices())
-        kinds_before = kinds(table)
-        relance("migrate", path, "documents", *adds())
-        after = db.open_table("documents")
-        assert kinds(after) == kinds_before
-        assert (near(after), words(after), after.count_rows("number = 77")) == before
-        for name, _, _ in kinds_before:
-            assert after.index_stats(name).num_unindexed_rows == 0, name
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as path:
+            db = lancedb.connect(path)
+            rows = documents(0, 4000).append_column("number", pa.array(range(4000)))
+            table = db.create_table("documents", rows)
+            table.create_scalar_index("number", index_type="BTREE")
+            table.create_index(metric="cosine", num_partitions=4, num_sub_vectors=4, vector_column_name="vector")
+            table.create_fts_index("text", use_tantivy=False)
+            query = rows["vector"][17].values.to_numpy()
+            near = lambda t: [r["number"] for r in t.search(query).limit(10).to_list()]
+            words = lambda t: sorted(r["number"] for r in t.search("1234", query_type="fts").limit(5).to_list())
+            before = near(table), words(table), table.count_rows("number = 77")
+            kinds = lambda t: sorted((i.name, i.index_type, tuple(i.columns)) for i in t.list_indices())
+            kinds_before = kinds(table)
+            relance("migrate", path, "documents", *adds(way))
+            after = db.open_table("documents")
+            assert kinds(after) == kinds_before
+            assert (near(after), words(after), after.count_rows("number = 77")) == before
+            for name, _, _ in kinds_before:
+                assert after.index_stats(name).num_unindexed_rows == 0, name
 
 
 def a_reader_in_a_loop():
     """Readers see the old schema or the new one, never an error and never a mix."""
-    with tempfile.TemporaryDirectory() as path:
-        db = lancedb.connect(path)
-        db.create_table("documents", documents(0, 20_000))
-        seen, errors, stop = set(), [], threading.Event()
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as path:
+            db = lancedb.connect(path)
+            db.create_table("documents", documents(0, 20_000))
+            seen, errors, stop = set(), [], threading.Event()
 
-        def read():
-            while not stop.is_set():
-                try:
-                    rows = lancedb.connect(path).open_table("documents").to_arrow()
-                    seen.add((rows.num_rows, tuple(rows.column_names)))
-                except Exception as error:  # noqa: BLE001 - any error is a failure
-                    errors.append(error)
+            def read():
+                while not stop.is_set():
+                    try:
+                        rows = lancedb.connect(path).open_table("documents").to_arrow()
+                        seen.add((rows.num_rows, tuple(rows.column_names)))
+                    except Exception as error:  # noqa: BLE001 - any error is a failure
+                        errors.append(error)
 
-        thread = threading.Thread(target=read)
-        thread.start()
-        try:
-            relance("migrate", path, "documents", *adds())
-            deadline = time.monotonic() + 60
-            while len(seen) < 2 and not errors and time.monotonic() < deadline:
-                time.sleep(0.01)
-        finally:
-            stop.set()
-            thread.join()
-        assert not errors, errors
-        assert {(rows, len(names)) for rows, names in seen} == {(20_000, 2), (20_000, 5)}, seen
+            thread = threading.Thread(target=read)
+            thread.start()
+            try:
+                relance("migrate", path, "documents", *adds(way))
+                deadline = time.monotonic() + 60
+                while len(seen) < 2 and not errors and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            finally:
+                stop.set()
+                thread.join()
+            assert not errors, errors
+            assert {(rows, len(names)) for rows, names in seen} == {(20_000, 2), (20_000, 5)}, seen
 
 
 def the_json_result():
@@ -178,8 +186,144 @@ def the_json_result():
         assert report["rows"] == 100 and report["verified"] == "full", report
 
 
+def every_change():
+    """Every kind of change at once, in order, read back value by value."""
+    asked = ["--add", "x:int64=7", "--rename", "text=body", "--drop", "price", "--compute", "twice=id * 2",
+             "--cast", "vector:fixed_size_list<halffloat>[16]", "--fill", "body=none", "--not-null", "body",
+             "--rename", "meta.b.c=d", "--cast", "meta.a:string", "--add", "meta.lang:string=en", "--nullable", "id"]
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as path:
+            db = lancedb.connect(path)
+            ids = list(range(1000))
+            rows = documents(0, 1000).append_column(pa.field("id", pa.int64(), False), pa.array(ids))
+            meta = [{"a": i, "b": {"c": str(i)}} if i % 5 else None for i in ids]
+            rows = rows.append_column("meta", pa.array(meta, pa.struct([("a", pa.int32()), ("b", pa.struct([("c", pa.string())]))])))
+            rows = rows.append_column("price", pa.array([str(i) for i in ids]))
+            lance.write_dataset(rows, f"{path}/t.lance", max_rows_per_file=400)
+            table = db.open_table("t")
+            table.delete("id % 10 = 3")
+            old = table.to_arrow()
+            relance("migrate", path, "t", "--strategy", way, *asked)
+            new = db.open_table("t").to_arrow()
+            assert new.column_names == ["body", "vector", "id", "meta", "x", "twice"], new.schema
+            assert new["id"].to_pylist() == old["id"].to_pylist()
+            assert new["body"].to_pylist() == [t or "none" for t in old["text"].to_pylist()]
+            assert not new.schema.field("body").nullable and new.schema.field("id").nullable
+            assert new["twice"].to_pylist() == [i * 2 for i in old["id"].to_pylist()]
+            half = np.stack(old["vector"].to_numpy(zero_copy_only=False)).astype(np.float16)
+            assert (np.stack(new["vector"].to_numpy(zero_copy_only=False)) == half).all()
+            wanted = [m and {"a": str(m["a"]), "b": {"d": m["b"]["c"]}, "lang": "en"} for m in old["meta"].to_pylist()]
+            assert new["meta"].to_pylist() == wanted
+            relance("verify", path, "t")
+            lance.dataset(f"{path}/t.lance").validate()
+            relance("rollback", path, "t")
+            assert db.open_table("t").to_arrow().equals(old)
+
+
+def json_and_row_ids():
+    """JSON stays JSON in both ways; stable row ids stay what they are in `columns`."""
+    for way in WAYS:
+        with tempfile.TemporaryDirectory() as path:
+            doc = pa.ExtensionArray.from_storage(pa.json_(pa.string()), pa.array(['{"a": 1}', None, '{"b": [1, 2]}'] * 50))
+            lance.write_dataset(pa.table({"id": range(150), "doc": doc}), f"{path}/t.lance", max_rows_per_file=60,
+                                enable_stable_row_ids=way == "columns")
+            before = lance.dataset(f"{path}/t.lance")
+            ids = before.to_table(with_row_id=True)["_rowid"] if way == "columns" else None
+            query = lambda d: d.to_table(filter="json_get_int(doc, 'a') = 1")["id"].to_pylist()
+            answer = query(before)
+            relance("migrate", path, "t", "--strategy", way, "--add", "n:int64=7", "--rename", "id=key")
+            after = lance.dataset(f"{path}/t.lance")
+            assert after.to_table()["doc"].to_pylist() == before.to_table()["doc"].to_pylist()
+            assert after.schema.field("doc").type == before.schema.field("doc").type
+            assert after.to_table(filter="json_get_int(doc, 'a') = 1")["key"].to_pylist() == answer
+            if ids is not None:
+                assert after.to_table(with_row_id=True)["_rowid"].equals(ids)
+            relance("verify", path, "t")
+
+
+def blobs():
+    """Blobs of both kinds are left where they are by `columns`; those inside data files are rewritten."""
+    for version in ["2.1", "2.2"]:
+        with tempfile.TemporaryDirectory() as path:
+            payload = [bytes([i % 256]) * (i * 1000) if i % 4 else None for i in range(40)]
+            field = pa.field("b", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+            column = pa.array(payload, pa.large_binary())
+            if version == "2.2":
+                field, column = lance.blob_field("b"), lance.blob_array(payload)
+            rows = pa.table([pa.array(range(40)), column], schema=pa.schema([("id", pa.int64()), field]))
+            lance.write_dataset(rows, f"{path}/t.lance", data_storage_version=version, max_rows_per_file=15)
+            relance("migrate", path, "t", "--add", "n:int64=7", "--rename", "id=key")
+            if version == "2.1":
+                relance("migrate", path, "t", "--strategy", "rewrite")
+                relance("verify", path, "t")
+            else:
+                relance("migrate", path, "t", "--strategy", "rewrite", code=3)
+            after = lance.dataset(f"{path}/t.lance")
+            there = [i for i, p in enumerate(payload) if p is not None]
+            read = after.take_blobs("b", indices=there)
+            assert [b.readall() for b in read] == [payload[i] for i in there], version
+            assert after.to_table(columns=["n"])["n"].to_pylist() == [7] * 40
+
+
+def a_new_storage_version():
+    """Files become 2.2 in place: rows, tags, history and indices stay."""
+    with tempfile.TemporaryDirectory() as path:
+        rows = documents(0, 3000).append_column("number", pa.array(range(3000)))
+        lance.write_dataset(rows, f"{path}/t.lance", data_storage_version="2.0", max_rows_per_file=1000)
+        table = lancedb.connect(path).open_table("t")
+        table.create_scalar_index("number", index_type="BTREE")
+        table.delete("number = 5")
+        lance.dataset(f"{path}/t.lance").tags.create("mine", 2)
+        before = table.to_arrow()
+        plan = relance("plan", path, "t", "--storage-version", "2.2")
+        assert "2.0 becomes 2.2" in plan and "or newer can read it" in plan, plan
+        relance("migrate", path, "t", "--storage-version", "2.2")
+        after = lance.dataset(f"{path}/t.lance")
+        assert after.data_storage_version == "2.2"
+        assert {(f.file_major_version, f.file_minor_version) for fr in after.get_fragments() for f in fr.data_files()} == {(2, 2)}
+        assert after.to_table().equals(before) and after.tags.list()["mine"]["version"] == 2
+        assert lance.dataset(f"{path}/t.lance", version="mine").count_rows() == 3000
+        assert lancedb.connect(path).open_table("t").index_stats("number_idx").num_unindexed_rows == 0
+        assert "Nothing to do" in relance("migrate", path, "t", "--storage-version", "2.2")
+
+
+def embedding_functions_follow():
+    """The metadata by which the client embeds names the columns as they are called now."""
+    with tempfile.TemporaryDirectory() as path:
+        rows = documents(0, 100)
+        functions = [{"name": "f", "model": {}, "source_column": "text", "vector_column": "vector"}]
+        rows = rows.replace_schema_metadata({"embedding_functions": json.dumps(functions)})
+        lance.write_dataset(rows, f"{path}/t.lance")
+        relance("migrate", path, "t", "--rename", "text=body", "--add", "n:int64=1")
+        kept = json.loads(lance.dataset(f"{path}/t.lance").schema.metadata[b"embedding_functions"])
+        assert kept == [{**functions[0], "source_column": "body"}], kept
+        relance("migrate", path, "t", "--drop", "vector")
+        assert json.loads(lance.dataset(f"{path}/t.lance").schema.metadata[b"embedding_functions"]) == []
+
+
+def bad_values():
+    """What would be lost is counted and shown, and refused unless told otherwise."""
+    with tempfile.TemporaryDirectory() as path:
+        values = ["1", "x", None, "2.5", "4"] * 20
+        lance.write_dataset(pa.table({"id": range(100), "v": values}), f"{path}/t.lance", max_rows_per_file=30)
+        for verb in ["plan", "migrate"]:
+            done = subprocess.run([RELANCE, verb, path, "t", "--cast", "v:int64"], capture_output=True, text=True)
+            assert done.returncode == 3 and "40 values are not of the type" in done.stderr, done.stderr
+            assert "'x' (row 1)" in done.stderr, done.stderr
+        assert lance.dataset(f"{path}/t.lance").version == 1
+        relance("migrate", path, "t", "--cast", "v:int64", "--on-bad-value", "null")
+        assert lance.dataset(f"{path}/t.lance").to_table()["v"].to_pylist() == [1, None, None, None, 4] * 20
+        relance("verify", path, "t")
+        relance("migrate", path, "t", "--not-null", "v", code=3)
+        relance("rollback", path, "t")
+        relance("migrate", path, "t", "--cast", "v:int64", "--on-bad-value", "quarantine")
+        apart = lance.dataset(f"{path}/t__relance_quarantine.lance").to_table()
+        assert apart["v"].to_pylist() == ["x", "2.5"] * 20 and apart["id"].to_pylist()[:4] == [1, 3, 6, 8], apart
+
+
 def main():
-    checks = [the_seeds_job, many_types, the_staging_table, indices, a_reader_in_a_loop, the_json_result]
+    checks = [the_seeds_job, many_types, the_staging_table, indices, a_reader_in_a_loop, the_json_result, every_change,
+              json_and_row_ids, blobs, a_new_storage_version, embedding_functions_follow, bad_values]
     for check in checks:
         check()
         print(f"ok {check.__name__}", flush=True)

@@ -32,6 +32,17 @@ pub(crate) enum Need {
     Stage,
 }
 
+/// How what is staged follows rows that are deleted from the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// It stands beside all rows of the source's files, deleted ones included: there is nothing to follow.
+    Aligned,
+    /// The same rows are deleted from what is staged.
+    Mapped,
+    /// Which staged row is which is not known.
+    Unmapped,
+}
+
 /// What is staged for a chunk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing<'a> {
@@ -46,7 +57,12 @@ pub(crate) struct Standing<'a> {
 }
 
 /// What `chunk` needs, given what is staged for it.
-pub(crate) fn need(chunk: &Chunk, staged: Option<Standing<'_>>, now: DateTime<Utc>) -> Need {
+pub(crate) fn need(
+    chunk: &Chunk,
+    staged: Option<Standing<'_>>,
+    follows: Follows,
+    now: DateTime<Utc>,
+) -> Need {
     let Some(staged) = staged else {
         return Need::Stage;
     };
@@ -57,7 +73,10 @@ pub(crate) fn need(chunk: &Chunk, staged: Option<Standing<'_>>, now: DateTime<Ut
     if !staged.verified {
         return Need::Verify;
     }
-    if staged.origins != chunk.origins() {
+    if follows != Follows::Aligned && staged.origins != chunk.origins() {
+        if follows == Follows::Unmapped {
+            return Need::Stage;
+        }
         let deleted = staged.rows.checked_sub(chunk.rows());
         let few = deleted.is_some_and(|deleted| deleted <= staged.rows / DELETED_SHARE);
         return if few { Need::Delete } else { Need::Stage };
@@ -175,7 +194,8 @@ mod tests {
 
     fn chunk(id: u64, rows: u64, deleted: usize) -> Chunk {
         let origin = origin(id, deleted);
-        let fragment = SourceFragment { origin, rows: rows - deleted as u64, bytes: 1 };
+        let fragment =
+            SourceFragment { origin, rows: rows - deleted as u64, physical_rows: rows, bytes: 1 };
         Chunk { id: ChunkId(0), fragments: vec![fragment] }
     }
 
@@ -186,14 +206,20 @@ mod tests {
             let origins = [origin(7, 0)];
             let modified = Some(now - TimeDelta::days(days));
             let standing = Standing { origins: &origins, rows: 100, verified, modified };
-            need(chunk, Some(standing), now)
+            need(chunk, Some(standing), Follows::Mapped, now)
         };
-        assert_eq!(need(&chunk(7, 100, 0), None, now), Need::Stage);
+        assert_eq!(need(&chunk(7, 100, 0), None, Follows::Mapped, now), Need::Stage);
         assert_eq!(ask(&chunk(7, 100, 0), true, 0), Need::Nothing);
         assert_eq!(ask(&chunk(7, 100, 0), false, 0), Need::Verify);
         assert_eq!(ask(&chunk(7, 100, 3), true, 0), Need::Delete);
         assert_eq!(ask(&chunk(7, 100, 40), true, 0), Need::Stage, "too many to leave lying");
         assert_eq!(ask(&chunk(8, 100, 0), true, 0), Need::Stage);
+        let origins = [origin(7, 0)];
+        let standing =
+            Standing { origins: &origins, rows: 100, verified: true, modified: Some(now) };
+        let deleted = |follows| need(&chunk(7, 100, 3), Some(standing), follows, now);
+        assert_eq!(deleted(Follows::Aligned), Need::Nothing);
+        assert_eq!(deleted(Follows::Unmapped), Need::Stage);
         assert_eq!(ask(&chunk(7, 100, 0), true, 4), Need::Renew);
         assert_eq!(ask(&chunk(7, 100, 0), true, 6), Need::Stage, "a cleanup may be at it");
     }

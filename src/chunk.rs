@@ -41,6 +41,8 @@ pub struct SourceFragment {
     pub origin: Origin,
     /// Rows, deleted ones not counted.
     pub rows: u64,
+    /// Rows in its data files, deleted ones counted.
+    pub physical_rows: u64,
     /// Bytes of its data files.
     pub bytes: u64,
 }
@@ -58,6 +60,11 @@ impl Chunk {
     /// Rows in the chunk.
     pub fn rows(&self) -> u64 {
         self.fragments.iter().map(|fragment| fragment.rows).sum()
+    }
+
+    /// Rows in the chunk's source files, deleted ones counted.
+    pub fn physical_rows(&self) -> u64 {
+        self.fragments.iter().map(|fragment| fragment.physical_rows).sum()
     }
 
     /// Bytes of the chunk's source files.
@@ -162,7 +169,12 @@ mod tests {
 
     fn fragment(id: u64, rows: u64, bytes: u64) -> SourceFragment {
         let signature = Signature(format!("{id}"));
-        SourceFragment { origin: Origin { id, signature, deletions: None }, rows, bytes }
+        SourceFragment {
+            origin: Origin { id, signature, deletions: None },
+            rows,
+            physical_rows: rows,
+            bytes,
+        }
     }
 
     fn ids(chunks: &[Chunk]) -> Vec<Vec<u64>> {

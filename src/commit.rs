@@ -8,6 +8,7 @@ use futures::stream::BoxStream;
 use lance::dataset::transaction::{Operation, Transaction, TransactionBuilder};
 use lance::dataset::{CommitBuilder, Dataset};
 use lance_core::Result as LanceResult;
+use lance_file::version::ConcreteFileVersion;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{IndexMetadata, Manifest, Transaction as StoredTransaction};
 use lance_table::io::commit::{
@@ -124,6 +125,19 @@ pub(crate) async fn exactly_next(
     operation: Operation,
     properties: HashMap<String, String>,
 ) -> Result<Outcome> {
+    commit_next(dataset, operation, None, properties).await
+}
+
+/// As [`exactly_next`]; an `Overwrite` gives the table another storage version too, if one is given.
+///
+/// # Errors
+/// Those of [`exactly_next`].
+pub(crate) async fn commit_next(
+    dataset: &Arc<Dataset>,
+    operation: Operation,
+    storage_version: Option<ConcreteFileVersion>,
+    properties: HashMap<String, String>,
+) -> Result<Outcome> {
     let read_version = dataset.version_id();
     let attempted = read_version + 1;
     let uuid = properties.get(PROPERTY_ID).map_or_else(Uuid::new_v4, |id| named_uuid(id));
@@ -137,7 +151,7 @@ pub(crate) async fn exactly_next(
     let inner = commit_handler_from_url(dataset.uri(), &params)
         .await
         .doing(|| "find out how this store commits".to_owned())?;
-    let result = CommitBuilder::new(Arc::clone(dataset))
+    let result = builder(dataset, storage_version)
         .with_commit_handler(Arc::new(OnlyVersion { attempted, inner }))
         .with_max_retries(0)
         .with_skip_auto_cleanup(true)
@@ -163,17 +177,29 @@ pub(crate) async fn exactly_next(
 pub(crate) async fn detach(
     dataset: &Arc<Dataset>,
     operation: Operation,
+    storage_version: Option<ConcreteFileVersion>,
     id: &str,
 ) -> Result<Arc<Dataset>> {
     let transaction = TransactionBuilder::new(dataset.version_id(), operation)
         .uuid(named_uuid(id).to_string())
         .build();
-    let committed = CommitBuilder::new(Arc::clone(dataset))
+    let committed = builder(dataset, storage_version)
         .with_detached(true)
         .with_skip_auto_cleanup(true)
         .execute(transaction)
         .await;
     Ok(Arc::new(committed.doing(|| "prepare the swap".to_owned())?))
+}
+
+fn builder(
+    dataset: &Arc<Dataset>,
+    storage_version: Option<ConcreteFileVersion>,
+) -> CommitBuilder<'static> {
+    let builder = CommitBuilder::new(Arc::clone(dataset));
+    match storage_version {
+        None => builder,
+        Some(version) => builder.with_storage_format(version.to_selector()),
+    }
 }
 
 /// Looks at what is there before it believes an error.

@@ -1,7 +1,9 @@
 //! The database through LanceDB's own client: which tables there are, and what a table looks like to
 //! those who use it.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field};
 use futures::TryStreamExt;
 use lance_core::datatypes::Schema;
 use lancedb::query::{ExecutableQuery, QueryBase};
@@ -104,7 +106,9 @@ pub(crate) async fn look(
     let wanted = arrow::datatypes::Schema::from(schema);
     for field in wanted.fields() {
         let same = seen.field_with_name(field.name()).is_ok_and(|seen| {
-            seen.data_type() == field.data_type() && seen.is_nullable() == field.is_nullable()
+            // LanceDB shows JSON as text, and blobs as places.
+            (is_shown_otherwise(field) || seen.data_type() == field.data_type())
+                && seen.is_nullable() == field.is_nullable()
         });
         if !same {
             let field = field_text(field);
@@ -116,6 +120,20 @@ pub(crate) async fn look(
     let stream = opened.query().limit(SAMPLE_ROWS).execute().await;
     let stream = stream.doing(|| format!("query `{table}` with LanceDB"))?;
     stream.try_collect().await.doing(|| format!("query `{table}` with LanceDB"))
+}
+
+/// Whether `field`, or what is in it, is JSON or a blob.
+fn is_shown_otherwise(field: &Field) -> bool {
+    let extension = field.metadata().get("ARROW:extension:name").map(String::as_str);
+    matches!(extension, Some("lance.json" | "lance.blob.v2"))
+        || field.metadata().contains_key("lance-encoding:blob")
+        || match field.data_type() {
+            DataType::Struct(fields) => fields.iter().any(|field| is_shown_otherwise(field)),
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+                is_shown_otherwise(item)
+            }
+            _ => false,
+        }
 }
 
 #[cfg(test)]

@@ -4,15 +4,16 @@
 //! migration's id before their first byte is written, so that whatever a killed run left behind can
 //! be told from everybody else's.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path as FilePath, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
 use lance_io::object_writer::WriteResult;
@@ -139,19 +140,34 @@ pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>) -> Result<()> {
     if !store.has_direct_local_paths() {
         return Ok(());
     }
+    let directories: BTreeSet<PathBuf> = files
+        .iter()
+        .filter_map(|file| PathBuf::from(to_local_path(file)).parent().map(FilePath::to_path_buf))
+        .collect();
+    // A disk takes many at once in hardly more time than one.
+    let synced = stream::iter(files)
+        .map(|file| sync_one(PathBuf::from(to_local_path(&file)), false))
+        .buffer_unordered(SYNCS_AT_ONCE);
+    synced
+        .try_collect::<Vec<()>>()
+        .await
+        .doing(|| "sync the staged files to the disk".to_owned())?;
+    for directory in directories.into_iter().filter(|_| cfg!(unix)) {
+        let synced = sync_one(directory, true).await;
+        synced.doing(|| "sync the directory of the staged files to the disk".to_owned())?;
+    }
+    Ok(())
+}
+
+/// Files that are synced at once.
+const SYNCS_AT_ONCE: usize = 16;
+
+async fn sync_one(path: PathBuf, all: bool) -> io::Result<()> {
     let synced = tokio::task::spawn_blocking(move || {
-        for file in files {
-            let path = PathBuf::from(to_local_path(&file));
-            std::fs::File::open(&path)?.sync_data()?;
-            match path.parent() {
-                Some(directory) if cfg!(unix) => std::fs::File::open(directory)?.sync_all()?,
-                _ => {}
-            }
-        }
-        Ok(())
+        let file = std::fs::File::open(&path)?;
+        if all { file.sync_all() } else { file.sync_data() }
     });
-    let synced: io::Result<()> = synced.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    synced.doing(|| "sync the staged files to the disk".to_owned())
+    synced.await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely at

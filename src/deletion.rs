@@ -71,13 +71,14 @@ pub(crate) async fn write(
 /// fragments new numbers each time, so that theirs cannot be part of the name.
 pub(crate) const STAGED: u64 = 0;
 
-/// Copies the staged deletion file `file` of the staging table `from` for the fragment `fragment` of `to`.
+/// Copies the deletion file `file` of the fragment `number` of `from` for the fragment `fragment` of `to`.
 ///
 /// # Errors
 /// `Failed`, when it cannot be read or written.
 pub(crate) async fn adopt(
     from: &Dataset,
     file: &DeletionFile,
+    number: u64,
     fragment: u64,
     to: &Dataset,
     id: &str,
@@ -87,7 +88,7 @@ pub(crate) async fn adopt(
         async move { dataset.object_store(None).await.doing(|| "open a table's store".to_owned()) }
     };
     let (source, target) = (store(from).await?, store(to).await?);
-    let rows = read(&source, &from.branch_location().path, STAGED, Some(file)).await?;
+    let rows = read(&source, &from.branch_location().path, number, Some(file)).await?;
     let root = to.branch_location().path;
     write(&target, &root, fragment, to.version_id(), &rows, id).await
 }

@@ -28,13 +28,27 @@ use serde::Deserialize;
 
 use crate::commit::{Act, named_uuid, properties};
 use crate::error::{Context, Error, Result};
-use crate::plan::IndexFacts;
+use crate::plan::{IndexFacts, Rebuild};
 use crate::progress::{Amount, Event, SharedProgress};
 
 /// What is needed to build an index again as it was.
 enum Recipe {
     Scalar(IndexType, ScalarIndexParams),
     Vector(Box<VectorIndexParams>),
+}
+
+impl Recipe {
+    /// Centroids and codebooks of other values are none of these.
+    fn forget_what_was_learnt(&mut self) {
+        let Self::Vector(params) = self else { return };
+        for stage in &mut params.stages {
+            match stage {
+                StageParams::Ivf(ivf) => ivf.centroids = None,
+                StageParams::PQ(pq) => pq.codebook = None,
+                StageParams::Hnsw(_) | StageParams::SQ(_) | StageParams::RQ(_) => {}
+            }
+        }
+    }
 }
 
 /// An index of a dataset, and where it is.
@@ -75,8 +89,8 @@ pub(crate) async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
     Ok(facts)
 }
 
-/// Builds every index of `source` that `live` lacks, but those in `dropped`, and commits each to the
-/// live table. Vector indices keep their trained centroids and codebooks: the values are the same.
+/// Builds the indices `wanted` that `live` lacks, as they are in `source`, and commits each to the live
+/// table.
 ///
 /// Gives back the newest version.
 ///
@@ -88,39 +102,94 @@ pub(crate) async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
 pub(crate) async fn rebuild(
     source: &Dataset,
     live: Arc<Dataset>,
-    dropped: &[String],
+    wanted: &[Rebuild],
     id: &str,
     progress: &SharedProgress,
 ) -> Result<Arc<Dataset>> {
     let mut live = live.as_ref().clone();
-    let there: Vec<String> = find(&live).await?.into_iter().map(|found| found.name).collect();
-    for found in find(source).await? {
-        if dropped.contains(&found.name) || there.contains(&found.name) {
-            continue;
-        }
-        let name = found.name.clone();
-        let recipe = recipe(source, &found).await?;
-        build(&mut live, &found, &recipe, id, progress).await.map_err(|error| {
+    for wanted in missing(&live, wanted).await? {
+        let built = build(source, &live, &wanted, id, progress).await.map_err(|error| {
             error.with_advice(&format!(
-                "the rows are swapped and safe; `relance resume` builds index `{name}` again"
+                "the rows are swapped and safe; `relance resume` builds index `{}` again",
+                wanted.name
             ))
         })?;
+        let doing = || format!("publish index `{}`", wanted.name);
+        let operation =
+            Operation::CreateIndex { new_indices: vec![built], removed_indices: Vec::new() };
+        let transaction = TransactionBuilder::new(live.version_id(), operation)
+            .uuid(named_uuid(id).to_string())
+            .transaction_properties(Some(Arc::new(properties(id, Act::Index))))
+            .build();
+        let committed = CommitBuilder::new(Arc::new(live.clone()))
+            .with_skip_auto_cleanup(true)
+            .execute(transaction)
+            .await;
+        live = committed.doing(doing)?;
         progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
     }
     Ok(Arc::new(live))
 }
 
-/// How many indices [`rebuild`] has to build.
+/// Drops the indices of these `names` that `live` still has. Gives back the newest version.
+///
+/// # Errors
+/// `Failed`, when the index list cannot be read or written.
+pub(crate) async fn drop_named(
+    live: Arc<Dataset>,
+    names: &[String],
+    id: &str,
+) -> Result<Arc<Dataset>> {
+    let indices = live.load_indices().await;
+    let indices = indices.doing(|| format!("read the index list of {}", live.uri()))?;
+    let removed: Vec<_> = indices.iter().filter(|one| names.contains(&one.name)).cloned().collect();
+    if removed.is_empty() {
+        return Ok(live);
+    }
+    let operation = Operation::CreateIndex { new_indices: Vec::new(), removed_indices: removed };
+    let transaction = TransactionBuilder::new(live.version_id(), operation)
+        .uuid(named_uuid(id).to_string())
+        .transaction_properties(Some(Arc::new(properties(id, Act::Index))))
+        .build();
+    let committed =
+        CommitBuilder::new(live).with_skip_auto_cleanup(true).execute(transaction).await;
+    Ok(Arc::new(committed.doing(|| format!("drop the indices {}", names.join(", ")))?))
+}
+
+/// Builds the indices `wanted` over the rows of `prepared`, a version that no reader sees yet, as they are
+/// in `source`; publishes none. They will be of version `version`.
+///
+/// # Errors
+/// `Failed`, naming the index.
+///
+/// # Crash
+/// Files of indices that no version names are left; their names tell whose they are.
+pub(crate) async fn prebuild(
+    source: &Dataset,
+    prepared: &Dataset,
+    wanted: &[Rebuild],
+    id: &str,
+    progress: &SharedProgress,
+) -> Result<Vec<IndexMetadata>> {
+    let mut all = Vec::new();
+    for wanted in wanted {
+        let built = build(source, prepared, wanted, id, progress).await.map_err(|error| {
+            error.with_advice(&format!("--drop-index {} goes on without it", wanted.name))
+        })?;
+        all.push(built);
+        progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
+    }
+    Ok(all)
+}
+
+/// Those of the indices `wanted` that `live` lacks.
 ///
 /// # Errors
 /// `Failed`, when the index list cannot be read.
-pub(crate) async fn missing(source: &Dataset, live: &Dataset, dropped: &[String]) -> Result<u64> {
+pub(crate) async fn missing(live: &Dataset, wanted: &[Rebuild]) -> Result<Vec<Rebuild>> {
     let there: Vec<String> = find(live).await?.into_iter().map(|found| found.name).collect();
-    let wanted = find(source).await?;
-    let missing = wanted
-        .iter()
-        .filter(|found| !dropped.contains(&found.name) && !there.contains(&found.name));
-    Ok(missing.count() as u64)
+    let missing = wanted.iter().filter(|wanted| !there.contains(&wanted.name));
+    Ok(missing.cloned().collect())
 }
 
 /// The indices of `dataset` that users made, by name.
@@ -158,40 +227,34 @@ fn details_of(description: &dyn IndexDescription) -> Details {
     serde_json::from_str(&text).unwrap_or_default()
 }
 
+/// Builds `wanted` over the rows of `on`, with the parameters that it has in `source`.
 async fn build(
-    live: &mut Dataset,
-    found: &Found,
-    recipe: &Recipe,
+    source: &Dataset,
+    on: &Dataset,
+    wanted: &Rebuild,
     id: &str,
     progress: &SharedProgress,
-) -> Result<()> {
-    let name = &found.name;
-    let (index_type, params): (IndexType, &dyn IndexParams) = match recipe {
+) -> Result<IndexMetadata> {
+    let (name, column) = (&wanted.name, wanted.column.as_str());
+    let found = find(source).await?.into_iter().find(|found| found.name == *name);
+    let found = found.ok_or_else(|| Error::failed(format!("index `{name}` is gone")))?;
+    let mut recipe = recipe(source, &found).await?;
+    if wanted.other_values {
+        recipe.forget_what_was_learnt();
+    }
+    let (index_type, params): (IndexType, &dyn IndexParams) = match &recipe {
         Recipe::Scalar(index_type, params) => (*index_type, params),
         Recipe::Vector(params) => (params.index_type(), params.as_ref()),
     };
     let told = Told { name: name.clone(), progress: Arc::clone(progress) };
-    let doing = || format!("build index `{name}` on `{}`", found.column);
-    let built = live
-        .create_index_builder(&[found.column.as_str()], index_type, params)
+    let mut on = on.clone();
+    on.create_index_builder(&[column], index_type, params)
         .name(name.clone())
         .index_uuid(named_uuid(id))
         .progress(Arc::new(told))
         .execute_uncommitted()
         .await
-        .doing(doing)?;
-    let operation =
-        Operation::CreateIndex { new_indices: vec![built], removed_indices: Vec::new() };
-    let transaction = TransactionBuilder::new(live.version_id(), operation)
-        .uuid(named_uuid(id).to_string())
-        .transaction_properties(Some(Arc::new(properties(id, Act::Index))))
-        .build();
-    let committed = CommitBuilder::new(Arc::new(live.clone()))
-        .with_skip_auto_cleanup(true)
-        .execute(transaction)
-        .await;
-    *live = committed.doing(doing)?;
-    Ok(())
+        .doing(|| format!("build index `{name}` on `{column}`"))
 }
 
 /// What is needed to build `found` again as it was.

@@ -44,6 +44,7 @@ mod index;
 mod journal;
 mod leftover;
 mod location;
+mod numbering;
 mod phase;
 mod plan;
 mod process;
@@ -69,7 +70,8 @@ pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
 pub use plan::cost::Cost;
 pub use plan::explain::{bytes_text, count_text};
-pub use plan::{IndexFacts, IndexFate, Plan, Request, Strategy};
+pub use plan::strategy::Choice;
+pub use plan::{Example, Finding, IndexFacts, IndexFate, Plan, Request, Strategy};
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::Migration;
 pub use run::report::{
@@ -78,11 +80,16 @@ pub use run::report::{
 };
 pub use run::undo::Writes;
 pub use sample::{Sample, Sampled};
-pub use schema::change::{Add, Change};
+pub use schema::cast::Problem;
+pub use schema::change::{Add, Cast, Change, Compute};
+pub use schema::column::Column;
 pub use schema::show::{field_text, type_text};
-pub use schema::target::{Column, IfExists, Target};
+pub use schema::sql::Sql;
+pub use schema::target::{IfExists, Skipped, Target};
 pub use schema::types::parse_type;
 pub use settings::{
-    BatchSize, Hold, Settings, Verify, parse_batch_size, parse_bytes, parse_duration,
+    BatchSize, Hold, OnBadValue, Preflight, Settings, Verify, parse_batch_size, parse_bytes,
+    parse_duration,
 };
-pub use transform::Transform;
+pub use transform::step::Found;
+pub use transform::{Made, Transform};

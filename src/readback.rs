@@ -35,7 +35,7 @@ pub(crate) struct Reader {
     pub store: Arc<ObjectStore>,
     /// The live table's `data/`.
     pub directory: Path,
-    /// The target schema.
+    /// The schema of what was written.
     pub schema: Schema,
     /// Rows in a batch, at most.
     pub batch_rows: u32,
@@ -124,13 +124,13 @@ impl Reader {
         compare_rows(expected, rows)
     }
 
-    /// The rows of a staged fragment, which has one file.
+    /// The rows of the staged file of a fragment, its last one.
     async fn read(
         &self,
         fragment: &Fragment,
         rows: ReadBatchParams,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let Some(file) = fragment.files.first() else {
+        let Some(file) = fragment.files.last() else {
             return Err(Error::mismatch("a staged fragment names no file".to_owned()));
         };
         let name = file.path.clone();

@@ -40,8 +40,7 @@ pub enum Verify {
     Quick,
 }
 
-/// How a migration is run. Every field has a default, and none changes the result but
-/// `rows_per_file`.
+/// How a migration is run. Every field has a default, and none changes the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Size of a record batch in the pipeline. Default 2 MiB: measured, see the README.
@@ -50,9 +49,6 @@ pub struct Settings {
     pub workers: usize,
     /// Bytes of record batches in flight, all workers together. Default 512 MiB.
     pub memory_bytes: u64,
-    /// Rows after which a staged file is closed. Default 1,048,576, as Lance's. `resume` goes on with what
-    /// the migration began with, and refuses anything else.
-    pub rows_per_file: Option<u64>,
     /// Bytes written a second, at most. Default: no limit.
     pub max_rate: Option<u64>,
     /// How much is read back before the swap. Default: all.
@@ -78,6 +74,30 @@ pub enum Hold {
     Wait,
 }
 
+/// What is done about values that a change cannot take over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBadValue {
+    /// The migration is refused.
+    #[default]
+    Fail,
+    /// They become null.
+    Null,
+    /// They become null, and their rows are copied as they were to `<table>__relance_quarantine`.
+    Quarantine,
+}
+
+/// How much of the data the changes are tried on before anything is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preflight {
+    /// Every row.
+    #[default]
+    Full,
+    /// The first rows of every fragment; the others are tried when they are staged.
+    Sample,
+}
+
 /// Rows after which a staged file is closed, if nothing else is asked.
 pub(crate) const ROWS_PER_FILE: u64 = 1 << 20;
 
@@ -87,7 +107,6 @@ impl Default for Settings {
             batch_size: BatchSize::Bytes(2 << 20),
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             memory_bytes: 512 << 20,
-            rows_per_file: None,
             max_rate: None,
             verify: Verify::Full,
             hold: Hold::No,
@@ -103,16 +122,13 @@ impl Settings {
     /// # Errors
     /// `Usage`, naming the field, when one is zero or out of range.
     pub fn validate(&self) -> Result<()> {
-        let Self { batch_size, workers, memory_bytes, rows_per_file, max_rate, .. } = self;
-        let rows_per_file = rows_per_file.unwrap_or(ROWS_PER_FILE);
+        let Self { batch_size, workers, memory_bytes, max_rate, .. } = self;
         let zero_batch = matches!(batch_size, BatchSize::Rows(0) | BatchSize::Bytes(0));
         let checks = [
             (zero_batch, "batch size must be at least one row or byte"),
             (*workers == 0, "workers must be at least 1"),
             (*workers > 1024, "workers must be at most 1024"),
             (*memory_bytes < MEMORY_BYTES_MIN, "memory must be at least 16MiB"),
-            (rows_per_file == 0, "rows per file must be at least 1"),
-            (rows_per_file > u64::from(u32::MAX), "rows per file must be at most 4294967295"),
             (*max_rate == Some(0), "max rate must be at least one byte a second"),
             (self.max_rounds == 0, "max rounds must be at least 1"),
         ];

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::Schema as ArrowSchema;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
+use lance_core::datatypes::Schema;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::Fragment;
 use lance_table::utils::stream::ReadBatchFut;
 use tokio::task::JoinError;
 
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, SourceFragment};
 use crate::error::{Context, Error, Result};
 
 /// What the name of every tag of relance's begins with.
@@ -26,6 +28,15 @@ pub(crate) struct ScanLimits {
     pub batch_rows: u32,
     /// Bytes that Lance reads ahead.
     pub io_buffer_bytes: u64,
+}
+
+/// What is read of a chunk.
+#[derive(Debug, Clone)]
+pub(crate) struct What {
+    /// The columns: some of the source's fields.
+    pub schema: Arc<Schema>,
+    /// Whether deleted rows are read too, in their places.
+    pub aligned: bool,
 }
 
 /// Batches of a chunk that are decoded ahead.
@@ -92,20 +103,34 @@ impl Source {
         Self { dataset, places: Arc::new(places) }
     }
 
-    /// Streams the rows of `chunk`, in order, deleted ones left out.
+    /// Streams the rows of `chunk`, in order.
     ///
     /// A fragment is read a few batches at a time: a plain scan holds the pages that it reads from
     /// whole, and a writer that was given large batches made pages of 100 MB and more.
     ///
     /// # Errors
     /// The stream's items carry what fails.
-    pub(crate) async fn scan(&self, chunk: &Chunk, limits: ScanLimits) -> Result<Batches> {
+    pub(crate) async fn scan(
+        &self,
+        chunk: &Chunk,
+        what: &What,
+        limits: ScanLimits,
+    ) -> Result<Batches> {
+        let counted = |fragment: &SourceFragment| {
+            if what.aligned { fragment.physical_rows } else { fragment.rows }
+        };
+        if what.schema.fields.is_empty() {
+            let rows = chunk.fragments.iter().map(counted).sum();
+            return Ok(bare(rows, limits.batch_rows));
+        }
         let store = self.dataset.object_store(None).await;
         let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
         let scheduler = ScanScheduler::new(store, SchedulerConfig::new(limits.io_buffer_bytes));
-        let config = FragReadConfig::default().with_scan_scheduler(scheduler);
-        let schema = Arc::new(self.dataset.schema().clone());
-        let rows = chunk.fragments.iter().map(|fragment| fragment.rows);
+        let config = FragReadConfig::default()
+            .with_scan_scheduler(scheduler)
+            .with_ignore_deletions(what.aligned);
+        let schema = Arc::clone(&what.schema);
+        let rows = chunk.fragments.iter().map(counted);
         let fragments: Vec<_> = self.fragments_of(chunk)?.into_iter().zip(rows).collect();
         let files = fragments.iter().flat_map(|(fragment, _)| &fragment.files);
         let names: Vec<String> = files.map(|file| file.path.clone()).collect();
@@ -145,8 +170,13 @@ impl Source {
         Ok(stream.map(move |batch| batch.doing(|| format!("read {uri}"))).boxed())
     }
 
+    /// All columns of the source, deleted rows left out.
+    pub(crate) fn all(&self) -> What {
+        What { schema: Arc::new(self.dataset.schema().clone()), aligned: false }
+    }
+
     /// The manifest's own description of the chunk's fragments.
-    fn fragments_of(&self, chunk: &Chunk) -> Result<Vec<Fragment>> {
+    pub(crate) fn fragments_of(&self, chunk: &Chunk) -> Result<Vec<Fragment>> {
         let fragments = chunk.fragments.iter().map(|wanted| {
             let place = self.places.get(&wanted.origin.id);
             let fragment = place.and_then(|place| self.dataset.fragments().get(*place));
@@ -157,6 +187,20 @@ impl Source {
         });
         fragments.collect()
     }
+}
+
+/// So many rows of no columns.
+fn bare(rows: u64, batch_rows: u32) -> Batches {
+    let step = u64::from(batch_rows.max(1));
+    let starts = (0..rows.div_ceil(step)).map(move |batch| batch * step);
+    let batches = starts.map(move |start| {
+        let count = usize::try_from(step.min(rows - start)).unwrap_or_default();
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let schema = Arc::new(ArrowSchema::empty());
+        RecordBatch::try_new_with_options(schema, Vec::new(), &options)
+            .doing(|| format!("make {count} rows"))
+    });
+    stream::iter(batches).boxed()
 }
 
 /// The names of a few files, or how many there are.

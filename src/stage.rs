@@ -1,9 +1,10 @@
 //! Stages a chunk: scan, transform, digest, write. What comes out is fragments that no table names yet.
 
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
 use futures::{StreamExt, TryStreamExt};
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
@@ -12,18 +13,22 @@ use lance_file::writer::{FileWriter, FileWriterOptions};
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{DataFile, Fragment};
 use object_store::path::Path;
+use roaring::RoaringBitmap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 
 use crate::budget::{Budget, Throttle};
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, ChunkId};
 use crate::datafile;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::progress::{Amount, Event, SharedProgress};
-use crate::source::{ScanLimits, Source};
+use crate::schema::cast::Problem;
+use crate::settings::OnBadValue;
+use crate::source::{ScanLimits, Source, What};
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::rebatch::Rebatch;
+use crate::transform::step::Found;
 use crate::transform::{Transform, batch_bytes};
 
 /// Batches that wait between the transform and the writer.
@@ -34,6 +39,10 @@ const QUEUE_BATCHES: usize = 2;
 pub(crate) struct Stager {
     /// Where the rows come from.
     pub source: Source,
+    /// What is read of it.
+    pub what: What,
+    /// What is done about values that do not go through.
+    pub on_bad_value: OnBadValue,
     /// What becomes of them.
     pub transform: Arc<Transform>,
     /// Where they are transformed.
@@ -61,7 +70,7 @@ pub(crate) struct FileSpec {
     pub store: Arc<ObjectStore>,
     /// The live table's `data/`.
     pub directory: Path,
-    /// The target schema.
+    /// The schema of what is written.
     pub schema: Schema,
     /// The format.
     pub version: ConcreteFileVersion,
@@ -78,67 +87,129 @@ pub(crate) struct Staged {
     pub digests: Vec<Digest>,
     /// Rows.
     pub rows: u64,
+    /// Rows of the source that were left out.
+    pub left_out: u64,
 }
 
 /// A batch on its way to the writer, and its share of the budget.
 struct InFlight {
     batch: RecordBatch,
     bytes: u64,
+    left_out: u64,
     _share: OwnedSemaphorePermit,
 }
 
+/// A part of a chunk that is staged in one go, and which of its rows nobody can see.
+struct Part {
+    chunk: Chunk,
+    hidden: RoaringBitmap,
+}
+
 impl Stager {
-    /// Stages `chunk`.
+    /// Stages `chunk`. `hidden` are the deleted rows of each of its fragments, where they are staged too.
     ///
     /// # Errors
-    /// `Failed`, when reading, transforming or writing fails; what was written for the chunk is
-    /// removed then, as far as that goes.
+    /// `Failed`, when reading, transforming or writing fails; `Refused`, when a value does not go through
+    /// that has to. What was written for the chunk is removed then, as far as that goes.
     ///
     /// # Crash
     /// Files that no journal names are left in `data/`; their names tell whose they are.
-    pub(crate) async fn stage(&self, chunk: &Chunk) -> Result<Staged> {
+    pub(crate) async fn stage(&self, chunk: &Chunk, hidden: Vec<RoaringBitmap>) -> Result<Staged> {
+        let mut staged =
+            Staged { fragments: Vec::new(), digests: Vec::new(), rows: 0, left_out: 0 };
+        let mut digests = Digests::of(self.transform.schema())?;
+        for part in self.parts(chunk, hidden) {
+            match self.stage_part(&part, digests, &mut staged).await {
+                Ok(taken) => digests = taken,
+                Err(error) => {
+                    discard(&self.files, staged.fragments).await;
+                    return Err(error);
+                }
+            }
+        }
+        staged.rows = digests.rows();
+        staged.digests = digests.finish();
+        let (wanted, found) = if self.what.aligned {
+            (chunk.physical_rows(), staged.rows)
+        } else {
+            (chunk.rows(), staged.rows + staged.left_out)
+        };
+        if wanted != found {
+            discard(&self.files, staged.fragments).await;
+            let id = chunk.id;
+            return Err(Error::mismatch(format!(
+                "chunk {id} gave {found} rows, its manifest says {wanted}"
+            )));
+        }
+        Ok(staged)
+    }
+
+    /// A fragment at a time, where each has a file of its own; all at once otherwise.
+    fn parts(&self, chunk: &Chunk, hidden: Vec<RoaringBitmap>) -> Vec<Part> {
+        if !self.what.aligned {
+            return vec![Part { chunk: chunk.clone(), hidden: RoaringBitmap::new() }];
+        }
+        let parts = chunk.fragments.iter().zip(hidden).map(|(fragment, hidden)| Part {
+            chunk: Chunk { id: chunk.id, fragments: vec![fragment.clone()] },
+            hidden,
+        });
+        parts.collect()
+    }
+
+    async fn stage_part(
+        &self,
+        part: &Part,
+        digests: Digests,
+        staged: &mut Staged,
+    ) -> Result<Digests> {
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
         // A task of its own, so that encoding and writing go on while the next rows are read; it is
         // aborted with this one.
         let mut writer = JoinSet::new();
         writer.spawn(self.clone().write(receiver));
-        let digests = match self.read(chunk, sender).await {
-            Ok(digests) => digests,
+        let read = match self.read(part, digests, sender).await {
+            Ok(read) => read,
             Err(error) => {
                 writer.shutdown().await;
                 return Err(error);
             }
         };
-        let gone = || Error::failed(format!("the writer of chunk {} died", chunk.id));
+        let gone = || Error::failed(format!("the writer of chunk {} died", part.chunk.id));
         let fragments = match writer.join_next().await {
             Some(Ok(written)) => written?,
             _ => return Err(gone()),
         };
-        let digests = digests.ok_or_else(gone)?;
-        let rows = digests.rows();
-        if rows != chunk.rows() {
-            let (id, expected) = (chunk.id, chunk.rows());
-            return Err(Error::mismatch(format!(
-                "chunk {id} gave {rows} rows, its manifest says {expected}"
-            )));
-        }
-        Ok(Staged { fragments, digests: digests.finish(), rows })
+        staged.fragments.extend(fragments);
+        let (digests, left_out) = read.ok_or_else(gone)?;
+        staged.left_out += left_out;
+        Ok(digests)
     }
 
-    /// Scans and transforms, several batches at a time, and takes digests in row order. `None` when the
-    /// writer stopped listening: it knows why.
-    async fn read(&self, chunk: &Chunk, sender: mpsc::Sender<InFlight>) -> Result<Option<Digests>> {
-        let mut digests = Digests::of(self.transform.schema())?;
-        let batches = self.batches(chunk).await?;
-        let transformed = batches.map_ok(|batch| self.transform(batch));
+    /// Scans and transforms, several batches at a time, and takes digests in row order; counts the rows
+    /// that are left out. `None` when the writer stopped listening: it knows why.
+    async fn read(
+        &self,
+        part: &Part,
+        mut digests: Digests,
+        sender: mpsc::Sender<InFlight>,
+    ) -> Result<Option<(Digests, u64)>> {
+        let batches = self.batches(&part.chunk).await?;
+        let mut row: u64 = 0;
+        let transformed = batches.map_ok(|batch| {
+            let rows = row..row + batch.num_rows() as u64;
+            row = rows.end;
+            self.transform(part.chunk.id, batch, hidden_of(&part.hidden, rows))
+        });
         let mut transformed = transformed.try_buffered(self.transforms_max);
+        let mut left_out = 0;
         while let Some(in_flight) = transformed.try_next().await? {
+            left_out += in_flight.left_out;
             digests = self.pool.digest(digests, in_flight.batch.clone()).await?;
-            if sender.send(in_flight).await.is_err() {
+            if in_flight.batch.num_rows() > 0 && sender.send(in_flight).await.is_err() {
                 return Ok(None);
             }
         }
-        Ok(Some(digests))
+        Ok(Some((digests, left_out)))
     }
 
     /// The chunk's rows in batches of one size.
@@ -146,7 +217,10 @@ impl Stager {
         &self,
         chunk: &Chunk,
     ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch>>> {
-        let scanned = self.source.scan(chunk, self.scan).await?;
+        let scanned = self.source.scan(chunk, &self.what, self.scan).await?;
+        if self.what.schema.fields.is_empty() {
+            return Ok(scanned);
+        }
         let rebatch = Rebatch::to_rows(self.scan.batch_rows as usize);
         let state = Some((scanned, rebatch));
         let rebatched = futures::stream::try_unfold(state, |state| async move {
@@ -162,13 +236,36 @@ impl Stager {
         Ok(flat.try_flatten().boxed())
     }
 
-    async fn transform(&self, batch: RecordBatch) -> Result<InFlight> {
-        let bytes = batch_bytes(&batch);
-        let share = self.budget.take(bytes).await;
+    async fn transform(
+        &self,
+        chunk: ChunkId,
+        batch: RecordBatch,
+        hidden: Option<BooleanArray>,
+    ) -> Result<InFlight> {
+        let read = batch_bytes(&batch);
+        let share = self.budget.take(read).await;
         let share = share.ok_or_else(|| Error::failed("the memory budget is closed"))?;
         let transform = Arc::clone(&self.transform);
-        let batch = self.pool.run(move || transform.apply(&batch)).await?;
-        Ok(InFlight { batch, bytes, _share: share })
+        let made = self.pool.run(move || transform.make(&batch, hidden)).await?;
+        self.refuse_bad(chunk, &made.found)?;
+        let bytes = read.max(batch_bytes(&made.batch));
+        Ok(InFlight { batch: made.batch, bytes, left_out: made.left_out, _share: share })
+    }
+
+    /// Refuses values that do not go through, unless they may become null.
+    fn refuse_bad(&self, chunk: ChunkId, found: &[Found]) -> Result<()> {
+        let mut bad = found.iter();
+        let bad =
+            bad.find(|one| self.on_bad_value == OnBadValue::Fail || one.problem == Problem::Null);
+        let Some(bad) = bad else { return Ok(()) };
+        let (path, count, what) = (&bad.path, bad.rows.len(), bad.problem.text());
+        let examples = bad.examples.join(", ");
+        Err(Error::refused(format!(
+            "column `{path}`: {count} values of a batch of chunk {chunk} {what}, such as {examples}"
+        ))
+        .with_advice(
+            "they were written after the changes were tried on the data, or were not in the sample",
+        ))
     }
 
     async fn write(self, mut receiver: mpsc::Receiver<InFlight>) -> Result<Vec<Fragment>> {
@@ -186,6 +283,23 @@ impl Stager {
             }));
         }
         writer.finish().await
+    }
+}
+
+/// Which of `rows` are hidden, if any is.
+pub(crate) fn hidden_of(hidden: &RoaringBitmap, rows: Range<u64>) -> Option<BooleanArray> {
+    if hidden.is_empty() {
+        return None;
+    }
+    let is_hidden = |row| u32::try_from(row).is_ok_and(|row| hidden.contains(row));
+    Some(BooleanArray::from(rows.map(is_hidden).collect::<Vec<_>>()))
+}
+
+/// Removes what was written, as far as that goes: a later `abort` finds the rest by name.
+async fn discard(spec: &FileSpec, fragments: Vec<Fragment>) {
+    for file in fragments.iter().flat_map(|fragment| &fragment.files) {
+        let path = spec.directory.clone().join(file.path.as_str());
+        let _ = datafile::remove(&spec.store, &path).await;
     }
 }
 
@@ -262,17 +376,11 @@ impl<'a> StagedWriter<'a> {
         Ok(self.done)
     }
 
-    /// Removes what was written, as far as that goes: a later `abort` finds the rest by name.
     async fn discard(&mut self) {
         if let Some(mut open) = self.open.take() {
             open.writer.abort().await;
         }
-        for fragment in self.done.drain(..) {
-            for file in &fragment.files {
-                let path = self.spec.directory.clone().join(file.path.as_str());
-                let _ = datafile::remove(&self.spec.store, &path).await;
-            }
-        }
+        discard(self.spec, std::mem::take(&mut self.done)).await;
     }
 }
 

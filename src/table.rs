@@ -1,6 +1,6 @@
 //! Opens tables, and gathers the facts that the planner needs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -8,11 +8,13 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::index::DatasetIndexExt;
 use lance::session::Session;
+use lance_file::version::ConcreteFileVersion;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
 use lance_io::object_store::{ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
 use lance_table::feature_flags::can_write_dataset;
 use lance_table::format::Fragment;
+use lance_table::io::commit::ManifestNamingScheme;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk::{Origin, Signature, SourceFragment};
@@ -70,6 +72,14 @@ impl Opener {
         let table = self.location.table();
         let found = self.open(&self.location.uri()).await?;
         found.ok_or_else(|| Error::failed(format!("no table is called `{table}`")))
+    }
+
+    /// The newest version of the table, if it is there.
+    ///
+    /// # Errors
+    /// `Failed`, when it cannot be read.
+    pub(crate) async fn found(&self) -> Result<Option<Arc<Dataset>>> {
+        self.open(&self.location.uri()).await
     }
 
     /// The newest version of the staging table, if there is one.
@@ -136,12 +146,28 @@ pub(crate) async fn facts(
         schema: dataset.schema().clone(),
         field_id_max: manifest.max_field_id(),
         storage_version: manifest.data_storage_format.lance_file_format(),
+        file_versions: file_versions(dataset),
         fragments: source_fragments(dataset).await?,
         staged: Vec::new(),
         indices,
         state: state(dataset).await?,
         free_bytes: free_bytes(location),
     })
+}
+
+/// The storage versions of the data files of `dataset`, as manifests write them.
+fn file_versions(dataset: &Dataset) -> BTreeSet<String> {
+    let files = dataset.iter_fragments().flat_map(|fragment| &fragment.files);
+    let versions = files.map(|file| (file.file_major_version, file.file_minor_version));
+    let versions: BTreeSet<_> = versions.collect();
+    let named = versions.into_iter().map(|(major, minor)| {
+        let known = ConcreteFileVersion::from_data_file_numbers(major, minor);
+        known.map_or_else(
+            |_| format!("{major}.{minor}"),
+            |known| known.to_manifest_string().to_owned(),
+        )
+    });
+    named.collect()
 }
 
 async fn state(dataset: &Dataset) -> Result<State> {
@@ -158,6 +184,7 @@ async fn state(dataset: &Dataset) -> Result<State> {
         overlays: manifest.fragments.iter().any(|fragment| !fragment.overlays.is_empty()),
         tagged_fragment_reuse: indices.iter().find(tagged).is_some(),
         unknown_writer_flags: !can_write_dataset(manifest.writer_feature_flags),
+        detachable: dataset.manifest_location().naming_scheme == ManifestNamingScheme::V2,
     })
 }
 
@@ -177,12 +204,24 @@ pub(crate) async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFrag
                     .await
                     .doing(|| format!("count the rows of fragment {}", metadata.id))?,
             };
+            let physical_rows = match metadata.physical_rows {
+                Some(rows) => rows,
+                None => fragment
+                    .physical_rows()
+                    .await
+                    .doing(|| format!("count the rows of fragment {}", metadata.id))?,
+            };
             let origin = Origin {
                 id: metadata.id,
                 signature: signature(metadata),
                 deletions: metadata.deletion_file.clone(),
             };
-            Ok(SourceFragment { origin, rows: rows as u64, bytes: fragment_bytes(metadata) })
+            Ok(SourceFragment {
+                origin,
+                rows: rows as u64,
+                physical_rows: physical_rows as u64,
+                bytes: fragment_bytes(metadata),
+            })
         })
         .buffered(16)
         .try_collect()

@@ -88,11 +88,9 @@ async fn naive(directory: &Path) {
         Ok(RecordBatch::try_new(Arc::clone(&to), columns).unwrap())
     });
     let stream =
-        Box::pin(lance::deps::datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(
-            schema, stream,
-        ));
+        Box::pin(datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, stream));
     let params = WriteParams { mode: WriteMode::Overwrite, ..WriteParams::default() };
-    let stream: lance::deps::datafusion::execution::SendableRecordBatchStream = stream;
+    let stream: datafusion::execution::SendableRecordBatchStream = stream;
     InsertBuilder::new(live).with_params(&params).execute_stream(stream).await.unwrap();
 }
 
@@ -119,11 +117,7 @@ fn rewrite(criterion: &mut Criterion) {
         });
     }
     for workers in [1, 2, 4] {
-        let settings = Settings {
-            workers,
-            rows_per_file: Some(SAMPLE.rows / SAMPLE.fragments),
-            ..Settings::default()
-        };
+        let settings = Settings { workers, ..Settings::default() };
         group.bench_function(BenchmarkId::new("workers, 4 chunks", workers), |bench| {
             bench.iter_custom(|rounds| {
                 timed(base.path(), rounds, |table| {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use relance::{BatchSize, Change};
+use relance::BatchSize;
+
+use crate::cli::changes::{Ordered, VERBS};
 
 /// Migrates LanceDB tables, however large, to a new schema: streamed, verified, swapped in by one
 /// atomic commit.
@@ -131,7 +133,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub struct Store {
+pub(super) struct Store {
     /// The database: a directory or an object-store URI, as `lancedb.connect` takes it
     pub db: String,
     /// An option of the object store; repeatable
@@ -140,7 +142,7 @@ pub struct Store {
 }
 
 #[derive(Debug, Args)]
-pub struct Place {
+pub(super) struct Place {
     #[command(flatten)]
     pub store: Store,
     /// The table
@@ -148,11 +150,31 @@ pub struct Place {
 }
 
 #[derive(Debug, Args)]
-pub struct Changes {
-    /// Add a default-filled column, all null without a literal; repeatable. The type as PyArrow prints
-    /// it; `now` is accepted for times
-    #[arg(long, value_name = "NAME:TYPE[ not null][=LITERAL]", value_parser = add)]
-    pub add: Vec<Change>,
+pub(super) struct Changes {
+    #[command(flatten)]
+    pub ordered: Ordered,
+    /// Derive the changes from a schema: a file with it as Arrow JSON, or another table of the database.
+    /// A column that goes and one that comes are never taken for a rename
+    #[arg(long, value_name = "SCHEMA.json|TABLE", conflicts_with_all = VERBS)]
+    pub to: Option<String>,
+    /// Keep only the rows for which this holds, over the columns as they were
+    #[arg(long = "where", value_name = "SQL")]
+    pub filter: Option<String>,
+    /// Write the data files anew in this storage version
+    #[arg(long, value_name = "VERSION")]
+    pub storage_version: Option<String>,
+    /// Write the data files anew, so many rows in each [default when they are: 1048576]
+    #[arg(long, value_name = "N")]
+    pub rows_per_file: Option<u64>,
+    /// What is done about values that a change cannot take over
+    #[arg(long, value_enum, default_value_t = BadValue::Fail, value_name = "WHAT")]
+    pub on_bad_value: BadValue,
+    /// How much of the data the changes are tried on before anything is written
+    #[arg(long, value_enum, default_value_t = PreflightArg::Full, value_name = "HOW")]
+    pub preflight: PreflightArg,
+    /// Allow changes to columns of the primary key or the clustering key
+    #[arg(long)]
+    pub allow_key_change: bool,
     /// What to do about an added column that is there already with the same type
     #[arg(long, value_enum, default_value_t = Exists::Skip, value_name = "WHAT")]
     pub if_exists: Exists,
@@ -165,15 +187,37 @@ pub struct Changes {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum StrategyArg {
+pub(super) enum StrategyArg {
     /// The cheapest that covers every change
     Auto,
+    /// Write a manifest and no data
+    Metadata,
+    /// Write the new columns beside the others, a file for each fragment
+    Columns,
     /// Stream everything into fresh fragments
     Rewrite,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Exists {
+pub(super) enum BadValue {
+    /// Refuse the migration
+    Fail,
+    /// Set them to null
+    Null,
+    /// Set them to null, and copy their rows to `<table>__relance_quarantine`
+    Quarantine,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum PreflightArg {
+    /// Every row
+    Full,
+    /// The first rows of every fragment
+    Sample,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Exists {
     /// Leave it alone, and say so
     Skip,
     /// Refuse the migration
@@ -191,9 +235,6 @@ pub(super) struct Engine {
     /// Bytes of record batches in flight [default: 512MiB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
-    /// Rows after which a staged file is closed [default: 1048576]
-    #[arg(long, value_name = "N")]
-    pub rows_per_file: Option<u64>,
     /// Bytes written a second, at most
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub max_rate: Option<u64>,
@@ -268,10 +309,6 @@ pub(super) enum ProgressArg {
     Json,
     /// Nothing
     None,
-}
-
-fn add(text: &str) -> Result<Change, String> {
-    Change::parse_add(text).map_err(|error| error.to_string())
 }
 
 fn bytes(text: &str) -> Result<u64, String> {

@@ -1,6 +1,7 @@
 //! The command line: dispatch, exit codes, and what goes to stdout.
 
 mod args;
+mod changes;
 mod log;
 mod progress;
 mod request;
@@ -11,8 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use relance::{
-    Cancel, Ended, Error, Kind, Location, Migration, Request, Result, Sample, Settings, Writes,
-    table_names,
+    Cancel, Ended, Error, Kind, Location, Migration, Result, Sample, Settings, Writes, table_names,
 };
 use serde_json::{Value, json};
 
@@ -116,13 +116,13 @@ async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed
         Command::Migrate { place, changes, engine, cutover, output } => {
             let settings = request::settings_to_swap(&engine, &cutover);
             let migration = migration(place, settings, &output, secrets)?;
-            let migration = migration.request(Request::from(changes));
+            let migration = asked(migration, &changes).await?;
             stoppable(migration, |m| Box::pin(async move { m.migrate().await })).await
         }
         Command::Resume { place, changes, engine, cutover, output } => {
             let settings = request::settings_to_swap(&engine, &cutover);
             let migration = migration(place, settings, &output, secrets)?;
-            let migration = migration.request(Request::from(changes));
+            let migration = asked(migration, &changes).await?;
             stoppable(migration, |m| Box::pin(async move { m.resume().await })).await
         }
         Command::Abort { place, output } => {
@@ -163,8 +163,18 @@ async fn plan(
     secrets: &mut Vec<String>,
 ) -> Result<Printed> {
     let migration = migration(place, request::settings(engine), output, secrets)?;
-    let plan = migration.request(Request::from(changes)).plan().await?;
+    let plan = asked(migration, &changes).await?.plan().await?;
     Ok(done(plan.text().trim_end().to_owned(), plan.json()))
+}
+
+/// `migration`, with what `changes` asks of it.
+async fn asked(migration: Migration, changes: &Changes) -> Result<Migration> {
+    let request = request::request(changes)?;
+    let migration = migration.request(request);
+    match &changes.to {
+        None => Ok(migration),
+        Some(schema) => migration.to(schema).await,
+    }
 }
 
 async fn sample(place: Place, sample: Sample, secrets: &mut Vec<String>) -> Result<Printed> {

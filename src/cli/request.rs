@@ -1,10 +1,15 @@
 //! Flags become values, once.
 
-use relance::{Error, Hold, IfExists, Location, Request, Result, Settings, Verify};
+use relance::{
+    Change, Error, Hold, IfExists, Location, OnBadValue, Preflight, Request, Result, Settings,
+    Strategy, Verify,
+};
 
 use crate::cli::args::{
-    Changes, Cutover, Engine, Exists, HoldArg, Place, Store, StrategyArg, VerifyArg,
+    BadValue, Changes, Cutover, Engine, Exists, HoldArg, Place, PreflightArg, Store, StrategyArg,
+    VerifyArg,
 };
+use crate::cli::changes::Asked;
 
 impl TryFrom<Place> for Location {
     type Error = Error;
@@ -29,33 +34,60 @@ pub(super) fn location(store: Store, table: &str) -> Result<Location> {
     Ok(Location::new(&db, table)?.with_storage_options(options))
 }
 
-impl From<Changes> for Request {
-    fn from(changes: Changes) -> Self {
-        let Changes { add, if_exists, drop_index, strategy } = changes;
-        match strategy {
-            // Rewriting is the only strategy so far, so both mean the same.
-            StrategyArg::Auto | StrategyArg::Rewrite => {}
-        }
-        Self {
-            changes: add,
-            if_exists: match if_exists {
-                Exists::Skip => IfExists::Skip,
-                Exists::Error => IfExists::Error,
-            },
-            drop_indices: drop_index,
+/// What `changes` asks for, but for a schema to come to.
+pub(super) fn request(changes: &Changes) -> Result<Request> {
+    let Changes { ordered, if_exists, drop_index, strategy, .. } = changes;
+    let mut asked = Vec::new();
+    for item in &ordered.items {
+        match item {
+            Asked::Change(change) => asked.push(change.clone()),
+            Asked::File(path) => {
+                let name = path.display();
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    Error::usage(format!("cannot read {name}")).caused_by(error)
+                })?;
+                let read = Change::parse_toml(&text);
+                asked.extend(read.map_err(|error| Error::usage(format!("{name}: {error}")))?);
+            }
         }
     }
+    Ok(Request {
+        changes: asked,
+        if_exists: match if_exists {
+            Exists::Skip => IfExists::Skip,
+            Exists::Error => IfExists::Error,
+        },
+        drop_indices: drop_index.clone(),
+        strategy: match strategy {
+            StrategyArg::Auto => None,
+            StrategyArg::Metadata => Some(Strategy::Metadata),
+            StrategyArg::Columns => Some(Strategy::Columns),
+            StrategyArg::Rewrite => Some(Strategy::Rewrite),
+        },
+        storage_version: changes.storage_version.clone(),
+        filter: changes.filter.clone(),
+        rows_per_file: changes.rows_per_file,
+        on_bad_value: match changes.on_bad_value {
+            BadValue::Fail => OnBadValue::Fail,
+            BadValue::Null => OnBadValue::Null,
+            BadValue::Quarantine => OnBadValue::Quarantine,
+        },
+        preflight: match changes.preflight {
+            PreflightArg::Full => Preflight::Full,
+            PreflightArg::Sample => Preflight::Sample,
+        },
+        allow_key_change: changes.allow_key_change,
+    })
 }
 
 /// The settings of `engine`.
 pub(super) fn settings(engine: &Engine) -> Settings {
-    let Engine { batch_size, workers, memory, rows_per_file, max_rate, verify } = engine;
+    let Engine { batch_size, workers, memory, max_rate, verify } = engine;
     let default = Settings::default();
     Settings {
         batch_size: batch_size.unwrap_or(default.batch_size),
         workers: workers.unwrap_or(default.workers),
         memory_bytes: memory.unwrap_or(default.memory_bytes),
-        rows_per_file: *rows_per_file,
         max_rate: max_rate.or(default.max_rate),
         verify: match verify {
             VerifyArg::Full => Verify::Full,

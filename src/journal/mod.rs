@@ -21,23 +21,21 @@ use lance_table::format::{BasePath, DeletionFile, Fragment};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::catchup::{Need, Standing, need};
+use crate::catchup::{Follows, Need, Standing, need};
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::commit::{Outcome, exactly_next};
 use crate::error::{Context, Error, Result};
 pub(crate) use crate::journal::record::{ChunkRecord, Header, Lease, StagedFile, Undo};
+use crate::plan::Strategy;
 use crate::table::Opener;
 use crate::{datafile, deletion};
 
 /// The layout of what is written here. Another layout is not resumed.
-pub(crate) const LAYOUT: u32 = 2;
+pub(crate) const LAYOUT: u32 = 3;
 
 const KEY_HEADER: &str = "relance.header";
 const KEY_LEASE: &str = "relance.lease";
 const KEY_CHUNK: &str = "relance.chunk.";
-
-/// The base path of the live table in the staging table's manifest.
-const LIVE_BASE: u32 = 1;
 
 /// The journal of one migration, at the version that this run last wrote or read.
 #[derive(Debug)]
@@ -45,6 +43,9 @@ pub(crate) struct Journal {
     staging: Arc<Dataset>,
     header: Header,
     lease: Lease,
+    /// The target schema, if it is known. Lance numbers the fields of a new table itself: in storage they
+    /// have the target's ids from the first checkpoint on.
+    schema: Option<Schema>,
     records: BTreeMap<ChunkId, ChunkRecord>,
     /// As they are in the staging table.
     fragments: BTreeMap<ChunkId, Vec<Fragment>>,
@@ -76,17 +77,14 @@ impl Journal {
         let mut config = HashMap::new();
         config.insert(KEY_HEADER.to_owned(), to_json(&header)?);
         config.insert(KEY_LEASE.to_owned(), to_json(&lease)?);
-        let base = BasePath {
-            id: LIVE_BASE,
-            name: None,
-            is_dataset_root: true,
-            path: live.uri().to_owned(),
-        };
+        let mut bases: Vec<BasePath> = live.manifest().base_paths.values().cloned().collect();
+        let id = bases.iter().map(|base| base.id).max().unwrap_or_default() + 1;
+        bases.push(BasePath { id, name: None, is_dataset_root: true, path: live.uri().to_owned() });
         let operation = Operation::Overwrite {
             fragments: Vec::new(),
             schema: schema.clone(),
             config_upsert_values: Some(config),
-            initial_bases: Some(vec![base]),
+            initial_bases: Some(bases),
         };
         let created = CommitBuilder::new(uri.as_str())
             .with_session(Arc::clone(opener.session()))
@@ -110,6 +108,7 @@ impl Journal {
             staging: Arc::new(staging),
             header,
             lease,
+            schema: Some(schema.clone()),
             records: BTreeMap::new(),
             fragments: BTreeMap::new(),
             attempted: None,
@@ -148,7 +147,18 @@ impl Journal {
         let fragments = fragments_by_chunk(&staging, &mut records);
         let (fresh, doomed) = (Vec::new(), Vec::new());
         let attempted = None;
-        Ok(Some(Self { staging, header, lease, records, fragments, attempted, fresh, doomed }))
+        let schema = (staging.version_id() > 1).then(|| staging.schema().clone());
+        Ok(Some(Self {
+            staging,
+            header,
+            lease,
+            schema,
+            records,
+            fragments,
+            attempted,
+            fresh,
+            doomed,
+        }))
     }
 
     /// What the migration is.
@@ -161,9 +171,30 @@ impl Journal {
         &self.lease
     }
 
-    /// The target schema.
-    pub(crate) fn schema(&self) -> &Schema {
-        self.staging.schema()
+    /// The target schema, if it is known: a run that died before its first checkpoint did not tell.
+    pub(crate) fn schema(&self) -> Option<&Schema> {
+        self.schema.as_ref()
+    }
+
+    /// Tells the target schema, if it is not known. Durable with the next checkpoint.
+    pub(crate) fn expect_schema(&mut self, schema: &Schema) {
+        self.schema.get_or_insert_with(|| schema.clone());
+    }
+
+    /// How what is staged follows the source.
+    fn follows(&self) -> Follows {
+        if self.header.strategy == Strategy::Columns {
+            Follows::Aligned
+        } else if self.header.request.filter.is_some() {
+            Follows::Unmapped
+        } else {
+            Follows::Mapped
+        }
+    }
+
+    /// The base path of the live table: the last one.
+    fn live_base(&self) -> Option<u32> {
+        self.staging.manifest().base_paths.keys().max().copied()
     }
 
     /// The chunks that are done, in row order.
@@ -199,7 +230,7 @@ impl Journal {
             verified: record.verified.is_some(),
             modified: record.files.iter().map(|file| file.modified).min(),
         });
-        need(chunk, standing, now)
+        need(chunk, standing, self.follows(), now)
     }
 
     /// The runs of source fragments that are staged.
@@ -210,10 +241,11 @@ impl Journal {
     /// Takes in what was staged for a chunk, in place of what there was. Durable with the next
     /// checkpoint.
     pub(crate) fn put(&mut self, mut record: ChunkRecord, mut fragments: Vec<Fragment>) {
+        let base = self.live_base();
         record.deletions = fragments.iter().map(|one| one.deletion_file.clone()).collect();
         for fragment in &mut fragments {
             for file in &mut fragment.files {
-                file.base_id = Some(LIVE_BASE);
+                file.base_id = file.base_id.or(base);
             }
         }
         let chunk = record.chunk;
@@ -304,7 +336,7 @@ impl Journal {
         }
         let operation = Operation::Overwrite {
             fragments,
-            schema: self.staging.schema().clone(),
+            schema: self.schema.clone().unwrap_or_else(|| self.staging.schema().clone()),
             config_upsert_values: Some(self.config_changes(&lease)?),
             initial_bases: None,
         };
@@ -357,12 +389,14 @@ impl Journal {
     ///
     /// # Errors
     /// Those of [`checkpoint`](Self::checkpoint).
-    pub(crate) async fn show_deletions(&mut self) -> Result<()> {
+    pub(crate) async fn show_deletions(&mut self, live: &Dataset) -> Result<()> {
         let mut fragments = Vec::new();
-        for (there, staged) in self.staging.iter_fragments().zip(self.all_fragments()) {
-            if let Some(file) = &staged.deletion_file {
+        for (there, (from, number, file)) in
+            self.staging.iter_fragments().zip(self.deletion_files(live))
+        {
+            if let Some(file) = &file {
                 let file =
-                    deletion::adopt(&self.staging, file, there.id, &self.staging, &self.header.id);
+                    deletion::adopt(from, file, number, there.id, &self.staging, &self.header.id);
                 let file = file.await?;
                 fragments.push(Fragment { deletion_file: Some(file), ..there.clone() });
             }
@@ -377,6 +411,28 @@ impl Journal {
             Outcome::LostRace { .. } | Outcome::Unknown { .. } => {}
         }
         Ok(())
+    }
+
+    /// For each staged fragment, where its deletion file lies, under which fragment's number, and the file.
+    fn deletion_files<'a>(
+        &'a self,
+        live: &'a Dataset,
+    ) -> Vec<(&'a Dataset, u64, Option<DeletionFile>)> {
+        if self.follows() == Follows::Aligned {
+            let origins = self.records.values().flat_map(|record| &record.origins);
+            // Those of the source, as it is now: what is staged stands beside all of its rows.
+            let now: HashMap<u64, &Fragment> =
+                live.iter_fragments().map(|fragment| (fragment.id, fragment)).collect();
+            let files = origins.map(|origin| {
+                let file = now.get(&origin.id).and_then(|now| now.deletion_file.clone());
+                (live, origin.id, file)
+            });
+            return files.collect();
+        }
+        let fragments = self.fragments.values().flatten();
+        let files = fragments
+            .map(|staged| (self.staging.as_ref(), deletion::STAGED, staged.deletion_file.clone()));
+        files.collect()
     }
 
     /// Fails when the staging table is not the one that this journal was read from: another run may have

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::{ChunkId, Origin};
 use crate::digest::Digest;
 use crate::phase::Phase;
-use crate::plan::Request;
+use crate::plan::{Request, Strategy};
 use crate::process::{Presence, ProcessId, Running};
 use crate::settings::Verify;
 
@@ -28,6 +28,8 @@ pub(crate) struct Header {
     pub first_version: u64,
     /// What was asked, `now` spelled out.
     pub request: Request,
+    /// How it is carried out.
+    pub strategy: Strategy,
     /// Rows after which a staged file is closed.
     pub rows_per_file: u64,
     /// Chunks in all.
@@ -83,6 +85,9 @@ pub(crate) struct ChunkRecord {
     pub origins: Vec<Origin>,
     /// Rows in its files.
     pub rows: u64,
+    /// Rows of the source that were left out.
+    #[serde(default)]
+    pub left_out: u64,
     /// Rows of its files that are deleted.
     pub deleted: u64,
     /// Which, for each file.

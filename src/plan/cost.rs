@@ -2,10 +2,12 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::datatypes::DataType;
+use lance_core::datatypes::Field;
 use serde::Serialize;
 
-use crate::plan::{Facts, IndexFacts, IndexFate};
-use crate::schema::target::{Column, Target};
+use crate::plan::{Facts, IndexFacts, IndexFate, Strategy};
+use crate::schema::column::Column;
+use crate::schema::target::Target;
 
 /// What a plan costs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -25,44 +27,101 @@ pub struct Cost {
 /// Room for manifests, footers and the journal.
 const OVERHEAD_BYTES: u64 = 4 << 20;
 
+/// Bytes of a value of a type that says nothing about its size, when nothing else tells either.
+const UNKNOWN_BYTES: u64 = 16;
+
 impl Cost {
-    /// The cost of rewriting a table of these `facts` to `target`.
-    pub fn of(facts: &Facts, target: &Target, indices: &[(IndexFacts, IndexFate)]) -> Self {
-        if target.is_unchanged() {
-            return Self {
-                read_bytes: 0,
-                write_bytes: 0,
-                verify_bytes: 0,
-                needed_bytes: 0,
-                free_bytes: facts.free_bytes,
-            };
-        }
+    /// The cost of taking a table of these `facts` to `target` by `strategy`.
+    pub fn of(
+        facts: &Facts,
+        target: &Target,
+        strategy: Strategy,
+        indices: &[(IndexFacts, IndexFate)],
+    ) -> Self {
+        let widths = Widths::of(facts);
         let rows: u64 = facts.fragments.iter().map(|fragment| fragment.rows).sum();
-        let read_bytes: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
-        let added: u64 = target.columns.iter().map(constant_row_bytes).sum();
-        let write_bytes = read_bytes.saturating_add(added.saturating_mul(rows));
+        let (read_bytes, write_bytes) = match strategy {
+            Strategy::Nothing | Strategy::Metadata => (0, 0),
+            Strategy::Columns => {
+                let mut names: Vec<&str> = Vec::new();
+                let mut width: u64 = 0;
+                for place in target.derived() {
+                    let pair = target.columns.get(place).zip(target.schema.fields.get(place));
+                    let Some((column, field)) = pair else { continue };
+                    Column::inputs(column, &mut names);
+                    width = width.saturating_add(widths.made(column, field));
+                }
+                names.sort_unstable();
+                names.dedup();
+                let read: u64 = names.iter().map(|name| widths.named(name)).sum();
+                (read.saturating_mul(rows), width.saturating_mul(rows))
+            }
+            Strategy::Rewrite => {
+                let read: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
+                let made = target.columns.iter().zip(&target.schema.fields);
+                let changed = made.filter(|(column, _)| !column.is_kept());
+                let added: u64 = changed.map(|(column, field)| widths.made(column, field)).sum();
+                (read, read.saturating_add(added.saturating_mul(rows)))
+            }
+        };
         let rebuilt = indices.iter().filter(|(_, fate)| *fate == IndexFate::Rebuild);
         let index_bytes: u64 = rebuilt.filter_map(|(index, _)| index.bytes).sum();
+        let overhead = if strategy == Strategy::Nothing { 0 } else { OVERHEAD_BYTES };
         Self {
             read_bytes,
             write_bytes,
             verify_bytes: write_bytes,
-            needed_bytes: write_bytes.saturating_add(index_bytes).saturating_add(OVERHEAD_BYTES),
+            needed_bytes: write_bytes.saturating_add(index_bytes).saturating_add(overhead),
             free_bytes: facts.free_bytes,
         }
     }
 }
 
-/// Bytes that a row of a constant column takes before compression.
-fn constant_row_bytes(column: &Column) -> u64 {
-    match column {
-        Column::Keep(_) => 0,
-        Column::Constant(value) => match value.data_type() {
-            DataType::Boolean | DataType::Null => 1,
-            _ => {
-                let data = value.to_data();
-                data.get_slice_memory_size().unwrap_or_default() as u64
-            }
-        },
+/// About how many bytes a row of each column takes on storage.
+struct Widths<'a> {
+    facts: &'a Facts,
+    /// Of a column whose type does not tell: an equal share of what the others leave.
+    unknown: u64,
+}
+
+impl<'a> Widths<'a> {
+    fn of(facts: &'a Facts) -> Self {
+        let rows: u64 = facts.fragments.iter().map(|fragment| fragment.rows).sum();
+        let bytes: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
+        let row = bytes.checked_div(rows).unwrap_or(0);
+        let known: u64 =
+            facts.schema.fields.iter().filter_map(|field| width(&field.data_type())).sum();
+        let open = facts.schema.fields.iter().filter(|field| width(&field.data_type()).is_none());
+        let share = row.saturating_sub(known).checked_div(open.count() as u64);
+        Self { facts, unknown: share.filter(|share| *share > 0).unwrap_or(UNKNOWN_BYTES) }
+    }
+
+    fn named(&self, name: &str) -> u64 {
+        let field = self.facts.schema.field(name);
+        field.and_then(|field| width(&field.data_type())).unwrap_or(self.unknown)
+    }
+
+    /// Of a column that is made anew.
+    fn made(&self, column: &Column, field: &Field) -> u64 {
+        if let Column::Constant(value) = column {
+            return match value.data_type() {
+                DataType::Boolean | DataType::Null => 1,
+                _ => value.to_data().get_slice_memory_size().unwrap_or_default() as u64,
+            };
+        }
+        width(&field.data_type()).unwrap_or(self.unknown)
+    }
+}
+
+/// Bytes of a value, where the type tells.
+fn width(data_type: &DataType) -> Option<u64> {
+    match data_type {
+        DataType::Boolean | DataType::Null => Some(1),
+        DataType::FixedSizeBinary(size) => u64::try_from(*size).ok(),
+        DataType::FixedSizeList(item, length) => {
+            Some(width(item.data_type())?.saturating_mul(u64::try_from(*length).ok()?))
+        }
+        DataType::Struct(fields) => fields.iter().map(|field| width(field.data_type())).sum(),
+        other => other.primitive_width().map(|width| width as u64),
     }
 }

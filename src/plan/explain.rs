@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 
 use arrow::datatypes::Schema as ArrowSchema;
 use lance_core::datatypes::Schema;
+use lance_file::version::ConcreteFileVersion;
 use serde_json::{Value, json};
 
-use crate::plan::{IndexFate, Plan, Strategy};
+use crate::plan::strategy::of_change;
+use crate::plan::{IndexFate, Plan};
 use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
 
@@ -29,18 +31,41 @@ impl Plan {
             json!({ "name": index.name, "column": index.column, "kind": index.kind, "fate": fate })
         }).collect();
         let changes: Vec<_> = self.target.changes.iter().map(Change::text).collect();
+        let details: Vec<_> = self.target.changes.iter().map(|change| {
+            let (strategy, why) = of_change(change);
+            let inverse = change.inverse().map(|inverse| inverse.text());
+            json!({ "change": change.text(), "strategy": strategy, "why": why, "undo": inverse })
+        }).collect();
+        let others: Vec<_> = self
+            .others
+            .iter()
+            .map(|(strategy, cost)| {
+                json!({
+                    "strategy": strategy,
+                    "read_bytes": cost.read_bytes,
+                    "write_bytes": cost.write_bytes,
+                    "needed_bytes": cost.needed_bytes,
+                })
+            })
+            .collect();
+        let skipped: Vec<_> = self.target.skipped.iter().map(|skipped| &skipped.name).collect();
         json!({
             "table": self.table,
             "version": self.version,
             "strategy": self.strategy,
-            "why": self.why(),
+            "why": self.choice.why,
             "changes": changes,
-            "skipped": self.target.skipped,
+            "change_details": details,
+            "other_strategies": others,
+            "skipped": skipped,
+            "lost": self.target.lost,
+            "bad_values": self.findings,
             "schema_before": schema_json(&self.before),
             "schema_after": schema_json(&self.target.schema),
             "storage_version": self.storage_version.to_manifest_string(),
-            "rows": self.rows(),
-            "fragments": self.chunks.iter().map(|chunk| chunk.fragments.len()).sum::<usize>(),
+            "storage_version_before": self.storage_version_before.to_manifest_string(),
+            "rows": self.rows,
+            "fragments": self.fragments,
             "chunks": chunks,
             "read_bytes": self.cost.read_bytes,
             "write_bytes": self.cost.write_bytes,
@@ -53,26 +78,31 @@ impl Plan {
     }
 
     /// Why this strategy.
-    pub fn why(&self) -> &'static str {
-        match self.strategy {
-            Strategy::Nothing => "the table is as asked already",
-            Strategy::Rewrite => "every row is streamed into new fragments, with the new columns",
-        }
+    pub fn why(&self) -> &str {
+        &self.choice.why
     }
 
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "Plan for `{}` at version {}", self.table, self.version)?;
         writeln!(out, "  strategy   {}: {}", self.strategy, self.why())?;
         for change in &self.target.changes {
-            writeln!(out, "  change     {}", change.text())?;
+            let (strategy, why) = of_change(change);
+            writeln!(out, "  change     {} ({strategy}: {why})", change.text())?;
         }
-        for name in &self.target.skipped {
-            writeln!(out, "  skipped    column `{name}` exists already with this type")?;
+        for skipped in &self.target.skipped {
+            writeln!(out, "  skipped    column `{}` {}", skipped.name, skipped.why)?;
+        }
+        for finding in &self.findings {
+            writeln!(out, "  to null    {}", finding.text())?;
+        }
+        for lost in &self.target.lost {
+            writeln!(out, "  lost       {lost}")?;
         }
         self.write_schema(out)?;
-        let fragments: usize = self.chunks.iter().map(|chunk| chunk.fragments.len()).sum();
-        let (rows, chunks) = (count_text(self.rows()), self.chunks.len());
+        let (rows, chunks) = (count_text(self.rows), self.chunks.len());
+        let fragments = self.fragments;
         writeln!(out, "  rows       {rows} in {fragments} fragments, {chunks} chunks")?;
+        self.write_files(out)?;
         let cost = &self.cost;
         writeln!(out, "  read       {}", bytes_text(cost.read_bytes))?;
         let verify = bytes_text(cost.verify_bytes);
@@ -81,17 +111,39 @@ impl Plan {
             let needed = bytes_text(cost.needed_bytes);
             writeln!(out, "  space      {needed} needed, {} free", bytes_text(free))?;
         }
+        for (strategy, cost) in &self.others {
+            let (read, write) = (bytes_text(cost.read_bytes), bytes_text(cost.write_bytes));
+            writeln!(out, "  instead    {strategy} would read {read} and write up to {write}")?;
+        }
         for (index, fate) in &self.indices {
+            let asked = self.request.drop_indices.contains(&index.name);
             let fate = match fate {
-                IndexFate::Rebuild if self.target.is_unchanged() => "kept",
-                IndexFate::Rebuild => "rebuilt after the swap with the same parameters",
-                IndexFate::Drop => "dropped, as asked",
+                IndexFate::Keep => "kept",
+                IndexFate::Rebuild if self.is_nothing() => "kept",
+                IndexFate::Rebuild => "rebuilt with the same parameters",
+                IndexFate::Drop if asked => "dropped, as asked",
+                IndexFate::Drop => "dropped with its column",
             };
             let (name, kind, column) = (&index.name, &index.kind, &index.column);
             writeln!(out, "  index      `{name}` ({kind} on `{column}`): {fate}")?;
         }
-        if !self.target.is_unchanged() {
+        if !self.is_nothing() {
             writeln!(out, "  undo       {}", self.undo_text())?;
+        }
+        Ok(())
+    }
+
+    fn write_files(&self, out: &mut String) -> std::fmt::Result {
+        if let Some(filter) = &self.request.filter {
+            writeln!(out, "  keep       the rows for which {filter}")?;
+        }
+        if self.storage_version != self.storage_version_before {
+            let (old, new) = (self.storage_version_before, self.storage_version);
+            let (old, new) = (old.to_manifest_string(), new.to_manifest_string());
+            writeln!(out, "  files      storage version {old} becomes {new}")?;
+            if let Some(client) = oldest_client(self.storage_version) {
+                writeln!(out, "  clients    {client} or newer can read it")?;
+            }
         }
         Ok(())
     }
@@ -133,6 +185,16 @@ fn schema_json(schema: &Schema) -> Value {
         })
     });
     Value::Array(fields.collect())
+}
+
+/// The oldest client of Lance's that reads files of `version`, from the format's version table in Lance's documentation.
+fn oldest_client(version: ConcreteFileVersion) -> Option<&'static str> {
+    match version {
+        ConcreteFileVersion::V1 => None,
+        ConcreteFileVersion::V2_0 => Some("pylance 0.16"),
+        ConcreteFileVersion::V2_1 => Some("pylance 0.38"),
+        ConcreteFileVersion::V2_2 | ConcreteFileVersion::V2_3 => Some("pylance 2.0"),
+    }
 }
 
 /// `1_500_000` as `1,500,000`.

@@ -3,41 +3,32 @@
 pub(crate) mod check;
 pub(crate) mod cost;
 pub(crate) mod explain;
+pub(crate) mod finding;
+pub(crate) mod strategy;
 
-use std::fmt;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use arrow::datatypes::Schema as ArrowSchema;
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{Chunk, ChunkLimits, Signature, SourceFragment, cut};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::cost::Cost;
+pub use crate::plan::finding::{Example, Finding};
+pub use crate::plan::strategy::Strategy;
+use crate::plan::strategy::{Choice, choose};
 use crate::schema::change::Change;
+use crate::schema::sql::Sql;
 use crate::schema::target::{IfExists, Target};
-
-/// How a plan is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Strategy {
-    /// Nothing is left to do.
-    Nothing,
-    /// Streams everything into fresh fragments.
-    Rewrite,
-}
-
-impl fmt::Display for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nothing => "nothing",
-            Self::Rewrite => "rewrite",
-        })
-    }
-}
+use crate::settings::{OnBadValue, Preflight, ROWS_PER_FILE};
+use crate::transform::Transform;
 
 /// What is asked of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Request {
     /// The changes, in order.
     pub changes: Vec<Change>,
@@ -45,6 +36,48 @@ pub struct Request {
     pub if_exists: IfExists,
     /// Indices that may be lost.
     pub drop_indices: Vec<String>,
+    /// How it is carried out; `None` is the cheapest way.
+    pub strategy: Option<Strategy>,
+    /// The storage version of the data files, as `2.2`; `None` leaves it as it is.
+    pub storage_version: Option<String>,
+    /// Which rows stay: a condition over the columns as they were before the changes.
+    pub filter: Option<String>,
+    /// Rows after which a file is closed; asked for, every row is written anew.
+    pub rows_per_file: Option<u64>,
+    /// What is done about values that a change cannot take over.
+    pub on_bad_value: OnBadValue,
+    /// How much of the data the changes are tried on.
+    pub preflight: Preflight,
+    /// Whether columns of the primary key or the clustering key may be changed.
+    pub allow_key_change: bool,
+}
+
+impl Request {
+    /// Checks what does not depend on the table.
+    ///
+    /// # Errors
+    /// `Usage`, when nothing is asked, or something out of range.
+    pub fn validate(&self) -> Result<()> {
+        if self.is_empty() {
+            return Err(Error::usage("no change was asked for; try --add 'NAME:TYPE=LITERAL'"));
+        }
+        match self.rows_per_file {
+            Some(0) => Err(Error::usage("rows per file must be at least 1")),
+            Some(rows) if rows > u64::from(u32::MAX) => {
+                Err(Error::usage("rows per file must be at most 4294967295"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+            && self.storage_version.is_none()
+            && self.filter.is_none()
+            && self.rows_per_file.is_none()
+            && self.strategy.is_none()
+    }
 }
 
 /// What the planner needs to know of a table.
@@ -58,8 +91,10 @@ pub struct Facts {
     pub schema: Schema,
     /// The highest field id that its files name.
     pub field_id_max: i32,
-    /// The storage version of its data files.
+    /// The storage version of new data files.
     pub storage_version: ConcreteFileVersion,
+    /// The storage versions of its data files.
+    pub file_versions: BTreeSet<String>,
     /// Its fragments, in row order.
     pub fragments: Vec<SourceFragment>,
     /// The runs of fragments that are staged already; they stay together.
@@ -88,9 +123,11 @@ pub struct State {
     pub tagged_fragment_reuse: bool,
     /// The writer flags name something that this Lance does not know.
     pub unknown_writer_flags: bool,
+    /// Manifests are named so that versions can be prepared detached.
+    pub detachable: bool,
 }
 
-/// An index, as far as a rewrite is concerned.
+/// An index, as far as a migration is concerned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct IndexFacts {
     /// Its name.
@@ -109,10 +146,23 @@ pub struct IndexFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IndexFate {
-    /// Built again after the swap, with the same parameters.
+    /// As it is.
+    Keep,
+    /// Built again with the same parameters.
     Rebuild,
-    /// Lost, as asked.
+    /// Lost: as asked, or with its column.
     Drop,
+}
+
+/// An index that is built again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rebuild {
+    /// Its name.
+    pub name: String,
+    /// The column that it is on, as that is called in the target.
+    pub column: String,
+    /// Whether the column's values are others.
+    pub other_values: bool,
 }
 
 /// What a migration does.
@@ -124,22 +174,44 @@ pub struct Plan {
     pub version: u64,
     /// How it is carried out.
     pub strategy: Strategy,
+    /// Why, and why not otherwise.
+    pub choice: Choice,
     /// The schema before.
     pub before: Schema,
     /// The schema after, and where its columns come from.
     pub target: Target,
     /// The storage version of the staged files.
     pub storage_version: ConcreteFileVersion,
-    /// The units of work, in row order.
+    /// The storage version that new files had before.
+    pub storage_version_before: ConcreteFileVersion,
+    /// The units of work, in row order; none, where nothing is staged.
     pub chunks: Vec<Chunk>,
+    /// Rows of the table.
+    pub rows: u64,
+    /// Fragments of the table.
+    pub fragments: u64,
+    /// The places, in the target, of the columns that are written.
+    pub written: Vec<usize>,
+    /// Which rows stay.
+    pub filter: Option<Arc<Sql>>,
     /// The indices and what becomes of each.
     pub indices: Vec<(IndexFacts, IndexFate)>,
+    /// Values that a change cannot take over, once that was tried.
+    pub findings: Vec<Finding>,
     /// What it costs.
     pub cost: Cost,
+    /// What the ways not taken would cost.
+    pub others: Vec<(Strategy, Cost)>,
+    /// What was asked.
+    pub request: Request,
 }
 
 /// Bytes after which a run of small fragments is closed, whatever its rows.
 const CHUNK_BYTES_MAX: u64 = 4 << 30;
+
+/// Rows after which a run of small fragments is closed that get one file each: there is nothing to gain
+/// from more.
+const COLUMNS_CHUNK_ROWS: u64 = 1 << 17;
 
 impl Plan {
     /// Plans `request` on a table of these `facts`.
@@ -149,9 +221,9 @@ impl Plan {
     pub fn choose(
         facts: &Facts,
         request: &Request,
-        rows_per_file: u64,
         now: chrono::DateTime<chrono::Utc>,
     ) -> Result<Self> {
+        request.validate()?;
         let target = Target::derive(
             &facts.schema,
             facts.field_id_max,
@@ -159,49 +231,131 @@ impl Plan {
             request.if_exists,
             now,
         )?;
-        let chunks = cut(
-            &facts.fragments,
-            &facts.staged,
-            ChunkLimits { rows_max: rows_per_file, bytes_max: CHUNK_BYTES_MAX },
-        );
-        let indices = facts.indices.iter().map(|index| {
-            let gone = index.column.split(", ").any(|column| {
-                facts.schema.field(column).is_some() && target.schema.field(column).is_none()
-            });
-            let drop = gone || request.drop_indices.contains(&index.name);
-            let fate = if drop { IndexFate::Drop } else { IndexFate::Rebuild };
-            (index.clone(), fate)
+        let filter =
+            match &request.filter {
+                None => None,
+                Some(text) => {
+                    let filter = Sql::parse_filter(text, &ArrowSchema::from(&facts.schema));
+                    Some(Arc::new(filter.map_err(|error| {
+                        Error::usage(format!("--where: {error}")).caused_by(error)
+                    })?))
+                }
+            };
+        let choice = choose(facts, request, &target)?;
+        let strategy = choice.strategy;
+        let indices: Vec<_> = facts
+            .indices
+            .iter()
+            .map(|index| (index.clone(), fate(index, request, &target, strategy)))
+            .collect();
+        let limits = ChunkLimits {
+            rows_max: match strategy {
+                Strategy::Columns => COLUMNS_CHUNK_ROWS,
+                Strategy::Nothing | Strategy::Metadata | Strategy::Rewrite => {
+                    request.rows_per_file.unwrap_or(ROWS_PER_FILE)
+                }
+            },
+            bytes_max: CHUNK_BYTES_MAX,
+        };
+        let staged = matches!(strategy, Strategy::Columns | Strategy::Rewrite);
+        let chunks = if staged { cut(&facts.fragments, &facts.staged, limits) } else { Vec::new() };
+        let others = choice.possible.iter().filter(|other| **other != strategy);
+        let others = others.map(|other| {
+            let indices = facts.indices.iter();
+            let fates = indices.map(|index| (index.clone(), fate(index, request, &target, *other)));
+            (*other, Cost::of(facts, &target, *other, &fates.collect::<Vec<_>>()))
         });
-        let indices: Vec<_> = indices.collect();
         let plan = Self {
             table: facts.table.clone(),
             version: facts.version,
-            strategy: if target.is_unchanged() { Strategy::Nothing } else { Strategy::Rewrite },
+            strategy,
             before: facts.schema.clone(),
-            storage_version: facts.storage_version,
-            cost: Cost::of(facts, &target, &indices),
+            storage_version: strategy::storage_version(facts, request)?,
+            storage_version_before: facts.storage_version,
+            cost: Cost::of(facts, &target, strategy, &indices),
+            others: others.collect(),
+            rows: facts.fragments.iter().map(|fragment| fragment.rows).sum(),
+            fragments: facts.fragments.len() as u64,
+            written: match strategy {
+                Strategy::Rewrite => (0..target.columns.len()).collect(),
+                Strategy::Columns => target.derived().collect(),
+                Strategy::Nothing | Strategy::Metadata => Vec::new(),
+            },
             target,
+            choice,
             chunks,
+            filter,
             indices,
+            findings: Vec::new(),
+            request: request.clone(),
         };
         check::run(facts, request, &plan)?;
         Ok(plan)
     }
 
-    /// The rows of the table.
-    pub fn rows(&self) -> u64 {
-        self.chunks.iter().map(Chunk::rows).sum()
-    }
-
     /// The changes that would take this plan's back from every row, those written after the swap
     /// included; `None`, when one of them cannot be taken back.
     pub fn inverse(&self) -> Option<Vec<Change>> {
+        if self.filter.is_some() || self.target.changes.is_empty() {
+            return None;
+        }
         self.target.changes.iter().rev().map(Change::inverse).collect()
     }
 
-    /// The names of the indices that are not built again.
-    pub(crate) fn dropped_indices(&self) -> Vec<String> {
-        let dropped = self.indices.iter().filter(|(_, fate)| *fate == IndexFate::Drop);
-        dropped.map(|(index, _)| index.name.clone()).collect()
+    /// Whether nothing is left to do.
+    pub fn is_nothing(&self) -> bool {
+        self.strategy == Strategy::Nothing
     }
+
+    /// Whether staged rows are aligned with the source's, deleted ones included.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.strategy == Strategy::Columns
+    }
+
+    /// The schema of what is written.
+    pub(crate) fn written_schema(&self) -> Schema {
+        let fields = self.written.iter().filter_map(|place| self.target.schema.fields.get(*place));
+        Schema { fields: fields.cloned().collect(), metadata: self.target.schema.metadata.clone() }
+    }
+
+    /// What becomes of the source's rows.
+    pub(crate) fn transform(&self) -> Transform {
+        Transform::of(&self.target, &self.written, self.filter.clone())
+    }
+
+    /// The indices that are built again.
+    pub(crate) fn rebuilds(&self) -> Vec<Rebuild> {
+        let rebuilt = self.indices.iter().filter(|(_, fate)| *fate == IndexFate::Rebuild);
+        let rebuilt = rebuilt.filter_map(|(index, _)| {
+            Some(Rebuild {
+                name: index.name.clone(),
+                column: self.target.path_now(&index.column)?,
+                other_values: is_derived(&self.target, &index.column),
+            })
+        });
+        rebuilt.collect()
+    }
+}
+
+fn fate(index: &IndexFacts, request: &Request, target: &Target, strategy: Strategy) -> IndexFate {
+    let paths = || index.column.split(", ");
+    let gone = paths().any(|path| target.path_now(path).is_none());
+    if gone || request.drop_indices.contains(&index.name) {
+        return IndexFate::Drop;
+    }
+    if strategy == Strategy::Rewrite || paths().any(|path| is_derived(target, path)) {
+        IndexFate::Rebuild
+    } else {
+        IndexFate::Keep
+    }
+}
+
+/// Whether the values of the source's column at `path` are made anew.
+fn is_derived(target: &Target, path: &str) -> bool {
+    let now = target.path_now(path).unwrap_or_default();
+    let top = now.split('.').next().unwrap_or_default();
+    let place =
+        target.schema.fields.iter().position(|field| field.name == now || field.name == top);
+    let column = place.and_then(|place| target.columns.get(place));
+    column.is_some_and(|column| !column.is_kept())
 }

@@ -24,7 +24,7 @@ impl Migration {
         mut underway: Box<Underway>,
         swapped: Arc<Dataset>,
     ) -> Result<Ended> {
-        let report = self.finish(&mut underway, &swapped).await.map_err(|error| {
+        let report = Box::pin(self.finish(&mut underway, &swapped)).await.map_err(|error| {
             let version = swapped.version_id();
             let resume = self.command("resume");
             error.with_advice(&format!(
@@ -41,20 +41,22 @@ impl Migration {
     async fn finish(&self, underway: &mut Underway, swapped: &Arc<Dataset>) -> Result<Report> {
         let began = Instant::now();
         let id = underway.journal.header().id.clone();
-        let dropped = underway.plan.dropped_indices();
-        let missing = index::missing(&underway.source, swapped, &dropped).await?;
+        let wanted = underway.plan.rebuilds();
+        let missing = index::missing(swapped, &wanted).await?.len() as u64;
         let mut after = newest(swapped).await?;
         if missing > 0 {
             self.begin_phase(Phase::Index, Amount { chunks: missing, ..Amount::default() });
             let source = Arc::clone(&underway.source);
-            let indices = index::rebuild(&source, after, &dropped, &id, &self.progress);
+            let indices = index::rebuild(&source, after, &wanted, &id, &self.progress);
             after = self.beating(&mut underway.journal, Phase::Index, indices).await?;
         }
+        let asked = &underway.plan.request.drop_indices;
+        after = index::drop_named(after, asked, &id).await?;
         underway.clock(Phase::Index, seconds(began.elapsed()));
-        let (version, rows) = (swapped.version_id(), underway.plan.rows());
+        let (version, rows) = (swapped.version_id(), rows_swapped(underway));
         let schema = underway.plan.target.schema.clone();
         let sample = database::look(&self.location, version, rows, &schema);
-        let sample = self.beating(&mut underway.journal, Phase::Index, sample).await?;
+        let sample = Box::pin(self.beating(&mut underway.journal, Phase::Index, sample)).await?;
         note(
             &self.progress,
             format!("LanceDB counts {} rows and sees every field", count_text(rows)),
@@ -65,7 +67,7 @@ impl Migration {
         if let Some(undo) = &underway.journal.header().undo {
             source::unpin(&after, &undo.id).await?;
         }
-        Ok(self.report(underway, swapped, &after, missing, sample))
+        Ok(self.report(underway, swapped, &after, wanted.len() as u64, sample))
     }
 
     /// Removes what earlier runs of this migration left behind, what is staged excepted.
@@ -90,18 +92,18 @@ impl Migration {
         let plan = &underway.plan;
         let files = underway.journal.records().flat_map(|record| &record.files);
         let fields = arrow::datatypes::Schema::from(&plan.target.schema);
-        let fragments = plan.chunks.iter().map(|chunk| chunk.fragments.len() as u64);
         Report {
             table: self.location.table().to_owned(),
             id: header.id.clone(),
             changes: plan.target.changes.iter().map(Change::text).collect(),
-            skipped: plan.target.skipped.clone(),
+            skipped: plan.target.skipped.iter().map(|skipped| skipped.name.clone()).collect(),
             version_before: header.source_version,
             version_swapped: swapped.version_id(),
             version_after: after.version_id(),
             rollback_tag: source::tag_of(&header.id),
-            rows: plan.rows(),
-            fragments_before: fragments.sum(),
+            strategy: plan.strategy,
+            rows: rows_swapped(underway),
+            fragments_before: plan.fragments,
             fragments_after: swapped.count_fragments() as u64,
             bytes_written: files.map(|file| file.bytes).sum(),
             verified: self.settings.verify,
@@ -113,4 +115,10 @@ impl Migration {
             sample,
         }
     }
+}
+
+/// Rows of the swapped version.
+fn rows_swapped(underway: &Underway) -> u64 {
+    let left_out: u64 = underway.journal.records().map(|record| record.left_out).sum();
+    underway.plan.rows.saturating_sub(left_out)
 }

@@ -63,7 +63,7 @@ impl Migration {
         self.checkpoint(&mut underway.journal, Phase::Hold, released).await?;
         let doomed = underway.journal.take_doomed();
         self.worker(underway).await?.remove(doomed).await?;
-        underway.journal.show_deletions().await
+        underway.journal.show_deletions(&underway.source).await
     }
 
     /// Whether staged files have grown too old while it waited.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use lance::Dataset;
+use lance_core::datatypes::Schema;
 
+use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::history;
@@ -106,12 +108,13 @@ impl Migration {
         let facts = table::facts(&self.location, &before, Vec::new()).await?;
         let facts = crate::plan::Facts { free_bytes: None, ..facts };
         let request = Request { drop_indices: Vec::new(), ..request };
-        let plan = Plan::choose(&facts, &request, u64::from(u32::MAX), self.clock.now())?;
-        let rows = plan.rows();
+        let plan = Plan::choose(&facts, &request, self.clock.now())?;
+        let rows = plan.rows;
         let total = Amount { rows: rows * 2, ..Amount::default() };
         self.progress.event(Event::Began { phase: Phase::Verify, total, done: Amount::default() });
         let pool = Pool::of(self.settings.workers)?;
-        let transform = Arc::new(Transform::new(&plan.target));
+        let all: Vec<usize> = (0..plan.target.columns.len()).collect();
+        let transform = Arc::new(Transform::of(&plan.target, &all, plan.filter.clone()));
         let expected = self.digests(before, Some(Arc::clone(&transform)), &pool);
         let found = self.digests(after, None, &pool);
         let ((expected, expected_rows), (found, found_rows)) = futures::try_join!(expected, found)?;
@@ -157,7 +160,15 @@ impl Migration {
             None => Arc::new(arrow::datatypes::Schema::from(dataset.schema())),
         };
         let mut digests = Digests::of(&schema)?;
-        let mut batches = Source::of(dataset).scan_all(limits).await?;
+        let source = Source::of(Arc::clone(&dataset));
+        let mut batches = if is_shown_otherwise(dataset.schema()) {
+            // JSON as text, blobs as places.
+            let fragments = table::source_fragments(&dataset).await?;
+            let all = Chunk { id: ChunkId(0), fragments };
+            source.scan(&all, &source.all(), limits).await?
+        } else {
+            source.scan_all(limits).await?
+        };
         while let Some(batch) = batches.try_next().await? {
             let batch = match &transform {
                 Some(transform) => transform.apply(&batch)?,
@@ -170,6 +181,12 @@ impl Migration {
         let rows = digests.rows();
         Ok((digests.finish(), rows))
     }
+}
+
+/// Whether Lance's scanner gives some column in another form than it is stored in.
+fn is_shown_otherwise(schema: &Schema) -> bool {
+    let mut fields = schema.fields_pre_order();
+    fields.any(|field| field.is_blob() || field.extension_name() == Some("lance.json"))
 }
 
 /// What was asked, from the swap's own transaction.

@@ -5,6 +5,9 @@ mod hold;
 mod lease;
 mod look;
 mod planning;
+mod preflight;
+mod prepare;
+mod quarantine;
 pub(crate) mod report;
 mod swap;
 pub(crate) mod undo;
@@ -28,11 +31,12 @@ use crate::history;
 use crate::journal::{Header, Journal, LAYOUT, Undo};
 use crate::location::Location;
 use crate::phase::Phase;
-use crate::plan::{Plan, Request};
+use crate::plan::{Plan, Request, Strategy};
 use crate::process::Running;
 use crate::progress::{Amount, Event, Redacting, SharedProgress, Silent, note};
 use crate::retry::retrying;
 use crate::run::planning::Planned;
+use crate::run::prepare::Prebuilt;
 use crate::run::report::{Ended, seconds};
 use crate::run::swap::Swap;
 use crate::schema::change::Change;
@@ -70,6 +74,8 @@ struct Underway {
     /// Seconds from the start to the swap.
     swapped_after: Option<f64>,
     clocked: Vec<(Phase, f64)>,
+    /// Indices over what is staged, built before the swap.
+    prebuilt: Prebuilt,
     _running: Running,
 }
 
@@ -92,6 +98,20 @@ impl Migration {
     #[must_use]
     pub fn change(mut self, change: Change) -> Self {
         self.request.changes.push(change);
+        self
+    }
+
+    /// Asks for this strategy instead of the cheapest.
+    #[must_use]
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.request.strategy = Some(strategy);
+        self
+    }
+
+    /// Asks for every row to be written anew, so many to a file.
+    #[must_use]
+    pub fn rows_per_file(mut self, rows: u64) -> Self {
+        self.request.rows_per_file = Some(rows);
         self
     }
 
@@ -167,8 +187,8 @@ impl Migration {
         let planned = self.plan_head(&opener).await?;
         self.refuse_staged(&opener).await?;
         let Planned { plan, live } = planned;
-        if plan.target.is_unchanged() {
-            return Ok(Ended::Nothing(plan));
+        if plan.is_nothing() {
+            return Ok(Ended::Nothing(Box::new(plan)));
         }
         self.expect_writable()?;
         let running = Running::start(&self.run);
@@ -239,9 +259,18 @@ impl Migration {
     }
 
     async fn until_swapped(&self, underway: &mut Underway) -> Result<Arc<Dataset>> {
+        let mut indexed = false;
         loop {
             self.stage(underway, Phase::Stage).await?;
             self.tell_verified(underway);
+            if !indexed {
+                indexed = true;
+                // Others may have written meanwhile.
+                if Box::pin(self.build_indices(underway)).await? {
+                    continue;
+                }
+            }
+            Box::pin(self.quarantine(underway)).await?;
             if let Swap::Landed(live) = self.swap(underway).await? {
                 return Ok(live);
             }
@@ -280,10 +309,15 @@ impl Migration {
             began: self.clock.now(),
             source_version: plan.version,
             first_version: plan.version,
-            request: Request { changes: plan.target.changes.clone(), ..self.request.clone() },
-            rows_per_file: self.settings.rows_per_file.unwrap_or(ROWS_PER_FILE),
+            request: Request {
+                changes: plan.target.changes.clone(),
+                strategy: Some(plan.strategy),
+                ..self.request.clone()
+            },
+            strategy: plan.strategy,
+            rows_per_file: self.request.rows_per_file.unwrap_or(ROWS_PER_FILE),
             chunks: plan.chunks.len() as u64,
-            rows: plan.rows(),
+            rows: plan.rows,
             undo,
         };
         let lease = self.lease(Phase::Stage, false);
@@ -325,6 +359,7 @@ impl Migration {
             rounds: Rounds::default(),
             swapped_after: None,
             clocked: vec![(Phase::Plan, seconds(began.elapsed()))],
+            prebuilt: Prebuilt::default(),
             _running: running,
         }))
     }
@@ -354,11 +389,21 @@ impl Underway {
     }
 }
 
-/// The rows of `chunks` and their bytes.
-fn amount(chunks: &[Chunk]) -> Amount {
-    Amount {
-        rows: chunks.iter().map(Chunk::rows).sum(),
-        bytes: chunks.iter().map(Chunk::bytes).sum(),
-        chunks: chunks.len() as u64,
+/// The rows of `chunks` that are staged, and the bytes that go through for them.
+fn amount<'a>(plan: &Plan, chunks: impl IntoIterator<Item = &'a Chunk>) -> Amount {
+    let mut all = Amount::default();
+    for chunk in chunks {
+        let rows = if plan.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
+        all.rows += rows;
+        all.chunks += 1;
+        if !plan.is_aligned() {
+            all.bytes += chunk.bytes();
+        }
     }
+    if plan.is_aligned() {
+        let through = u128::from(plan.cost.read_bytes.max(plan.cost.write_bytes));
+        let bytes = through * u128::from(all.rows) / u128::from(plan.rows.max(1));
+        all.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+    all
 }

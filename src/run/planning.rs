@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Field as ArrowField;
+use arrow::datatypes::{Field as ArrowField, Schema as ArrowSchema};
 use lance::Dataset;
 use lance_core::datatypes::{Field, Schema};
 
@@ -15,8 +15,9 @@ use crate::plan::{Facts, Plan, Request};
 use crate::progress::note;
 use crate::retry::retrying;
 use crate::run::{Migration, Underway};
+use crate::schema::derive::changes_between;
+use crate::schema::json::parse_schema;
 use crate::schema::show::field_text;
-use crate::settings::ROWS_PER_FILE;
 use crate::table::{self, Opener, newest};
 use crate::{database, history, index, source};
 
@@ -27,6 +28,36 @@ pub(super) struct Planned {
 }
 
 impl Migration {
+    /// Asks for the changes that make the table's schema that of `schema`: a file with it as JSON, or
+    /// another table of the database. Columns that come are null; a rename is never guessed.
+    ///
+    /// # Errors
+    /// `Usage`, when the file is no schema; `Failed`, when there is neither such a file nor such a table;
+    /// `Refused`, when a column would come that may not be null.
+    pub async fn to(mut self, schema: &str) -> Result<Self> {
+        let is_file = std::path::Path::new(schema)
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let target = if is_file {
+            let text = std::fs::read_to_string(schema)
+                .map_err(|error| Error::usage(format!("cannot read {schema}")).caused_by(error))?;
+            parse_schema(&text)?
+        } else {
+            let other = self.location.sibling(schema)?;
+            database::expect_table(&other).await?;
+            let other = Opener::of(&other, self.wrapper.clone()).live().await?;
+            ArrowSchema::from(other.schema())
+        };
+        database::expect_table(&self.location).await?;
+        let live = self.opener().live().await?;
+        let changes = changes_between(&ArrowSchema::from(live.schema()), &target)?;
+        if changes.is_empty() {
+            note(&self.progress, "the table has this schema already");
+        }
+        self.request.changes.extend(changes);
+        Ok(self)
+    }
+
     /// Moves the pin to the version of `live`, if others have written.
     pub(super) async fn pin_head(&self, live: &Dataset, journal: &Journal) -> Result<()> {
         let id = &journal.header().id;
@@ -70,8 +101,8 @@ impl Migration {
         note(&self.progress, format!("connected to {}", self.location.database()));
         let live = opener.live().await?;
         let facts = self.facts(&live).await?;
-        let rows_per_file = self.settings.rows_per_file.unwrap_or(ROWS_PER_FILE);
-        let plan = Plan::choose(&facts, &self.request, rows_per_file, self.clock.now())?;
+        let mut plan = Plan::choose(&facts, &self.request, self.clock.now())?;
+        self.preflight(&live, &mut plan).await?;
         Ok(Planned { plan, live })
     }
 
@@ -82,10 +113,11 @@ impl Migration {
         // The staged files are there already: what is free does not count against them again.
         let facts = Facts { free_bytes: None, staged: journal.runs(), ..facts };
         let now = self.clock.now();
-        let plan = Plan::choose(&facts, &header.request, header.rows_per_file, now);
+        let plan = Plan::choose(&facts, &header.request, now);
         let plan =
             plan.map_err(|error| self.schema_changed(&error.to_string()).caused_by(error))?;
-        match difference(journal.schema(), &plan.target.schema) {
+        let staged = journal.schema();
+        match staged.and_then(|staged| difference(staged, &plan.target.schema)) {
             Some(difference) => Err(self.schema_changed(&difference)),
             None => Ok(plan),
         }
@@ -94,6 +126,7 @@ impl Migration {
     /// Moves the journal to the plan, and says what is kept.
     pub(super) fn keep_staged(&self, underway: &mut Underway) {
         let (plan, journal) = (&underway.plan, &mut underway.journal);
+        journal.expect_schema(&plan.target.schema);
         journal.move_to(underway.source.version_id(), &plan.chunks);
         let now = self.clock.now();
         let (mut kept, mut changed, mut staged) = (0, 0, 0);
@@ -118,10 +151,23 @@ impl Migration {
     pub(super) fn expect_same_request(&self, live: &Dataset, journal: &Journal) -> Result<()> {
         let header = journal.header();
         let mut lines = Vec::new();
-        let asked_rows = self.settings.rows_per_file;
-        if asked_rows.is_some_and(|rows| rows != header.rows_per_file) {
-            lines.push(format!("- --rows-per-file {}", header.rows_per_file));
-            lines.push(format!("+ --rows-per-file {}", asked_rows.unwrap_or_default()));
+        let (asked, staged) = (&self.request, &header.request);
+        let rows = |rows: u64| rows.to_string();
+        let pairs = [
+            ("--rows-per-file", asked.rows_per_file.map(rows), Some(rows(header.rows_per_file))),
+            ("--where", asked.filter.clone(), staged.filter.clone()),
+            ("--storage-version", asked.storage_version.clone(), staged.storage_version.clone()),
+            (
+                "--strategy",
+                asked.strategy.map(|strategy| strategy.to_string()),
+                Some(header.strategy.to_string()),
+            ),
+        ];
+        for (flag, asked, staged) in pairs.into_iter().filter(|(_, asked, _)| asked.is_some()) {
+            if asked != staged {
+                lines.extend(staged.map(|staged| format!("- {flag} {staged}")));
+                lines.extend(asked.map(|asked| format!("+ {flag} {asked}")));
+            }
         }
         if !self.request.changes.is_empty() {
             lines.extend(request_difference(live.schema(), &self.request, &header.request));

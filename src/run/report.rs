@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::history::{Other, RollbackPoint};
 use crate::phase::Phase;
-use crate::plan::Plan;
+use crate::plan::{Plan, Strategy};
 
 /// How a migration ended without an error.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ use crate::plan::Plan;
 #[non_exhaustive]
 pub enum Ended {
     /// The table was as asked already; nothing was written.
-    Nothing(Plan),
+    Nothing(Box<Plan>),
     /// Staged and verified; `resume` swaps.
     Held(Held),
     /// Swapped, indexed, and looked at.
@@ -47,6 +47,8 @@ pub struct Report {
     pub changes: Vec<String>,
     /// Added columns that were there already.
     pub skipped: Vec<String>,
+    /// How it was carried out.
+    pub strategy: Strategy,
     /// The version before the swap, which is the rollback point.
     pub version_before: u64,
     /// The version that is the swap.

@@ -5,20 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lance::Dataset;
-use lance::dataset::transaction::Operation;
-use lance_core::datatypes::Schema;
-use lance_table::format::Fragment;
-use object_store::path::Path;
 
-use crate::commit::{Act, Outcome, detach, exactly_next, properties};
+use crate::commit::{Act, Outcome, commit_next, properties};
 use crate::error::{Context, Error, Kind, Result};
-use crate::journal::{Journal, deleted_rows};
+use crate::journal::Journal;
 use crate::phase::Phase;
 use crate::progress::{Amount, note};
 use crate::retry::{Backoff, retrying};
+use crate::run::prepare::Prepared;
 use crate::run::report::seconds;
 use crate::run::{Migration, Underway};
-use crate::{datafile, deletion, history};
+use crate::{datafile, history};
 
 /// Transaction property of the swap that holds the request, for `verify`.
 pub(super) const PROPERTY_REQUEST: &str = "relance.request";
@@ -75,19 +72,19 @@ impl Migration {
         }
     }
 
-    async fn commit(&self, underway: &Underway) -> Result<Outcome> {
+    async fn commit(&self, underway: &mut Underway) -> Result<Outcome> {
         let header = underway.journal.header();
         let mut properties = properties(&header.id, Act::Swap);
         let request = serde_json::to_string(&header.request);
         let request = request.doing(|| "write the request as JSON".to_owned())?;
         properties.insert(PROPERTY_REQUEST.to_owned(), request);
-        let (live, schema) = (&underway.source, &underway.plan.target.schema);
+        let live = &Arc::clone(&underway.source);
         let mut backoff = Backoff::of(&self.progress, "swap");
         loop {
             let outcome = async {
-                let swap = Prepared::of(live, schema, &underway.journal).await?;
-                let outcome =
-                    exactly_next(live, swap.operation.clone(), properties.clone()).await?;
+                let swap = Prepared::of(underway).await?;
+                let (operation, version) = (swap.operation.clone(), swap.storage_version);
+                let outcome = commit_next(live, operation, version, properties.clone()).await?;
                 // What cannot be removed now is found by name later; the outcome stands.
                 let _ = match &outcome {
                     Outcome::Landed(_) => swap.tidy(live, false).await,
@@ -116,66 +113,6 @@ impl Migration {
             self.command("resume")
         );
         Error::new(Kind::OutcomeUnknown, message).with_advice(&advice)
-    }
-}
-
-/// The swap's operation, and the files that it was prepared with.
-struct Prepared {
-    operation: Operation,
-    detached: Vec<Path>,
-    deletions: Vec<Path>,
-}
-
-impl Prepared {
-    /// An overwrite, where no staged row is deleted. Lance allows no deletion files in one, so that a
-    /// swap that has some is prepared as a detached version, in two steps, and then restored: the live
-    /// table still goes from the old rows to the new ones in one commit.
-    async fn of(live: &Arc<Dataset>, schema: &Schema, journal: &Journal) -> Result<Self> {
-        let staged = journal.all_fragments();
-        let plain = |fragment: &Fragment| {
-            let mut plain = Fragment { deletion_file: None, ..fragment.clone() };
-            for file in &mut plain.files {
-                file.base_id = None;
-            }
-            plain
-        };
-        let overwrite = Operation::Overwrite {
-            fragments: staged.iter().map(plain).collect(),
-            schema: schema.clone(),
-            config_upsert_values: None,
-            initial_bases: None,
-        };
-        let (mut detached, mut deletions) = (Vec::new(), Vec::new());
-        if staged.iter().all(|fragment| fragment.deletion_file.is_none()) {
-            return Ok(Self { operation: overwrite, detached, deletions });
-        }
-        let id = &journal.header().id;
-        let whole = detach(live, overwrite, id).await?;
-        let mut deleted = Vec::new();
-        for (there, staged) in whole.iter_fragments().zip(&staged) {
-            if let Some(file) = &staged.deletion_file {
-                let adopted = deletion::adopt(journal.staging(), file, there.id, live, id).await?;
-                deletions.push(deletion::path(live, there.id, &adopted));
-                deleted.push(Fragment { deletion_file: Some(adopted), ..there.clone() });
-            }
-        }
-        let left = detach(&whole, deleted_rows(deleted), id).await?;
-        let paths = [&whole, &left].map(|dataset| dataset.manifest_location().path.clone());
-        detached.extend(paths);
-        let operation = Operation::Restore { version: left.version_id() };
-        Ok(Self { operation, detached, deletions })
-    }
-
-    /// Removes what nobody can reach any more: the detached versions and, of a swap that was `lost`, its
-    /// deletion files.
-    async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
-        let store = live.object_store(None).await;
-        let store = store.doing(|| format!("open the store of {}", live.uri()))?;
-        let lost = if lost { self.deletions.as_slice() } else { &[] };
-        for path in self.detached.iter().chain(lost) {
-            datafile::remove(&store, path).await?;
-        }
-        Ok(())
     }
 }
 

@@ -81,7 +81,10 @@ impl Migration {
             let quick = record.is_some_and(|record| record.verified == Some(Verify::Quick));
             let ready = matches!(underway.journal.need(chunk, now), Need::Nothing | Need::Renew)
                 && !(quick && self.settings.verify == Verify::Full);
-            if !ready || record.is_none_or(|record| record.rows_left() != chunk.rows()) {
+            let wanted =
+                if underway.plan.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
+            let found = record.map(|record| record.rows_left() + record.left_out);
+            if !ready || found != Some(wanted) {
                 let message = format!("chunk {} is not staged and verified as planned", chunk.id);
                 return Err(Error::mismatch(message));
             }
@@ -91,12 +94,15 @@ impl Migration {
 
     /// Says what was verified.
     pub(super) fn tell_verified(&self, underway: &Underway) {
-        let (rows, chunks) = (count_text(underway.plan.rows()), underway.plan.chunks.len());
+        if underway.plan.chunks.is_empty() {
+            return;
+        }
+        let (rows, chunks) = (count_text(underway.plan.rows), underway.plan.chunks.len());
         let how = match self.settings.verify {
             Verify::Full => "every value read back and equal",
             Verify::Quick => "counts and first rows read back",
         };
-        let total = amount(&underway.plan.chunks);
+        let total = amount(&underway.plan, &underway.plan.chunks);
         self.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
         note(&self.progress, format!("verified {rows} rows in {chunks} chunks: {how}"));
     }
@@ -335,12 +341,13 @@ impl<'a> Work<'a> {
     }
 
     fn tell_amounts(&self, phase: Phase) {
-        let (mut total, mut done) = (amount(&self.underway.plan.chunks), Amount::default());
-        let left = self.waiting.iter().fold(Amount::default(), |left, task| Amount {
-            rows: left.rows + task.rows(),
-            bytes: left.bytes + task.bytes(),
-            chunks: left.chunks + 1,
-        });
+        let plan = &self.underway.plan;
+        let (mut total, mut done) = (amount(plan, &plan.chunks), Amount::default());
+        let staged = self.waiting.iter().filter_map(Task::staged);
+        let mut left = amount(plan, staged);
+        left.chunks = self.waiting.len() as u64;
+        let deleted = self.waiting.iter().filter(|task| task.staged().is_none());
+        left.rows += deleted.map(Task::rows).sum::<u64>();
         if phase == Phase::Stage {
             done.rows = total.rows.saturating_sub(left.rows);
             done.bytes = total.bytes.saturating_sub(left.bytes);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_io::object_store::ObjectStore;
-use lance_table::format::Fragment;
+use lance_table::format::{DataFile, Fragment};
 use lance_table::io::commit::ManifestNamingScheme;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
@@ -19,11 +19,10 @@ use crate::error::{Context, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
 use crate::progress::note;
 use crate::readback::{Expected, Reader};
-use crate::run::{Migration, Underway, amount};
+use crate::run::{Migration, Underway};
 use crate::settings::Verify;
-use crate::source::{ScanLimits, Source};
+use crate::source::{ScanLimits, Source, What};
 use crate::stage::{FileSpec, Stager};
-use crate::transform::Transform;
 use crate::{datafile, deletion};
 
 /// Lance reads this far ahead for a chunk. Two reads share it: where it holds less than a few of a file's
@@ -110,11 +109,11 @@ impl Task {
         }
     }
 
-    /// Bytes that have to be staged.
-    pub(super) fn bytes(&self) -> u64 {
+    /// The chunk, if it has to be staged.
+    pub(super) fn staged(&self) -> Option<&Chunk> {
         match self {
-            Self::Stage(chunk) => chunk.bytes(),
-            Self::Delete(..) | Self::Verify(..) | Self::Renew(..) => 0,
+            Self::Stage(chunk) => Some(chunk),
+            Self::Delete(..) | Self::Verify(..) | Self::Renew(..) => None,
         }
     }
 }
@@ -128,21 +127,29 @@ impl Migration {
         let store = live.object_store(None).await;
         let store = store.doing(|| "open the live table's store".to_owned())?;
         let pool = underway.pool.clone();
-        let row_bytes = amount(&plan.chunks).bytes / plan.rows().max(1);
+        let row_bytes = plan.cost.read_bytes.max(plan.cost.write_bytes) / plan.rows.max(1);
         let batch_rows = settings.batch_size.rows(row_bytes);
         let io_buffer_bytes = IO_BUFFER_BYTES;
+        let transform = plan.transform();
+        let what = What { schema: Arc::new(transform.inputs()), aligned: plan.is_aligned() };
         let directory = live.data_dir();
         let files = FileSpec {
             id: underway.journal.header().id.clone(),
             store: Arc::clone(&store),
             directory: directory.clone(),
-            schema: plan.target.schema.clone(),
+            schema: plan.written_schema(),
             version: plan.storage_version,
-            rows_max: underway.journal.header().rows_per_file,
+            rows_max: if plan.is_aligned() {
+                u64::MAX
+            } else {
+                underway.journal.header().rows_per_file
+            },
         };
         let stager = Stager {
             source: Source::of(Arc::clone(live)),
-            transform: Arc::new(Transform::new(&plan.target)),
+            what,
+            on_bad_value: plan.request.on_bad_value,
+            transform: Arc::new(transform),
             pool: pool.clone(),
             scan: ScanLimits { batch_rows, io_buffer_bytes },
             transforms_max: 2,
@@ -151,7 +158,7 @@ impl Migration {
             files,
             progress: Arc::clone(&self.progress),
         };
-        let schema = plan.target.schema.clone();
+        let schema = plan.written_schema();
         let reader = Reader { store, directory, schema, batch_rows, io_buffer_bytes, pool };
         let staging = underway.journal.staging();
         let staging_store = staging.object_store(None).await;
@@ -243,8 +250,7 @@ impl Worker {
     async fn verify(&self, mut record: ChunkRecord, fragments: Vec<Fragment>) -> Result<Done> {
         let expected =
             Expected { chunk: record.chunk, rows: record.rows, digests: &record.digests };
-        let names = fragments.iter().flat_map(|fragment| &fragment.files);
-        let paths = names.map(|file| self.path(&file.path)).collect();
+        let paths = self.own_files(&fragments).map(|file| self.path(&file.path)).collect();
         // The disk writes while the page cache is read.
         futures::try_join!(
             self.reader.verify(&fragments, &expected, self.verify),
@@ -256,18 +262,51 @@ impl Worker {
     }
 
     async fn stage(&self, chunk: &Chunk) -> Result<Done> {
-        let staged = self.stager.stage(chunk).await?;
+        let mut hidden = Vec::new();
+        if self.stager.what.aligned {
+            let mut reads = Vec::new();
+            for fragment in &chunk.fragments {
+                reads.push(self.deleted(&fragment.origin).boxed());
+            }
+            let reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+            hidden = reads.try_collect().await?;
+        }
+        let staged = self.stager.stage(chunk, hidden).await?;
         let record = ChunkRecord {
             chunk: chunk.id,
             origins: chunk.origins(),
             rows: staged.rows,
+            left_out: staged.left_out,
             deleted: 0,
             deletions: Vec::new(),
             files: Vec::new(),
             digests: staged.digests,
             verified: None,
         };
-        Ok((record, staged.fragments))
+        let fragments = if self.stager.what.aligned {
+            self.beside(chunk, staged.fragments)?
+        } else {
+            staged.fragments
+        };
+        Ok((record, fragments))
+    }
+
+    /// The source's fragments with the staged file of each beside their own.
+    fn beside(&self, chunk: &Chunk, staged: Vec<Fragment>) -> Result<Vec<Fragment>> {
+        let sources = self.stager.source.fragments_of(chunk)?;
+        let fragments = sources.into_iter().zip(staged).map(|(source, staged)| {
+            let mut both = Fragment::new(0);
+            both.physical_rows = staged.physical_rows;
+            both.files = source.files.into_iter().chain(staged.files).collect();
+            both
+        });
+        Ok(fragments.collect())
+    }
+
+    /// The files of `fragments` that the migration wrote.
+    fn own_files<'a>(&'a self, fragments: &'a [Fragment]) -> impl Iterator<Item = &'a DataFile> {
+        let files = fragments.iter().flat_map(|fragment| &fragment.files);
+        files.filter(|file| datafile::is_of(&file.path, &self.stager.files.id))
     }
 
     /// Deletes from what is staged the rows that were deleted from the source since. `None`, when that
@@ -351,9 +390,10 @@ impl Worker {
 
     /// Makes the files of a chunk young again.
     async fn renew(&self, mut record: ChunkRecord, mut fragments: Vec<Fragment>) -> Result<Done> {
-        for file in fragments.iter_mut().flat_map(|fragment| &mut fragment.files) {
+        let id = &self.stager.files.id;
+        let files = fragments.iter_mut().flat_map(|fragment| &mut fragment.files);
+        for file in files.filter(|file| datafile::is_of(&file.path, id)) {
             let path = self.path(&file.path);
-            let id = &self.stager.files.id;
             let renewed = datafile::renew(self.store(), &path, id, self.clock.now().into()).await?;
             if let Some(name) = renewed.filename() {
                 name.clone_into(&mut file.path);
@@ -377,7 +417,7 @@ impl Worker {
     /// The files of `fragments`, as the store has them now.
     async fn files_of(&self, fragments: &[Fragment]) -> Result<Vec<StagedFile>> {
         let mut files = Vec::new();
-        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
+        for file in self.own_files(fragments) {
             let path = self.path(&file.path);
             let meta = object_store::ObjectStoreExt::head(&self.store().inner, &path).await;
             let meta = meta.doing(|| format!("look at {}", file.path))?;

@@ -3,20 +3,47 @@
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::error::{Error, Result};
 use crate::schema::show::type_text;
-use crate::schema::types::{Parser, parse_type};
+use crate::schema::types::parse_type;
 
-/// One thing asked of a table's schema.
+/// One thing asked of a table's schema. Columns are named by dotted path where they lie in a struct.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Change {
     /// A new column, filled with one value, or with nulls.
     Add(Add),
-    /// A column less. So far only as the way back from an [`Add`].
+    /// A new column, computed from the others.
+    Compute(Compute),
+    /// Another type for a column.
+    Cast(Cast),
+    /// A value in place of a column's nulls.
+    Fill {
+        /// The column.
+        name: String,
+        /// The value as text, in the column's type.
+        value: String,
+    },
+    /// Another name for a column.
+    Rename {
+        /// The column.
+        name: String,
+        /// Its new name, without the path.
+        to: String,
+    },
+    /// A column less.
     Drop {
-        /// Its name.
+        /// The column.
+        name: String,
+    },
+    /// A column that may hold nulls.
+    Nullable {
+        /// The column.
+        name: String,
+    },
+    /// A column that may not.
+    NotNull {
+        /// The column.
         name: String,
     },
 }
@@ -35,39 +62,50 @@ pub struct Add {
     pub default: Option<String>,
 }
 
-impl Change {
-    /// Reads `NAME:TYPE[ not null][=LITERAL]`.
-    ///
-    /// # Errors
-    /// `Usage`, pointing at the place.
-    pub fn parse_add(text: &str) -> Result<Self> {
-        let colon = text.find(':').unwrap_or(text.len());
-        let name = text.get(..colon).unwrap_or_default().trim();
-        let mut parser = Parser::starting_at(text, colon);
-        if name.is_empty() || !parser.eat(":") {
-            let place = Parser::new(text);
-            return Err(place.error("expected a column as NAME:TYPE[ not null][=LITERAL]"));
-        }
-        let data_type = parser.data_type()?;
-        let nullable = !parser.eat_not_null();
-        let mut default = None;
-        if parser.eat("=") {
-            default = Some(parser.rest().to_owned());
-        } else {
-            parser.end()?;
-        }
-        if !nullable && default.is_none() {
-            let message = format!("column `{name}` is `not null`, so it needs a literal: {text}=…");
-            return Err(Error::usage(message));
-        }
-        Ok(Self::Add(Add { name: name.to_owned(), data_type, nullable, default }))
-    }
+/// A computed column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compute {
+    /// Its name.
+    pub name: String,
+    /// Its type, serialised as text; `None` is the expression's own.
+    #[serde(
+        rename = "type",
+        serialize_with = "write_some",
+        deserialize_with = "read_some",
+        default
+    )]
+    pub data_type: Option<DataType>,
+    /// Whether it may hold nulls.
+    pub nullable: bool,
+    /// The expression, over the columns as they are at this place in the order of changes.
+    pub sql: String,
+}
 
+/// Another type for a column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cast {
+    /// The column.
+    pub name: String,
+    /// The new type, serialised as text.
+    #[serde(rename = "type", serialize_with = "write_type", deserialize_with = "read_type")]
+    pub data_type: DataType,
+    /// The type before, once that is known.
+    #[serde(serialize_with = "write_some", deserialize_with = "read_some", default)]
+    pub from: Option<DataType>,
+}
+
+impl Change {
     /// The column that it is about.
     pub fn column(&self) -> &str {
         match self {
             Self::Add(add) => &add.name,
-            Self::Drop { name } => name,
+            Self::Compute(compute) => &compute.name,
+            Self::Cast(cast) => &cast.name,
+            Self::Fill { name, .. }
+            | Self::Rename { name, .. }
+            | Self::Drop { name }
+            | Self::Nullable { name }
+            | Self::NotNull { name } => name,
         }
     }
 
@@ -75,84 +113,121 @@ impl Change {
     /// lost what that would need.
     pub fn inverse(&self) -> Option<Self> {
         match self {
-            Self::Add(add) => Some(Self::Drop { name: add.name.clone() }),
-            Self::Drop { .. } => None,
+            Self::Add(Add { name, .. }) | Self::Compute(Compute { name, .. }) => {
+                Some(Self::Drop { name: name.clone() })
+            }
+            Self::Cast(cast) => Some(Self::Cast(Cast {
+                name: cast.name.clone(),
+                data_type: cast.from.clone()?,
+                from: Some(cast.data_type.clone()),
+            })),
+            Self::Rename { name, to } => {
+                let (path, old) =
+                    name.rsplit_once('.').map_or((None, name.as_str()), |(p, n)| (Some(p), n));
+                let new = path.map_or_else(|| to.clone(), |path| format!("{path}.{to}"));
+                Some(Self::Rename { name: new, to: old.to_owned() })
+            }
+            Self::Nullable { name } => Some(Self::NotNull { name: name.clone() }),
+            Self::NotNull { name } => Some(Self::Nullable { name: name.clone() }),
+            Self::Fill { .. } | Self::Drop { .. } => None,
         }
     }
 
-    /// Whether this, as it was asked, is `settled`, in which `now` is spelled out.
+    /// Whether this, as it was asked, is `settled`, in which `now` and types are spelled out.
     pub fn asks(&self, settled: &Self) -> bool {
-        let (Self::Add(asked), Self::Add(done)) = (self, settled) else {
-            return self == settled;
-        };
-        let now = asked.default.as_deref() == Some("now") && done.default.is_some();
-        (&asked.name, &asked.data_type, asked.nullable)
-            == (&done.name, &done.data_type, done.nullable)
-            && (now || asked.default == done.default)
+        match (self, settled) {
+            (Self::Add(asked), Self::Add(done)) => {
+                let now = asked.default.as_deref() == Some("now") && done.default.is_some();
+                (&asked.name, &asked.data_type, asked.nullable)
+                    == (&done.name, &done.data_type, done.nullable)
+                    && (now || asked.default == done.default)
+            }
+            (Self::Cast(asked), Self::Cast(done)) => {
+                (&asked.name, &asked.data_type) == (&done.name, &done.data_type)
+            }
+            (Self::Compute(asked), Self::Compute(done)) => {
+                (&asked.name, &asked.sql, asked.nullable) == (&done.name, &done.sql, done.nullable)
+                    && (asked.data_type.is_none() || asked.data_type == done.data_type)
+            }
+            _ => self == settled,
+        }
+    }
+
+    /// What it does, in one word: the flag's.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Add(_) => "add",
+            Self::Compute(_) => "compute",
+            Self::Cast(_) => "cast",
+            Self::Fill { .. } => "fill",
+            Self::Rename { .. } => "rename",
+            Self::Drop { .. } => "drop",
+            Self::Nullable { .. } => "nullable",
+            Self::NotNull { .. } => "not-null",
+        }
     }
 
     /// The change as it is written on the command line.
     pub fn text(&self) -> String {
+        let verb = self.verb();
+        let null = |nullable: bool| if nullable { "" } else { " not null" };
         match self {
             Self::Add(add) => {
-                let null = if add.nullable { "" } else { " not null" };
                 let value = add.default.as_ref().map(|text| format!("={text}"));
                 let (name, kind) = (&add.name, type_text(&add.data_type));
-                format!("add {name}:{kind}{null}{}", value.unwrap_or_default())
+                format!("{verb} {name}:{kind}{}{}", null(add.nullable), value.unwrap_or_default())
             }
-            Self::Drop { name } => format!("drop {name}"),
+            Self::Compute(compute) => {
+                let kind = compute.data_type.as_ref().map(|kind| format!(":{}", type_text(kind)));
+                let (name, sql) = (&compute.name, &compute.sql);
+                format!("{verb} {name}{}{}={sql}", kind.unwrap_or_default(), null(compute.nullable))
+            }
+            Self::Cast(cast) => format!("{verb} {}:{}", cast.name, type_text(&cast.data_type)),
+            Self::Fill { name, value } => format!("{verb} {name}={value}"),
+            Self::Rename { name, to } => format!("{verb} {name}={to}"),
+            Self::Drop { name } | Self::Nullable { name } | Self::NotNull { name } => {
+                format!("{verb} {name}")
+            }
         }
     }
 }
 
-fn write_type<S: Serializer>(data_type: &DataType, to: S) -> std::result::Result<S::Ok, S::Error> {
+fn write_type<S: Serializer>(data_type: &DataType, to: S) -> Result<S::Ok, S::Error> {
     type_text(data_type).serialize(to)
 }
 
-fn read_type<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<DataType, D::Error> {
+fn read_type<'de, D: Deserializer<'de>>(from: D) -> Result<DataType, D::Error> {
     let text = String::deserialize(from)?;
     parse_type(&text).map_err(serde::de::Error::custom)
+}
+
+#[allow(clippy::ref_option, reason = "serde asks for this shape")]
+fn write_some<S: Serializer>(data_type: &Option<DataType>, to: S) -> Result<S::Ok, S::Error> {
+    data_type.as_ref().map(type_text).serialize(to)
+}
+
+fn read_some<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DataType>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    text.map(|text| parse_type(&text).map_err(serde::de::Error::custom)).transpose()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_add_reads_and_prints() {
-        for text in [
-            "created_at:timestamp[us, tz=UTC]=2026-01-01",
-            "n:int64 not null=3",
-            "note:string",
-            "eq:string=a=b:c",
-            "s:struct<a: int32, b: string>",
-        ] {
-            let change = Change::parse_add(text).unwrap();
-            assert_eq!(change.text(), format!("add {text}"));
-            let json = serde_json::to_string(&change).unwrap();
-            assert_eq!(serde_json::from_str::<Change>(&json).unwrap(), change);
-        }
+    fn back(verb: &str, text: &str) -> Option<String> {
+        Change::parse(verb, text).unwrap().inverse().map(|change| change.text())
     }
 
     #[test]
-    fn bad_adds_point_at_the_place() {
-        let message = |text: &str| Change::parse_add(text).unwrap_err().to_string();
-        assert!(message("noType").contains("NAME:TYPE"));
-        assert!(message(":int8").contains("NAME:TYPE"));
-        assert!(message("a:int8 not null").contains("needs a literal"));
-        assert_eq!(
-            message("a:int9=1"),
-            "no type is called `int9`; did you mean `int8`?\n  a:int9=1\n    ^"
-        );
-        assert!(message("a:int8 nope").contains("expected nothing more"));
-    }
-
-    #[test]
-    fn an_add_is_taken_back_by_a_drop() {
-        let add = Change::parse_add("n:int64=7").unwrap();
-        let back = add.inverse().unwrap();
-        assert_eq!(back.text(), "drop n");
-        assert_eq!(back.inverse(), None);
+    fn changes_are_taken_back() {
+        assert_eq!(back("add", "n:int64=7").as_deref(), Some("drop n"));
+        assert_eq!(back("compute", "n=a + 1").as_deref(), Some("drop n"));
+        assert_eq!(back("rename", "a.b=c").as_deref(), Some("rename a.c=b"));
+        assert_eq!(back("not-null", "a").as_deref(), Some("nullable a"));
+        assert_eq!(back("drop", "a"), None);
+        assert_eq!(back("fill", "a=1"), None);
+        assert_eq!(back("cast", "a:int8"), None, "what it was is not known yet");
     }
 
     #[test]

@@ -1,7 +1,15 @@
-//! Schemas: types as text, literals, and what the changes make of a table's schema. All pure.
+//! Schemas: types as text, literals, changes, and what they make of a table's schema. All pure.
 
+pub(crate) mod cast;
 pub(crate) mod change;
+pub(crate) mod column;
+pub(crate) mod derive;
+pub(crate) mod follow;
+pub(crate) mod json;
 pub(crate) mod literal;
+pub(crate) mod parse;
+pub(crate) mod path;
 pub(crate) mod show;
+pub(crate) mod sql;
 pub(crate) mod target;
 pub(crate) mod types;

@@ -2,51 +2,77 @@
 
 pub(crate) mod pool;
 pub(crate) mod rebatch;
+mod shape;
+pub(crate) mod step;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
-use arrow_select::take::take;
+use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Context, Error, Result};
-use crate::schema::target::{Column, Target};
+use crate::schema::column::Column;
+use crate::schema::sql::Sql;
+use crate::schema::target::Target;
+use crate::transform::shape::retype;
+use crate::transform::step::{Found, Rows, Step};
 
-/// Turns source batches into target batches.
+/// Turns source batches into batches of what is written.
 #[derive(Debug)]
 pub struct Transform {
+    /// The source's fields that are read.
+    source: Vec<Field>,
     schema: SchemaRef,
-    columns: Vec<Step>,
+    columns: Vec<(String, Step)>,
+    filter: Option<Arc<Sql>>,
 }
 
-/// How one column of the target is made.
+/// What became of a batch.
 #[derive(Debug)]
-enum Step {
-    Keep(String),
-    Constant(Constant),
-}
-
-/// A column of one value, kept at the longest length asked for so far: fresh memory costs more than
-/// the values in it.
-#[derive(Debug)]
-struct Constant {
-    value: ArrayRef,
-    longest: Mutex<ArrayRef>,
+pub struct Made {
+    /// The rows of the target.
+    pub batch: RecordBatch,
+    /// Values that did not go through; they are null in the batch.
+    pub found: Vec<Found>,
+    /// Rows that the filter left out.
+    pub left_out: u64,
 }
 
 impl Transform {
-    /// The transform that makes `target`.
+    /// The transform that makes every column of `target`.
     pub fn new(target: &Target) -> Self {
-        let step = |column: &Column| match column {
-            Column::Keep(name) => Step::Keep(name.clone()),
-            Column::Constant(value) => Step::Constant(Constant {
-                value: ArrayRef::clone(value),
-                longest: Mutex::new(ArrayRef::clone(value)),
-            }),
+        let all: Vec<usize> = (0..target.columns.len()).collect();
+        Self::of(target, &all, None)
+    }
+
+    /// The transform that makes the columns of `target` at `places`, of the rows that `filter` keeps.
+    pub(crate) fn of(target: &Target, places: &[usize], filter: Option<Arc<Sql>>) -> Self {
+        let mut fields: Vec<&Field> = Vec::new();
+        let mut columns = Vec::new();
+        let mut names = Vec::new();
+        for place in places {
+            let pair = target.schema.fields.get(*place).zip(target.columns.get(*place));
+            let Some((field, column)) = pair else { continue };
+            fields.push(field);
+            columns.push((field.name.clone(), Step::from(column)));
+            Column::inputs(column, &mut names);
+        }
+        let written = Schema {
+            fields: fields.into_iter().cloned().collect(),
+            metadata: target.schema.metadata.clone(),
         };
+        if let Some(filter) = &filter {
+            names.extend(filter.inputs().fields().iter().map(|field| field.name().as_str()));
+        }
+        let source =
+            target.before.fields.iter().filter(|field| names.contains(&field.name.as_str()));
         Self {
-            schema: std::sync::Arc::new(ArrowSchema::from(&target.schema)),
-            columns: target.columns.iter().map(step).collect(),
+            source: source.cloned().collect(),
+            schema: Arc::new(ArrowSchema::from(&written)),
+            columns,
+            filter,
         }
     }
 
@@ -55,36 +81,85 @@ impl Transform {
         &self.schema
     }
 
-    /// Makes the target's rows of `batch`, in order.
+    /// The schema of the source's columns that it needs, in the source's order.
+    pub fn inputs(&self) -> Schema {
+        Schema { fields: self.source.clone(), metadata: std::collections::HashMap::new() }
+    }
+
+    /// Makes the target's rows of `batch`, in order; what does not go through is null.
     ///
     /// # Errors
     /// `Failed`, when the batch is not of the source's schema.
     pub fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let rows = batch.num_rows();
-        let column = |step: &Step| match step {
-            Step::Keep(name) => batch
-                .column_by_name(name)
-                .cloned()
-                .ok_or_else(|| Error::failed(format!("the scan gave no column `{name}`"))),
-            Step::Constant(constant) => constant.rows(rows),
+        Ok(self.make(batch, None)?.batch)
+    }
+
+    /// Makes the target's rows of `batch`, in order, and tells what does not go through. Rows that are
+    /// `hidden` are made as well, and nothing is told of them.
+    ///
+    /// # Errors
+    /// `Failed`, when the batch is not of the source's schema; `Refused`, when an expression cannot be
+    /// computed.
+    pub(crate) fn make(&self, batch: &RecordBatch, hidden: Option<BooleanArray>) -> Result<Made> {
+        let all = batch.num_rows();
+        let Some(filter) = &self.filter else { return self.make_all(batch, hidden) };
+        let kept = matching(batch, filter)?;
+        let filtered = filter_record_batch(batch, &kept).doing(|| "leave out rows".to_owned())?;
+        let hidden = match hidden {
+            None => None,
+            Some(hidden) => {
+                let hidden = arrow::compute::filter(&hidden, &kept);
+                let hidden = hidden.doing(|| "leave out rows".to_owned())?;
+                Some(hidden.as_boolean().clone())
+            }
         };
-        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)
-            .doing(|| "make a batch of the target schema".to_owned())
+        let mut made = self.make_all(&filtered, hidden)?;
+        made.left_out = (all - filtered.num_rows()) as u64;
+        // What is told is told of the rows as they came.
+        let places: Vec<usize> = kept.values().set_indices().collect();
+        for found in &mut made.found {
+            for row in &mut found.rows {
+                *row = places.get(*row).copied().unwrap_or(*row);
+            }
+        }
+        Ok(made)
+    }
+
+    fn make_all(&self, batch: &RecordBatch, hidden: Option<BooleanArray>) -> Result<Made> {
+        let count = batch.num_rows();
+        let columns = self.source.iter().map(|field| column(batch, &field.name));
+        let rows = Rows {
+            fields: self.source.iter().collect(),
+            columns: columns.collect::<Result<_>>()?,
+            count,
+            hidden,
+        };
+        let mut found = Vec::new();
+        let mut columns = Vec::new();
+        for ((name, step), field) in self.columns.iter().zip(self.schema.fields()) {
+            let column = step.make(&rows, &mut found)?;
+            let column = retype(&column, field.data_type());
+            columns.push(column.map_err(|error| {
+                Error::failed(format!("cannot make column `{name}`")).caused_by(error)
+            })?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let schema = SchemaRef::clone(&self.schema);
+        let batch = RecordBatch::try_new_with_options(schema, columns, &options)
+            .doing(|| "make a batch of the target schema".to_owned())?;
+        Ok(Made { batch, found, left_out: 0 })
     }
 }
 
-impl Constant {
-    fn rows(&self, rows: usize) -> Result<ArrayRef> {
-        let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
-        if longest.len() < rows {
-            let first = UInt32Array::from_value(0, rows);
-            *longest = take(&self.value, &first, None)
-                .doing(|| format!("fill {rows} rows with a default"))?;
-        }
-        Ok(longest.slice(0, rows))
-    }
+/// The rows of `batch` that `filter` keeps.
+fn matching(batch: &RecordBatch, filter: &Sql) -> Result<BooleanArray> {
+    let inputs = filter.inputs().fields().iter().map(|field| column(batch, field.name()));
+    filter.matches(inputs.collect::<Result<_>>()?, batch.num_rows())
+}
+
+fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
+    let column = batch.column_by_name(name).cloned();
+    column.ok_or_else(|| Error::failed(format!("the scan gave no column `{name}`")))
 }
 
 /// Bytes of `batch`'s own rows; what its buffers hold beyond them is not counted.
@@ -108,7 +183,7 @@ mod tests {
 
     fn transform(adds: &[&str]) -> Transform {
         let arrow = ArrowSchema::new(vec![Field::new("n", DataType::Int32, false)]);
-        let source = lance_core::datatypes::Schema::try_from(&arrow).unwrap();
+        let source = Schema::try_from(&arrow).unwrap();
         let changes: Vec<_> = adds.iter().map(|add| Change::parse_add(add).unwrap()).collect();
         let now = chrono::DateTime::from_timestamp(0, 0).unwrap();
         Transform::new(&Target::derive(&source, 0, &changes, IfExists::Skip, now).unwrap())

@@ -27,9 +27,11 @@ async fn every_kind_is_rebuilt_with_the_same_parameters() {
         .await
         .unwrap();
     let before = details(&live).await;
-    let plan = db.relance("plan", "t", &["--add", "n:int64=7"]).expect(0);
+    let plan = db.relance("plan", "t", &["--add", "n:int64=7", "--strategy", "rewrite"]).expect(0);
     plan.says("`by_id` (BTree on `id`): rebuilt").says("`near` (IVF_PQ on `vector`)");
-    db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0).says("3 rebuilt");
+    db.relance("migrate", "t", &["--add", "n:int64=7", "--strategy", "rewrite"])
+        .expect(0)
+        .says("3 rebuilt");
     let after = db.open("t").await;
     assert_eq!(details(&after).await, before);
     assert_eq!(zone_size(&after).await, 77);
@@ -83,7 +85,7 @@ async fn a_dropped_index_is_dropped_and_a_wrong_name_refused() {
 async fn our_index_commits_do_not_count_as_writes() {
     let db = Db::new();
     indexed(&db).await;
-    db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
+    db.relance("migrate", "t", &["--add", "n:int64=7", "--strategy", "rewrite"]).expect(0);
     db.append("u", documents(0, 1)).await;
     db.relance("status", "t", &[]).expect(0).says("0 commits by others since");
     db.relance("rollback", "t", &[]).expect(0);

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("transform", 2),
     ("plan", 2),
     ("catchup", 2),
+    ("numbering", 2),
     ("commit", 3),
     ("retry", 3),
     ("datafile", 3),
@@ -38,7 +39,7 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Neighbours in one layer that may use each other.
-const NEIGHBOURS: &[(&str, &str)] = &[("transform", "digest")];
+const NEIGHBOURS: &[(&str, &str)] = &[("transform", "digest"), ("plan", "transform")];
 
 #[test]
 fn imports_go_one_way() {

@@ -70,7 +70,7 @@ impl Zombie {
 }
 
 fn migration(db: &Db) -> Migration {
-    db.migration("t", &["n:int64=7"]).settings(Settings { rows_per_file: Some(100), ..small() })
+    db.migration("t", &["n:int64=7"]).rows_per_file(100).settings(small())
 }
 
 /// A run that finds the other one not seen for two minutes.
@@ -124,7 +124,7 @@ async fn a_run_that_wakes_up_beside_another_migration_leaves_it_alone() {
     let before = db.rows("t").await;
     let zombie = asleep(migration(&db), "verify");
     later(&db).abort().await.unwrap();
-    let held = Settings { hold: Hold::Exit, rows_per_file: Some(100), ..small() };
+    let held = Settings { hold: Hold::Exit, ..small() };
     db.migration("t", &["m:int64=8"]).settings(held).migrate().await.unwrap();
     zombie.wakes().await.expect_err("it was dropped");
     assert!(db.staging_exists("t"));

@@ -16,6 +16,7 @@
 mod support;
 
 mod catchup;
+mod changes;
 mod cli;
 mod crash;
 mod digest;
@@ -24,6 +25,7 @@ mod layers;
 mod lease;
 mod model;
 mod plan;
+mod property;
 mod readers;
 mod resume;
 mod rewrite;

@@ -22,8 +22,8 @@ async fn the_plan_reads_as_expected_and_writes_nothing() {
         lines.iter().filter(|line| !line.starts_with("  read") && !line.starts_with("  write"));
     let golden = "\
 Plan for `t` at version 2
-  strategy   rewrite: every row is streamed into new fragments, with the new columns
-  change     add n:int64 not null=7
+  strategy   rewrite: files of 500 rows are asked for
+  change     add n:int64 not null=7 (columns: its value is written for every row)
   skipped    column `text` exists already with this type
   schema
              id: int64 not null
@@ -31,7 +31,7 @@ Plan for `t` at version 2
              vector: fixed_size_list<item: float>[8]
            + n: int64 not null
   rows       1,000 in 4 fragments, 2 chunks
-  index      `bits` (Bitmap on `id`): rebuilt after the swap with the same parameters
+  index      `bits` (Bitmap on `id`): rebuilt with the same parameters
   undo       `rollback`, at once; `rollback --keep-writes` carries later writes back (drop n)";
     assert_eq!(lines.copied().collect::<Vec<_>>().join("\n"), golden);
     let json = db.relance("plan", "t", &[&args[..], &["--json"]].concat()).expect(0).json();
@@ -55,21 +55,22 @@ async fn what_a_rewrite_would_lose_is_refused_by_name() {
         ),
         ("materialised view", WriteParams::default(), "mv.definition", "schema"),
         ("computed by LanceDB", WriteParams::default(), "computed_column", "field"),
-        ("JSON", WriteParams::default(), "ARROW:extension:name", "json"),
+        ("blobs", WriteParams::default(), "lance-encoding:blob", "blob"),
     ];
     for (reason, params, key, place) in cases {
         let db = Db::new();
         db.write("t", vec![marked(key, place)], params).await;
         let before = db.files();
-        db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(3).says(reason);
+        let more = ["--add", "n:int64=7", "--strategy", "rewrite"];
+        db.relance("migrate", "t", &more).expect(3).says(reason);
         assert_eq!(db.files(), before, "{reason}");
     }
 }
 
 /// Documents whose schema or `text` field has the metadata `key`.
 fn marked(key: &str, place: &str) -> arrow::array::RecordBatch {
-    use arrow::array::{Array, ArrayRef, StringArray};
-    use arrow::datatypes::{Field, Schema};
+    use arrow::array::{Array, ArrayRef, LargeBinaryArray};
+    use arrow::datatypes::{DataType, Field, Schema};
     let batch = crate::support::documents(0, 50);
     let mut fields: Vec<Field> =
         batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
@@ -78,10 +79,11 @@ fn marked(key: &str, place: &str) -> arrow::array::RecordBatch {
     match place {
         "schema" => drop(metadata.insert(key.to_owned(), "{}".to_owned())),
         "field" => fields[1].set_metadata([(key.to_owned(), "true".to_owned())].into()),
-        "json" => {
-            fields[1].set_metadata([(key.to_owned(), "arrow.json".to_owned())].into());
-            let text: StringArray = (0..batch.num_rows()).map(|_| Some("{\"a\": 1}")).collect();
-            columns[1] = std::sync::Arc::new(text) as ArrayRef;
+        "blob" => {
+            let bytes: LargeBinaryArray = (0..batch.num_rows()).map(|_| Some(b"blob")).collect();
+            columns[1] = std::sync::Arc::new(bytes) as ArrayRef;
+            let metadata = [(key.to_owned(), "true".to_owned())].into();
+            fields[1] = Field::new("text", DataType::LargeBinary, true).with_metadata(metadata);
         }
         _ => {}
     }

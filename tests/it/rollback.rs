@@ -6,7 +6,7 @@ use lance_index::scalar::{BuiltinIndexType, ScalarIndexParams};
 
 use crate::support::{Db, assert_kept, documents, ids};
 
-const ADD: &[&str] = &["--add", "n:int64=7"];
+const ADD: &[&str] = &["--add", "n:int64=7", "--strategy", "rewrite"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rollback_puts_the_old_version_back_with_its_indices() {
@@ -33,7 +33,7 @@ async fn rollback_puts_the_old_version_back_with_its_indices() {
 async fn rollback_refuses_to_lose_writes() {
     let db = Db::new();
     db.documents("t", 100, 100).await;
-    db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
+    db.relance("migrate", "t", &["--add", "n:int64=7", "--strategy", "rewrite"]).expect(0);
     let mut live = db.open("t").await;
     let more = documents(100, 20);
     let reader = arrow::array::RecordBatchIterator::new([Ok(more.clone())], more.schema());

@@ -1,6 +1,7 @@
 //! Refusals, each with one reason, run in a fixed order so that the same request gives the same answer.
 
 mod index_lost;
+mod key_changed;
 mod no_space;
 mod state_lost;
 mod type_unsupported;
@@ -14,10 +15,11 @@ use crate::plan::{Facts, Plan, Request};
 /// `Refused`, or `Usage` for an index name that is not there.
 pub(crate) fn run(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
     index_lost::check_names(facts, request)?;
-    if plan.target.is_unchanged() {
+    if plan.is_nothing() {
         return Ok(());
     }
-    state_lost::check(facts)?;
+    state_lost::check(facts, plan)?;
+    key_changed::check(facts, request, plan)?;
     type_unsupported::check(facts, plan)?;
     index_lost::check(plan)?;
     no_space::check(plan)

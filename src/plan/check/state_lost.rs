@@ -3,7 +3,8 @@
 use lance_file::version::ConcreteFileVersion;
 
 use crate::error::{Error, Result};
-use crate::plan::Facts;
+use crate::plan::{Facts, Plan, Strategy};
+use crate::schema::change::Change;
 
 /// Schema metadata that makes a table a materialised view (lancedb 0.41 `src/materialized_view.rs`).
 const VIEW: &str = "mv.definition";
@@ -12,11 +13,19 @@ const FUNCTIONS: &str = "lancedb::function_bindings";
 /// Field metadata of a computed column (same file).
 const COMPUTED: &str = "computed_column";
 
-pub(super) fn check(facts: &Facts) -> Result<()> {
+pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     let state = facts.state;
     let schema = &facts.schema;
     let computed = schema.fields_pre_order().find(|field| field.metadata.contains_key(COMPUTED));
-    let computed = computed.map(|field| {
+    let rewrites = plan.strategy == Strategy::Rewrite;
+    // New columns leave alone what others are computed from.
+    let adds = plan
+        .target
+        .changes
+        .iter()
+        .all(|change| matches!(change, Change::Add(_) | Change::Compute(_)));
+    let touches = rewrites || !adds;
+    let computed = computed.filter(|_| touches).map(|field| {
         format!(
             "column `{}` is computed by LanceDB, which would compute all of it again",
             field.name
@@ -26,15 +35,21 @@ pub(super) fn check(facts: &Facts) -> Result<()> {
         (state.unknown_writer_flags, "it uses features that this version of Lance does not know"),
         (state.mem_wal, "it has a MemWAL index: rows in its shards would be lost to readers"),
         (schema.metadata.contains_key(VIEW), "it is a materialised view: refresh it instead"),
-        (schema.metadata.contains_key(FUNCTIONS), "functions are bound to its columns"),
-        (state.stable_row_ids, "it has stable row ids, and a rewrite would number its rows anew"),
+        (touches && schema.metadata.contains_key(FUNCTIONS), "functions are bound to its columns"),
+        (
+            rewrites && state.stable_row_ids,
+            "it has stable row ids, and a rewrite would number its rows anew",
+        ),
         (
             state.non_reusable_field_ids,
-            "its field ids are never reused, so it could not be rolled back",
+            "its field ids are never reused, which a swap has to do that is prepared in full",
         ),
-        (state.overlays, "it has data overlay files: compact it first"),
         (
-            state.tagged_fragment_reuse,
+            plan.strategy != Strategy::Metadata && state.overlays,
+            "it has data overlay files: compact it first",
+        ),
+        (
+            rewrites && state.tagged_fragment_reuse,
             "it has a tagged fragment-reuse index: optimize its indices first",
         ),
         (
@@ -48,7 +63,7 @@ pub(super) fn check(facts: &Facts) -> Result<()> {
         None => Ok(()),
         Some(why) => {
             let table = &facts.table;
-            Err(Error::refused(format!("`{table}` cannot be rewritten without loss: {why}")))
+            Err(Error::refused(format!("`{table}` cannot be migrated without loss: {why}")))
         }
     }
 }

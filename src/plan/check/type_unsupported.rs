@@ -6,44 +6,49 @@ use lance_core::datatypes::Field;
 use lance_file::version::ConcreteFileVersion;
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, Plan};
-use crate::schema::change::Change;
+use crate::plan::{Facts, Plan, Strategy};
 use crate::schema::show::type_text;
-
-/// Field metadata that names an extension type.
-const EXTENSION: &str = "ARROW:extension:name";
 
 pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     for field in facts.schema.fields_pre_order() {
-        let Some(what) = not_carried(field) else {
+        let carried = plan.strategy != Strategy::Rewrite;
+        let Some(what) = not_carried(field, plan.storage_version).filter(|_| !carried) else {
             continue;
         };
         let (table, name) = (&facts.table, &field.name);
         return Err(Error::refused(format!(
             "column `{name}` of `{table}` holds {what}, which this version of relance cannot rewrite"
-        )));
+        ))
+        .with_advice("the strategies columns and metadata leave it where it is"));
     }
-    for change in &plan.target.changes {
-        let Change::Add(add) = change else { continue };
-        if let Some(needed) = needs_version(&add.data_type, facts.storage_version) {
+    let new = plan.target.derived().chain(plan.written.iter().copied());
+    for place in new {
+        let Some(field) = plan.target.schema.fields.get(place) else { continue };
+        let (name, data_type) = (&field.name, field.data_type());
+        if let Some(needed) = needs_version(&data_type, plan.storage_version) {
             return Err(Error::refused(format!(
-                "column `{}`: a {} needs storage version {needed}; the table has {}",
-                add.name,
-                type_text(&add.data_type),
-                facts.storage_version
+                "column `{name}`: a {} needs storage version {needed}; the table has {}",
+                type_text(&data_type),
+                plan.storage_version
             )));
         }
     }
     Ok(())
 }
 
-fn not_carried(field: &Field) -> Option<&'static str> {
-    if field.is_blob() {
-        return Some("blobs");
-    }
-    match field.metadata.get(EXTENSION).map(String::as_str) {
-        Some("lance.json" | "arrow.json") => Some("JSON"),
-        _ => None,
+/// What `field` holds that cannot be read from one file and written to another, if it does.
+fn not_carried(field: &Field, version: ConcreteFileVersion) -> Option<&'static str> {
+    let old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
+    let is_list = matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_));
+    if field.is_blob_v2() {
+        Some("blobs that lie in files of their own")
+    } else if field.is_blob() && !old {
+        Some("blobs, which this storage version keeps in files of their own")
+    } else if is_list && field.children.iter().any(Field::is_blob) {
+        // Lance itself reads them wrong in 2.1.
+        Some("lists of blobs")
+    } else {
+        None
     }
 }
 

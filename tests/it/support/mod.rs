@@ -18,7 +18,7 @@ use arrow_select::concat::concat_batches;
 use lance::Dataset;
 use lance::dataset::{WriteMode, WriteParams};
 use lance_file::version::LanceFileVersion;
-use relance::{Change, Location, Migration, Settings};
+use relance::{Change, Location, Migration, Settings, Strategy};
 use tempfile::TempDir;
 
 /// A database in a directory of its own.
@@ -103,10 +103,11 @@ impl Db {
         rows_of(&self.open(name).await).await
     }
 
+    /// A migration that adds columns by rewriting the table.
     pub fn migration(&self, name: &str, adds: &[&str]) -> Migration {
         let location = Location::new(self.text(), name).unwrap();
         let changes = adds.iter().map(|add| Change::parse_add(add).unwrap());
-        changes.fold(Migration::of(location), Migration::change)
+        changes.fold(Migration::of(location), Migration::change).strategy(Strategy::Rewrite)
     }
 
     /// Runs the command `verb` on the table `name`.

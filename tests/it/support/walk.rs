@@ -14,7 +14,8 @@ pub async fn unreferenced(db: &Db, name: &str) -> Vec<String> {
     let root = format!("{}/", db.table(name).display());
     let files =
         db.files().into_iter().filter_map(|(file, _)| Some(file.strip_prefix(&root)?.to_owned()));
-    files.filter(|file| !is_named(file, &named)).collect()
+    // What Lance was writing under a temporary name when its process was killed tells nobody whose it is.
+    files.filter(|file| !file.contains("/.tmp") && !is_named(file, &named)).collect()
 }
 
 async fn named(live: &Dataset) -> HashSet<String> {

@@ -1,0 +1,75 @@
+//! The fragment ids that staged fragments will have once they are swapped in: chosen ahead, so that
+//! indices can be built over them before, and still fit after others have written.
+
+use std::collections::BTreeMap;
+
+/// Ids that are left to others: the fragments that they write meanwhile.
+const ROOM: u64 = 1 << 20;
+
+/// The ids of staged fragments, by the name of their file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Numbering {
+    ids: BTreeMap<String, u64>,
+}
+
+impl Numbering {
+    /// Gives each of `files`, which are in row order, an id above `used`, the highest id that the table ever
+    /// used. Ids ascend in row order. A file keeps its id, unless another one has come before it, or the
+    /// table has used it up: then all are numbered anew.
+    pub(crate) fn number(&mut self, files: &[&str], used: u64) -> Vec<u64> {
+        if let Some(ids) = self.keep(files, used) {
+            return ids;
+        }
+        let first = used + ROOM;
+        let ids: Vec<u64> = (first..).take(files.len()).collect();
+        self.remember(files, &ids);
+        ids
+    }
+
+    fn keep(&mut self, files: &[&str], used: u64) -> Option<Vec<u64>> {
+        let known = files.iter().filter_map(|file| self.ids.get(*file)).max();
+        let mut next = *known?;
+        let mut ids = Vec::new();
+        let mut last = used;
+        for file in files {
+            let id = self.ids.get(*file).copied().unwrap_or_else(|| {
+                next += 1;
+                next
+            });
+            if id <= last {
+                return None;
+            }
+            last = id;
+            ids.push(id);
+        }
+        self.remember(files, &ids);
+        Some(ids)
+    }
+
+    fn remember(&mut self, files: &[&str], ids: &[u64]) {
+        let pairs = files.iter().zip(ids).map(|(file, id)| ((*file).to_owned(), *id));
+        self.ids = pairs.collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_keep_their_ids_while_only_the_end_grows() {
+        let mut numbering = Numbering::default();
+        let first = numbering.number(&["a", "b", "c"], 7);
+        assert!(first.windows(2).all(|pair| pair[0] < pair[1]) && first[0] > 7);
+        assert_eq!(numbering.number(&["a", "c", "d"], 90)[..2], [first[0], first[2]]);
+        let with_d = numbering.number(&["a", "c", "d"], 90);
+        assert!(with_d[2] > with_d[1]);
+        let anew = numbering.number(&["a", "x", "c", "d"], 90);
+        assert!(
+            anew.windows(2).all(|pair| pair[0] < pair[1]),
+            "a file in the middle numbers all anew"
+        );
+        let used = anew[3] + 5;
+        assert!(numbering.number(&["a", "x", "c", "d"], used)[0] > used);
+    }
+}

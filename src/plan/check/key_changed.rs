@@ -1,0 +1,28 @@
+//! Columns by which writers find rows again: merges by key go wrong when they are gone or called otherwise.
+
+use crate::error::{Error, Result};
+use crate::plan::{Facts, Plan, Request};
+
+pub(super) fn check(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
+    if request.allow_key_change {
+        return Ok(());
+    }
+    let schema = &facts.schema;
+    let keys = schema.unenforced_primary_key().into_iter().map(|field| (field, "primary key"));
+    let clustered = schema.unenforced_clustering_key().into_iter();
+    let mut keys = keys.chain(clustered.map(|field| (field, "clustering key")));
+    let changed = keys.find_map(|(field, what)| {
+        let path = schema.field_path(field.id).ok()?;
+        let now = plan.target.path_now(&path);
+        let same = now.as_deref() == Some(path.as_str())
+            && plan
+                .target
+                .schema
+                .field(&path)
+                .is_some_and(|now| now.data_type() == field.data_type());
+        (!same).then_some((path, what))
+    });
+    let Some((path, what)) = changed else { return Ok(()) };
+    Err(Error::refused(format!("column `{path}` of `{}` is of its {what}", facts.table))
+        .with_advice("--allow-key-change changes it all the same"))
+}

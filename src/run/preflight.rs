@@ -1,0 +1,216 @@
+//! Tries the changes on the data before anything is written: what would not go through is counted, and
+//! shown with a few rows.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use lance::Dataset;
+use roaring::RoaringTreemap;
+
+use crate::chunk::{Chunk, ChunkId, SourceFragment};
+use crate::deletion;
+use crate::error::{Context, Error, Result};
+use crate::phase::Phase;
+use crate::plan::{Example, Finding, Plan};
+use crate::progress::{Amount, Event, note};
+use crate::run::Migration;
+use crate::schema::cast::Problem;
+use crate::settings::{OnBadValue, Preflight};
+use crate::source::{ScanLimits, Source, What};
+use crate::stage::hidden_of;
+use crate::table::source_fragments;
+use crate::transform::pool::Pool;
+use crate::transform::step::Found;
+use crate::transform::{Transform, batch_bytes};
+
+/// Rows of a batch.
+const BATCH_ROWS: u32 = 8192;
+const IO_BUFFER_BYTES: u64 = 64 << 20;
+/// Rows of each fragment that a sample looks at.
+const SAMPLE_ROWS: u64 = 1_000;
+/// Rows that are shown of each problem.
+const EXAMPLES: usize = 5;
+
+/// What is wrong with the values of a table.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    findings: BTreeMap<(String, Problem), Finding>,
+    /// The addresses of the rows that have a bad value.
+    pub(super) rows: RoaringTreemap,
+}
+
+/// What tries the rows of one fragment.
+#[derive(Clone)]
+struct Trial {
+    source: Source,
+    dataset: Arc<Dataset>,
+    transform: Arc<Transform>,
+    what: What,
+    pool: Pool,
+    rows_max: u64,
+}
+
+impl Migration {
+    /// Tries what `plan` changes on the rows of `live`, and puts what it finds into the plan.
+    ///
+    /// # Errors
+    /// `Refused`, when a value does not go through that has to.
+    pub(super) async fn preflight(&self, live: &Arc<Dataset>, plan: &mut Plan) -> Result<()> {
+        let rows_max = match plan.request.preflight {
+            Preflight::Full => u64::MAX,
+            Preflight::Sample => SAMPLE_ROWS,
+        };
+        let tried = self.try_rows(live, plan, rows_max).await?;
+        plan.findings = tried.findings.into_values().collect();
+        refuse(plan)?;
+        self.expect_quarantine(plan).await?;
+        for finding in &plan.findings {
+            note(&self.progress, format!("{}; they become null", finding.text()));
+        }
+        Ok(())
+    }
+
+    /// Tries the changes of `plan` on the first `rows_max` rows of every fragment of `live`.
+    pub(super) async fn try_rows(
+        &self,
+        live: &Arc<Dataset>,
+        plan: &Plan,
+        rows_max: u64,
+    ) -> Result<Tried> {
+        let columns = plan.target.columns.iter();
+        let places: Vec<usize> = columns
+            .enumerate()
+            .filter(|(_, column)| column.is_checked())
+            .map(|(at, _)| at)
+            .collect();
+        if places.is_empty() || plan.is_nothing() {
+            return Ok(Tried::default());
+        }
+        let transform = Transform::of(&plan.target, &places, plan.filter.clone());
+        let what = What { schema: Arc::new(transform.inputs()), aligned: true };
+        let trial = Trial {
+            source: Source::of(Arc::clone(live)),
+            dataset: Arc::clone(live),
+            transform: Arc::new(transform),
+            what,
+            pool: Pool::of(self.settings.workers)?,
+            rows_max,
+        };
+        let fragments = source_fragments(live).await?;
+        let rows = fragments.iter().map(|fragment| fragment.physical_rows.min(rows_max)).sum();
+        self.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
+        let mut tasks = Vec::new();
+        for fragment in fragments {
+            let (trial, progress) = (trial.clone(), Arc::clone(&self.progress));
+            tasks.push(async move { trial.fragment(&fragment, &progress).await }.boxed());
+        }
+        let mut done = futures::stream::iter(tasks).buffered(self.settings.workers);
+        let mut tried = Tried::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Error::interrupted("interrupted; nothing was written")),
+                next = done.try_next() => match next? {
+                    Some(one) => tried.take(one),
+                    None => return Ok(tried),
+                },
+            }
+        }
+    }
+}
+
+impl Trial {
+    async fn fragment(
+        &self,
+        fragment: &SourceFragment,
+        progress: &crate::progress::SharedProgress,
+    ) -> Result<Tried> {
+        let store = self.dataset.object_store(None).await;
+        let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
+        let root = self.dataset.branch_location().path;
+        let origin = &fragment.origin;
+        let deleted = deletion::read(&store, &root, origin.id, origin.deletions.as_ref()).await?;
+        let part = SourceFragment {
+            physical_rows: fragment.physical_rows.min(self.rows_max),
+            ..fragment.clone()
+        };
+        let chunk = Chunk { id: ChunkId(0), fragments: vec![part] };
+        let limits = ScanLimits { batch_rows: BATCH_ROWS, io_buffer_bytes: IO_BUFFER_BYTES };
+        let mut batches = self.source.scan(&chunk, &self.what, limits).await?;
+        let mut tried = Tried::default();
+        let mut first: u64 = 0;
+        while let Some(batch) = batches.try_next().await? {
+            let rows = first..first + batch.num_rows() as u64;
+            let hidden = hidden_of(&deleted, rows.clone());
+            let bytes = batch_bytes(&batch);
+            let transform = Arc::clone(&self.transform);
+            let made = self.pool.run(move || transform.make(&batch, hidden)).await?;
+            for found in &made.found {
+                tried.note(found, (origin.id << 32) + first);
+            }
+            progress.event(Event::Advanced(Amount { rows: rows.end - first, bytes, chunks: 0 }));
+            first = rows.end;
+        }
+        Ok(tried)
+    }
+}
+
+impl Tried {
+    fn note(&mut self, found: &Found, first: u64) {
+        let key = (found.path.clone(), found.problem);
+        let finding = self.findings.entry(key).or_insert_with(|| Finding {
+            column: found.path.clone(),
+            problem: found.problem,
+            count: 0,
+            examples: Vec::new(),
+        });
+        finding.count += found.rows.len() as u64;
+        let room = EXAMPLES.saturating_sub(finding.examples.len());
+        let examples = found.rows.iter().zip(&found.examples).take(room);
+        finding.examples.extend(
+            examples.map(|(row, value)| Example { row: first + *row as u64, value: value.clone() }),
+        );
+        self.rows.extend(found.rows.iter().map(|row| first + *row as u64));
+    }
+
+    fn take(&mut self, other: Self) {
+        for (key, finding) in other.findings {
+            match self.findings.get_mut(&key) {
+                None => {
+                    self.findings.insert(key, finding);
+                }
+                Some(own) => {
+                    own.count += finding.count;
+                    let room = EXAMPLES.saturating_sub(own.examples.len());
+                    own.examples.extend(finding.examples.into_iter().take(room));
+                }
+            }
+        }
+        self.rows |= other.rows;
+    }
+}
+
+/// Refuses what may not become null.
+fn refuse(plan: &Plan) -> Result<()> {
+    let fails = plan.request.on_bad_value == OnBadValue::Fail;
+    let bad = |finding: &&Finding| fails || finding.problem == Problem::Null;
+    let bad: Vec<&Finding> = plan.findings.iter().filter(bad).collect();
+    let Some(first) = bad.first() else { return Ok(()) };
+    let mut lines = String::new();
+    for finding in &bad {
+        // Writing to a string cannot fail.
+        let _ = write!(lines, "\n  {}", finding.text());
+    }
+    let error = Error::refused(format!(
+        "values of `{}` would be lost, the first in column `{}`; nothing was written{lines}",
+        plan.table, first.column
+    ));
+    if bad.iter().all(|finding| finding.problem == Problem::Null) {
+        return Err(error.with_advice("--fill 'NAME=LITERAL' before --not-null gives them a value"));
+    }
+    Err(error.with_advice(
+        "--on-bad-value null makes them null, --on-bad-value quarantine copies their rows as well",
+    ))
+}

@@ -1,0 +1,322 @@
+//! The operation that swaps: what the one commit on the live table will be.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::FutureExt;
+use lance::Dataset;
+use lance::dataset::transaction::Operation;
+use lance_core::datatypes::Schema;
+use lance_file::version::ConcreteFileVersion;
+use lance_table::format::{DataFile, Fragment, IndexMetadata};
+use lance_table::io::commit::ManifestNamingScheme;
+use object_store::path::Path;
+use roaring::RoaringBitmap;
+
+use crate::commit::detach;
+use crate::error::{Context, Error, Result};
+use crate::journal::{Journal, deleted_rows};
+use crate::numbering::Numbering;
+use crate::phase::Phase;
+use crate::plan::{Plan, Strategy};
+use crate::progress::Amount;
+use crate::run::report::seconds;
+use crate::run::{Migration, Underway};
+use crate::{datafile, deletion, index};
+
+/// The swap's operation, and the files that it was prepared with.
+pub(super) struct Prepared {
+    pub(super) operation: Operation,
+    /// The storage version that the table gets, where it changes.
+    pub(super) storage_version: Option<ConcreteFileVersion>,
+    /// Detached versions, each made from the one before.
+    versions: Vec<Arc<Dataset>>,
+    deletions: Vec<Path>,
+}
+
+/// Indices over what is staged, built before it is swapped in.
+#[derive(Debug, Default)]
+pub(super) struct Prebuilt {
+    indices: Vec<IndexMetadata>,
+    /// The staged file of each fragment that they were built over, by its id.
+    files: HashMap<u64, String>,
+    numbering: Numbering,
+}
+
+impl Prepared {
+    /// The operation for what is planned and staged. Where Lance needs more than one, they are prepared as
+    /// detached versions, and the last one is restored: the live table still goes from the old to the new
+    /// in one commit, indices included.
+    pub(super) async fn of(underway: &mut Underway) -> Result<Self> {
+        let indexed = !underway.prebuilt.indices.is_empty();
+        let mut prepared = Self::rows(underway, indexed).await?;
+        if let (true, Some(last)) = (indexed, prepared.versions.last().cloned()) {
+            let version = underway.source.version_id() + 1;
+            let new_indices = underway.prebuilt.fitting(&last, version);
+            let operation = Operation::CreateIndex { new_indices, removed_indices: Vec::new() };
+            let id = underway.journal.header().id.clone();
+            prepared.versions.push(detach(&last, operation, None, &id).await?);
+            prepared.restore();
+        }
+        Ok(prepared)
+    }
+
+    /// As [`of`](Self::of), without indices. With `detached`, prepared as a detached version in any case.
+    async fn rows(underway: &mut Underway, detached: bool) -> Result<Self> {
+        let (live, plan, journal) = (&underway.source, &underway.plan, &underway.journal);
+        match plan.strategy {
+            Strategy::Nothing => {
+                Err(Error::failed("there is nothing to swap; this is a bug in relance"))
+            }
+            Strategy::Rewrite if detached => {
+                let numbering = &mut underway.prebuilt.numbering;
+                Self::numbered(live, plan, journal, numbering).await
+            }
+            Strategy::Rewrite => Self::rewritten(live, plan, journal).await,
+            Strategy::Metadata | Strategy::Columns => {
+                Self::beside(live, plan, journal, detached).await
+            }
+        }
+    }
+
+    fn plain(operation: Operation) -> Self {
+        Self { operation, storage_version: None, versions: Vec::new(), deletions: Vec::new() }
+    }
+
+    /// An overwrite, where no staged row is deleted. Lance allows no deletion files in one.
+    async fn rewritten(live: &Arc<Dataset>, plan: &Plan, journal: &Journal) -> Result<Self> {
+        let staged = journal.all_fragments();
+        let overwrite = overwrite(plan, staged.iter().map(whole).collect());
+        let storage_version = new_storage_version(plan);
+        if staged.iter().all(|fragment| fragment.deletion_file.is_none()) {
+            return Ok(Self { storage_version, ..Self::plain(overwrite) });
+        }
+        let all = detach(live, overwrite, storage_version, &journal.header().id).await?;
+        let mut prepared = Self { versions: vec![all], ..Self::plain(restore_of(0)) };
+        prepared.delete(live, journal, &staged).await?;
+        prepared.restore();
+        Ok(prepared)
+    }
+
+    /// An overwrite whose fragments have the ids that were chosen for them: Lance numbers those of an
+    /// `Overwrite` itself, and takes those of an `Append` as they are.
+    async fn numbered(
+        live: &Arc<Dataset>,
+        plan: &Plan,
+        journal: &Journal,
+        numbering: &mut Numbering,
+    ) -> Result<Self> {
+        let id = &journal.header().id;
+        let staged = journal.all_fragments();
+        let names = staged.iter().filter_map(|one| one.files.last()).map(|file| file.path.as_str());
+        let used = u64::from(live.manifest().max_fragment_id.unwrap_or_default());
+        let ids = numbering.number(&names.collect::<Vec<_>>(), used);
+        let numbered = staged.iter().zip(ids).map(|(one, id)| Fragment { id, ..whole(one) });
+        let fragments = numbered.collect();
+        let empty = overwrite(plan, Vec::new());
+        let empty = detach(live, empty, new_storage_version(plan), id).await?;
+        let all = detach(&empty, Operation::Append { fragments }, None, id).await?;
+        let mut prepared = Self { versions: vec![empty, all], ..Self::plain(restore_of(0)) };
+        prepared.delete(live, journal, &staged).await?;
+        prepared.restore();
+        Ok(prepared)
+    }
+
+    /// Deletes the rows that are deleted from what is `staged`, in one more version.
+    async fn delete(
+        &mut self,
+        live: &Arc<Dataset>,
+        journal: &Journal,
+        staged: &[Fragment],
+    ) -> Result<()> {
+        let Some(all) = self.versions.last().cloned() else { return Ok(()) };
+        let id = &journal.header().id;
+        let mut deleted = Vec::new();
+        for (there, staged) in all.iter_fragments().zip(staged) {
+            if let Some(file) = &staged.deletion_file {
+                let (from, number) = (journal.staging(), deletion::STAGED);
+                let adopted = deletion::adopt(from, file, number, there.id, live, id).await?;
+                self.deletions.push(deletion::path(live, there.id, &adopted));
+                deleted.push(Fragment { deletion_file: Some(adopted), ..there.clone() });
+            }
+        }
+        if !deleted.is_empty() {
+            self.versions.push(detach(&all, deleted_rows(deleted), None, id).await?);
+        }
+        Ok(())
+    }
+
+    /// What is new goes beside what is there: names, nullability and dropped columns by a `Project`, new
+    /// columns by a `Merge`. Lance's `Merge` takes no other name and no other nullability for a field, nor
+    /// the name of one that goes (lance-table 14 `src/transaction/validate.rs`).
+    async fn beside(
+        live: &Arc<Dataset>,
+        plan: &Plan,
+        journal: &Journal,
+        detached: bool,
+    ) -> Result<Self> {
+        let id = &journal.header().id;
+        let kept = kept_schema(plan);
+        let adds = kept.fields.len() < plan.target.schema.fields.len();
+        let project = Operation::Project { schema: kept, preserves_nullability: true };
+        if !adds && !detached {
+            return Ok(Self::plain(project));
+        }
+        let projects = !adds || plan.target.renames_or_drops();
+        if !projects && !detached {
+            return Ok(Self::plain(merge(live, plan, journal)?));
+        }
+        let mut versions = Vec::new();
+        if projects {
+            versions.push(detach(live, project, None, id).await?);
+        }
+        if adds {
+            let on = versions.last().unwrap_or(live);
+            let operation = merge(on, plan, journal)?;
+            versions.push(detach(on, operation, None, id).await?);
+        }
+        let mut prepared = Self { versions, ..Self::plain(restore_of(0)) };
+        prepared.restore();
+        Ok(prepared)
+    }
+
+    /// Puts the last of the detached versions in place.
+    fn restore(&mut self) {
+        self.operation = restore_of(self.versions.last().map_or(0, |last| last.version_id()));
+    }
+
+    /// Removes what nobody can reach any more: the detached versions and, of a swap that was `lost`, its
+    /// deletion files.
+    pub(super) async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
+        let store = live.object_store(None).await;
+        let store = store.doing(|| format!("open the store of {}", live.uri()))?;
+        let lost = if lost { self.deletions.as_slice() } else { &[] };
+        let versions = self.versions.iter().map(|version| &version.manifest_location().path);
+        for path in versions.chain(lost) {
+            datafile::remove(&store, path).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Prebuilt {
+    /// The indices, over those fragments of `prepared` that they were built over, as of `version`.
+    fn fitting(&self, prepared: &Dataset, version: u64) -> Vec<IndexMetadata> {
+        let there: RoaringBitmap = prepared
+            .iter_fragments()
+            .filter(|fragment| {
+                let file = fragment.files.last().map(|file| &file.path);
+                file.is_some() && file == self.files.get(&fragment.id)
+            })
+            .filter_map(|fragment| u32::try_from(fragment.id).ok())
+            .collect();
+        let indices = self.indices.iter().cloned().map(|mut index| {
+            index.fragment_bitmap = index.fragment_bitmap.map(|built| built & &there);
+            index.dataset_version = version;
+            index
+        });
+        indices.collect()
+    }
+}
+
+impl Migration {
+    /// Builds the indices that what is staged will need, so that they are swapped in with it. True, when
+    /// there were any.
+    pub(super) async fn build_indices(&self, underway: &mut Underway) -> Result<bool> {
+        let wanted = underway.plan.rebuilds();
+        let detachable =
+            underway.source.manifest_location().naming_scheme == ManifestNamingScheme::V2;
+        if wanted.is_empty() || !detachable || underway.plan.rows == 0 {
+            return Ok(false);
+        }
+        let began = Instant::now();
+        let total = Amount { chunks: wanted.len() as u64, ..Amount::default() };
+        self.begin_phase(Phase::Index, total);
+        let prepared = Prepared::rows(underway, true).await?;
+        let source = Arc::clone(&underway.source);
+        let id = underway.journal.header().id.clone();
+        if let Some(last) = prepared.versions.last() {
+            let built = index::prebuild(&source, last, &wanted, &id, &self.progress);
+            let built = self.beating(&mut underway.journal, Phase::Stage, built).boxed().await;
+            prepared.tidy(&source, true).await?;
+            underway.prebuilt.indices = built?;
+            let files = last
+                .iter_fragments()
+                .filter_map(|fragment| Some((fragment.id, fragment.files.last()?.path.clone())));
+            underway.prebuilt.files = files.collect();
+        }
+        underway.clock(Phase::Index, seconds(began.elapsed()));
+        Ok(true)
+    }
+}
+
+fn restore_of(version: u64) -> Operation {
+    Operation::Restore { version }
+}
+
+fn overwrite(plan: &Plan, fragments: Vec<Fragment>) -> Operation {
+    Operation::Overwrite {
+        fragments,
+        schema: plan.target.schema.clone(),
+        config_upsert_values: None,
+        initial_bases: None,
+    }
+}
+
+/// A staged fragment as the live table has it before any of its rows are deleted.
+fn whole(staged: &Fragment) -> Fragment {
+    let mut whole = Fragment { deletion_file: None, ..staged.clone() };
+    for file in &mut whole.files {
+        file.base_id = None;
+    }
+    whole
+}
+
+fn new_storage_version(plan: &Plan) -> Option<ConcreteFileVersion> {
+    (plan.storage_version != plan.storage_version_before).then_some(plan.storage_version)
+}
+
+/// The target without the columns that are new.
+fn kept_schema(plan: &Plan) -> Schema {
+    let target = &plan.target;
+    let pairs = target.schema.fields.iter().zip(&target.columns);
+    let kept = pairs.filter(|(_, column)| column.is_kept()).map(|(field, _)| field.clone());
+    Schema { fields: kept.collect(), metadata: target.schema.metadata.clone() }
+}
+
+/// The fragments of `on` with the staged file of each beside their own; files that hold nothing any more
+/// are named no more, as Lance's own casts do it.
+fn merge(on: &Dataset, plan: &Plan, journal: &Journal) -> Result<Operation> {
+    let schema = plan.target.schema.clone();
+    let ids: HashSet<i32> = schema.fields_pre_order().map(|field| field.id).collect();
+    let mut staged = staged_files(journal);
+    let mut fragments = on.fragments().as_ref().clone();
+    if plan.strategy == Strategy::Columns {
+        for fragment in &mut fragments {
+            let id = fragment.id;
+            let file = staged
+                .remove(&id)
+                .ok_or_else(|| Error::mismatch(format!("nothing is staged for fragment {id}")))?;
+            let spilled = fragment.spilled_row_lineage_field_ids();
+            fragment.files.retain(|file| {
+                file.fields.iter().any(|field| ids.contains(field) || spilled.contains(field))
+            });
+            fragment.files.push(file);
+        }
+    }
+    Ok(Operation::Merge { fragments, schema, preserves_nullability: false })
+}
+
+/// The staged file of each source fragment, by its id.
+fn staged_files(journal: &Journal) -> HashMap<u64, DataFile> {
+    let mut files = HashMap::new();
+    for record in journal.records() {
+        for (origin, fragment) in record.origins.iter().zip(journal.fragments(record.chunk)) {
+            if let Some(file) = fragment.files.last() {
+                files.insert(origin.id, DataFile { base_id: None, ..file.clone() });
+            }
+        }
+    }
+    files
+}

@@ -1,0 +1,337 @@
+//! Casts that tell of every value that does not go through: what fails to parse, overflows, or would
+//! come back as another value.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, Float32Array,
+    GenericListArray, OffsetSizeTrait, StructArray,
+};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::{CastOptions, and, can_cast_types, cast_with_options, is_not_null, nullif};
+use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+
+use crate::error::{Context, Result};
+
+/// Why a value does not go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Problem {
+    /// It is null, where no null may be.
+    Null,
+    /// It is not a value of the type.
+    NotAValue,
+    /// It is out of the type's range.
+    Overflow,
+    /// It would come back as another value.
+    Lossy,
+}
+
+impl Problem {
+    /// The problem in words, after a count of values.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Null => "are null",
+            Self::NotAValue => "are not of the type",
+            Self::Overflow => "are out of range",
+            Self::Lossy => "would lose digits or parts",
+        }
+    }
+}
+
+/// A cast column, and the rows that did not go through, which are null in it.
+#[derive(Debug)]
+pub(crate) struct Cast {
+    pub(crate) values: ArrayRef,
+    pub(crate) bad: Vec<(Problem, BooleanArray)>,
+}
+
+/// Whether there is a way from `from` to `to` at all.
+pub(crate) fn is_castable(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (
+            DataType::List(a) | DataType::LargeList(a),
+            DataType::List(b) | DataType::LargeList(b),
+        )
+        | (DataType::FixedSizeList(a, _), DataType::FixedSizeList(b, _)) => {
+            lengths_agree(from, to) && is_castable(a.data_type(), b.data_type())
+        }
+        (DataType::Struct(a), DataType::Struct(b)) => {
+            let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name() == b.name());
+            same && a.iter().zip(b).all(|(a, b)| is_castable(a.data_type(), b.data_type()))
+        }
+        (DataType::Struct(_) | DataType::Map(..), _)
+        | (_, DataType::Struct(_) | DataType::Map(..)) => from == to,
+        _ => can_cast_types(from, to),
+    }
+}
+
+fn lengths_agree(from: &DataType, to: &DataType) -> bool {
+    match (from, to) {
+        (DataType::FixedSizeList(_, a), DataType::FixedSizeList(_, b)) => a == b,
+        _ => true,
+    }
+}
+
+/// Casts `array` to `to`. Rounding to a narrower float is what such a cast is asked for, and is no
+/// problem; everything else that would not come back is.
+///
+/// # Errors
+/// `Failed`, when the types cannot be cast at all.
+pub(crate) fn cast(array: &ArrayRef, to: &DataType) -> Result<Cast> {
+    if array.data_type() == to {
+        return Ok(Cast { values: Arc::clone(array), bad: Vec::new() });
+    }
+    match (array.data_type(), to) {
+        (DataType::FixedSizeList(..), DataType::FixedSizeList(..)) => cast_fixed(array, to),
+        (DataType::List(_), DataType::List(_)) => cast_list::<i32>(array, to),
+        (DataType::LargeList(_), DataType::LargeList(_)) => cast_list::<i64>(array, to),
+        (DataType::Struct(_), DataType::Struct(_)) => cast_struct(array, to),
+        _ => cast_flat(array, to),
+    }
+}
+
+fn safe_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    let options = CastOptions { safe: true, ..CastOptions::default() };
+    let from = array.data_type().clone();
+    cast_with_options(array, to, &options).doing(|| format!("cast {from} to {to}"))
+}
+
+fn cast_flat(array: &ArrayRef, to: &DataType) -> Result<Cast> {
+    let mut values = safe_cast(array, to)?;
+    let mut bad = Vec::new();
+    let there = is_not_null(array).doing(|| "look for nulls".to_owned())?;
+    let here = is_not_null(&values).doing(|| "look for nulls".to_owned())?;
+    let failed = difference(&there, &here);
+    let problem = if is_number(array.data_type()) { Problem::Overflow } else { Problem::NotAValue };
+    note(&mut bad, problem, failed);
+    if narrows_float(array.data_type(), to) {
+        let infinite = became_infinite(array, &values);
+        note(&mut bad, Problem::Overflow, infinite);
+    } else if may_lose(array.data_type(), to) {
+        let back = safe_cast(&values, array.data_type())?;
+        let differs = distinct(&back, array).doing(|| "compare what was cast".to_owned())?;
+        let lost = and(&differs, &here).doing(|| "compare what was cast".to_owned())?;
+        note(&mut bad, Problem::Lossy, lost);
+    }
+    for (_, rows) in &bad {
+        values = nullif(&values, rows).doing(|| "leave out what cannot be cast".to_owned())?;
+    }
+    Ok(Cast { values, bad })
+}
+
+/// The rows that are in `one` and not in `other`.
+fn difference(one: &BooleanArray, other: &BooleanArray) -> BooleanArray {
+    let gone = !other.values();
+    BooleanArray::new(one.values() & &gone, None)
+}
+
+fn note(bad: &mut Vec<(Problem, BooleanArray)>, problem: Problem, rows: BooleanArray) {
+    if rows.true_count() > 0 {
+        bad.push((problem, rows));
+    }
+}
+
+fn cast_fixed(array: &ArrayRef, to: &DataType) -> Result<Cast> {
+    let DataType::FixedSizeList(field, size) = to else { return cast_flat(array, to) };
+    let list = array.as_fixed_size_list();
+    if list.value_length() != *size {
+        return cast_flat(array, to);
+    }
+    let length = usize::try_from(*size).unwrap_or_default();
+    let items = list.values().slice(0, list.len() * length);
+    let items = cast(&items, field.data_type())?;
+    let made =
+        FixedSizeListArray::try_new(Arc::clone(field), *size, items.values, list.nulls().cloned());
+    let made: ArrayRef = Arc::new(made.doing(|| format!("cast to {to}"))?);
+    let row_of = |item: usize| item.checked_div(length);
+    leave_out(made, array, &items.bad, row_of)
+}
+
+fn cast_list<O: OffsetSizeTrait>(array: &ArrayRef, to: &DataType) -> Result<Cast> {
+    let (DataType::List(field) | DataType::LargeList(field)) = to else {
+        return cast_flat(array, to);
+    };
+    let list = array.as_list::<O>();
+    let items = cast(list.values(), field.data_type())?;
+    let offsets = list.offsets().clone();
+    let made = GenericListArray::<O>::try_new(
+        Arc::clone(field),
+        offsets.clone(),
+        items.values,
+        list.nulls().cloned(),
+    );
+    let made: ArrayRef = Arc::new(made.doing(|| format!("cast to {to}"))?);
+    let row_of = |item: usize| {
+        let item = O::from_usize(item)?;
+        offsets.partition_point(|offset| *offset <= item).checked_sub(1)
+    };
+    leave_out(made, array, &items.bad, row_of)
+}
+
+fn cast_struct(array: &ArrayRef, to: &DataType) -> Result<Cast> {
+    let DataType::Struct(fields) = to else { return cast_flat(array, to) };
+    let structs = array.as_struct();
+    let (mut columns, mut bad) = (Vec::new(), Vec::new());
+    for (field, column) in fields.iter().zip(structs.columns()) {
+        let made = cast(column, field.data_type())?;
+        columns.push(made.values);
+        bad.extend(made.bad);
+    }
+    let made = StructArray::try_new(fields.clone(), columns, structs.nulls().cloned());
+    let made: ArrayRef = Arc::new(made.doing(|| format!("cast to {to}"))?);
+    leave_out(made, array, &bad, Some)
+}
+
+/// Makes the rows of nested values null that hold a bad one.
+fn leave_out(
+    mut made: ArrayRef,
+    before: &ArrayRef,
+    items: &[(Problem, BooleanArray)],
+    row_of: impl Fn(usize) -> Option<usize>,
+) -> Result<Cast> {
+    let mut bad = Vec::new();
+    for (problem, items) in items {
+        let mut rows = vec![false; made.len()];
+        for item in items.values().set_indices() {
+            if let Some(row) = row_of(item)
+                && before.is_valid(row)
+                && let Some(row) = rows.get_mut(row)
+            {
+                *row = true;
+            }
+        }
+        let rows = BooleanArray::from(rows);
+        made = nullif(&made, &rows).doing(|| "leave out what cannot be cast".to_owned())?;
+        note(&mut bad, *problem, rows);
+    }
+    Ok(Cast { values: made, bad })
+}
+
+fn is_number(data_type: &DataType) -> bool {
+    data_type.is_numeric() || data_type.is_decimal()
+}
+
+fn narrows_float(from: &DataType, to: &DataType) -> bool {
+    from.is_floating() && to.is_floating() && to.primitive_width() < from.primitive_width()
+}
+
+/// Rows that were finite and are infinite now.
+fn became_infinite(before: &ArrayRef, after: &ArrayRef) -> BooleanArray {
+    let finite = |array: &ArrayRef, row: usize| match array.data_type() {
+        DataType::Float16 => array.as_primitive::<Float16Type>().value(row).is_finite(),
+        DataType::Float32 => array.as_primitive::<Float32Type>().value(row).is_finite(),
+        DataType::Float64 => array.as_primitive::<Float64Type>().value(row).is_finite(),
+        _ => true,
+    };
+    // Nearly always none: one pass over the result tells.
+    if all_finite(after) {
+        return BooleanArray::from(vec![false; after.len()]);
+    }
+    let rows = 0..after.len();
+    let lost = rows.map(|row| before.is_valid(row) && finite(before, row) && !finite(after, row));
+    BooleanArray::from(lost.collect::<Vec<_>>())
+}
+
+fn all_finite(array: &ArrayRef) -> bool {
+    let half = |array: &Float16Array| array.values().iter().all(|value| value.is_finite());
+    let single = |array: &Float32Array| array.values().iter().all(|value| value.is_finite());
+    match array.data_type() {
+        DataType::Float16 => half(array.as_primitive()),
+        DataType::Float32 => single(array.as_primitive()),
+        _ => false,
+    }
+}
+
+/// Whether a cast can give a value that does not come back, without being null.
+fn may_lose(from: &DataType, to: &DataType) -> bool {
+    use DataType::{
+        Boolean, Date32, Date64, Decimal128, Decimal256, Dictionary, Time32, Time64, Timestamp,
+    };
+    match (from, to) {
+        (Dictionary(_, from), to) => may_lose(from, to),
+        (from, Dictionary(_, to)) => may_lose(from, to),
+        (from, to) if from.is_floating() => to.is_integer() || is_exact(to) || *to == Boolean,
+        (from, to) if from.is_integer() && to.is_floating() => {
+            // A float of so many bits holds integers of half as many at least.
+            let wide = from.primitive_width().unwrap_or(8) * 2;
+            wide > to.primitive_width().unwrap_or(0)
+        }
+        (from, Boolean) => is_number(from),
+        (Decimal128(..) | Decimal256(..), to) => is_number(to),
+        (Timestamp(..), Timestamp(..) | Date32 | Date64)
+        | (Date64, Date32)
+        | (Date32 | Date64, Timestamp(..))
+        | (Time64(_), Time32(_) | Time64(_))
+        | (Time32(_), Time32(_))
+        | (DataType::Duration(_), DataType::Duration(_)) => true,
+        _ => false,
+    }
+}
+
+fn is_exact(data_type: &DataType) -> bool {
+    data_type.is_decimal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float64Array, Int64Array, StringArray};
+    use arrow::datatypes::TimeUnit;
+
+    #[allow(clippy::needless_pass_by_value, reason = "shorter calls")]
+    fn problems(array: ArrayRef, to: &DataType) -> Vec<(Problem, Vec<usize>)> {
+        let made = cast(&array, to).unwrap();
+        let bad = made.bad.iter();
+        bad.map(|(problem, rows)| (*problem, rows.values().set_indices().collect())).collect()
+    }
+
+    #[test]
+    fn every_value_that_does_not_go_through_is_told() {
+        let strings: ArrayRef =
+            Arc::new(StringArray::from(vec![Some("1"), Some("x"), None, Some("2.5")]));
+        assert_eq!(
+            problems(Arc::clone(&strings), &DataType::Int32),
+            [(Problem::NotAValue, vec![1, 3])]
+        );
+        assert_eq!(problems(strings, &DataType::Float64), [(Problem::NotAValue, vec![1])]);
+        let floats: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.5, 1e300, f64::NAN]));
+        assert_eq!(
+            problems(Arc::clone(&floats), &DataType::Int64),
+            [(Problem::Overflow, vec![2, 3]), (Problem::Lossy, vec![1])]
+        );
+        assert_eq!(problems(floats, &DataType::Float32), [(Problem::Overflow, vec![2])]);
+        let ints: ArrayRef = Arc::new(Int64Array::from(vec![1, 300, (1 << 53) + 1]));
+        assert_eq!(problems(Arc::clone(&ints), &DataType::Int8), [(Problem::Overflow, vec![1, 2])]);
+        assert_eq!(problems(Arc::clone(&ints), &DataType::Float64), [(Problem::Lossy, vec![2])]);
+        assert!(problems(ints, &DataType::Utf8).is_empty());
+    }
+
+    #[test]
+    fn times_lose_what_their_unit_lacks() {
+        let us = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let times =
+            cast_flat(&(Arc::new(Int64Array::from(vec![1_500, 2_000])) as ArrayRef), &us).unwrap();
+        let ms = DataType::Timestamp(TimeUnit::Millisecond, None);
+        assert_eq!(problems(times.values, &ms), [(Problem::Lossy, vec![0])]);
+    }
+
+    #[test]
+    fn a_row_with_a_bad_item_is_bad() {
+        let item = |kind| Arc::new(arrow::datatypes::Field::new("item", kind, true));
+        let values = Float32Array::from(vec![1.0, 2.0, 70_000.0, 0.1]);
+        let list = FixedSizeListArray::try_new(item(DataType::Float32), 2, Arc::new(values), None);
+        let to = DataType::FixedSizeList(item(DataType::Float16), 2);
+        let made = cast(&(Arc::new(list.unwrap()) as ArrayRef), &to).unwrap();
+        assert_eq!(made.values.data_type(), &to);
+        assert!(made.values.is_valid(0) && made.values.is_null(1));
+        assert_eq!(made.bad.len(), 1);
+        let lists = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>(
+            vec![Some(vec![Some(1)]), None, Some(vec![]), Some(vec![Some(2), Some(1000)])],
+        );
+        let to = DataType::List(item(DataType::Int8));
+        let array: ArrayRef = Arc::new(lists);
+        assert_eq!(problems(array, &to), [(Problem::Overflow, vec![3])]);
+    }
+}

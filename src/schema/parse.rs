@@ -1,0 +1,252 @@
+//! Reads changes as they are written on the command line and in a file.
+
+use toml_edit::{Document, Item, Table, Value};
+
+use crate::error::{Error, Result};
+use crate::schema::change::{Add, Cast, Change, Compute};
+use crate::schema::types::Parser;
+
+/// The words that changes begin with: the flags' names.
+const VERBS: &[&str] =
+    &["add", "compute", "cast", "fill", "rename", "drop", "nullable", "not-null"];
+
+impl Change {
+    /// Reads a change of the kind that `verb` (a flag's name without its dashes) names.
+    ///
+    /// # Errors
+    /// `Usage`, pointing at the place.
+    pub fn parse(verb: &str, text: &str) -> Result<Self> {
+        match verb {
+            "add" => Self::parse_add(text),
+            "compute" => parse_compute(text),
+            "cast" => parse_cast(text),
+            "fill" => {
+                let (name, value) = split(text, "expected NAME=LITERAL")?;
+                Ok(Self::Fill { name, value })
+            }
+            "rename" => parse_rename(text),
+            "drop" => Ok(Self::Drop { name: name(text)? }),
+            "nullable" => Ok(Self::Nullable { name: name(text)? }),
+            "not-null" | "not_null" => Ok(Self::NotNull { name: name(text)? }),
+            other => {
+                let verbs = VERBS.join(", ");
+                Err(Error::usage(format!("no change is called `{other}`; there is {verbs}")))
+            }
+        }
+    }
+
+    /// Reads `NAME:TYPE[ not null][=LITERAL]`.
+    ///
+    /// # Errors
+    /// `Usage`, pointing at the place.
+    pub fn parse_add(text: &str) -> Result<Self> {
+        let (name, mut parser) =
+            typed(text, "expected a column as NAME:TYPE[ not null][=LITERAL]")?;
+        let data_type = parser.data_type()?;
+        let nullable = !parser.eat_not_null();
+        let mut default = None;
+        if parser.eat("=") {
+            default = Some(parser.rest().to_owned());
+        } else {
+            parser.end()?;
+        }
+        if !nullable && default.is_none() {
+            let message = format!("column `{name}` is `not null`, so it needs a literal: {text}=…");
+            return Err(Error::usage(message));
+        }
+        Ok(Self::Add(Add { name, data_type, nullable, default }))
+    }
+
+    /// Reads the changes of a TOML text, in its order: a list of tables `[[change]]`, each with one key
+    /// that is a flag's name (`add = "NAME:TYPE=LITERAL"`), or lists of texts under such keys.
+    ///
+    /// # Errors
+    /// `Usage`, naming what is wrong.
+    pub fn parse_toml(text: &str) -> Result<Vec<Self>> {
+        let document = Document::parse(text.to_owned());
+        let document = document.map_err(|error| Error::usage(format!("not TOML: {error}")))?;
+        changes_of(document.as_table())
+    }
+}
+
+fn parse_compute(text: &str) -> Result<Change> {
+    const SHAPE: &str = "expected a column as NAME[:TYPE][ not null]=SQL";
+    let equals = text.find('=').unwrap_or(text.len());
+    let colon = text.find(':').filter(|colon| *colon < equals);
+    let (name, data_type, nullable, mut parser) = if colon.is_some() {
+        let (name, mut parser) = typed(text, SHAPE)?;
+        let data_type = parser.data_type()?;
+        let nullable = !parser.eat_not_null();
+        (name, Some(data_type), nullable, parser)
+    } else {
+        let name = text.get(..equals).unwrap_or_default().trim().to_owned();
+        (name, None, true, Parser::starting_at(text, equals))
+    };
+    if name.is_empty() || !parser.eat("=") {
+        return Err(parser.error(SHAPE));
+    }
+    let sql = parser.rest().trim().to_owned();
+    if sql.is_empty() {
+        return Err(parser.error("expected an expression"));
+    }
+    Ok(Change::Compute(Compute { name, data_type, nullable, sql }))
+}
+
+fn parse_cast(text: &str) -> Result<Change> {
+    let (name, mut parser) = typed(text, "expected a column as NAME:TYPE")?;
+    let data_type = parser.data_type()?;
+    parser.end()?;
+    Ok(Change::Cast(Cast { name, data_type, from: None }))
+}
+
+fn parse_rename(text: &str) -> Result<Change> {
+    let (name, to) = split(text, "expected OLD=NEW")?;
+    let to = to.trim().to_owned();
+    // The new name may be given with its path.
+    let path = name.rsplit_once('.').map(|(path, _)| format!("{path}."));
+    let to =
+        path.as_ref().and_then(|path| to.strip_prefix(path.as_str())).unwrap_or(&to).to_owned();
+    if to.is_empty() {
+        return Err(Parser::new(text).error("expected OLD=NEW"));
+    }
+    Ok(Change::Rename { name, to })
+}
+
+/// The name before the colon, and what comes after it.
+fn typed<'a>(text: &'a str, shape: &str) -> Result<(String, Parser<'a>)> {
+    let colon = text.find(':').unwrap_or(text.len());
+    let name = text.get(..colon).unwrap_or_default().trim();
+    let mut parser = Parser::starting_at(text, colon);
+    if name.is_empty() || !parser.eat(":") {
+        return Err(Parser::new(text).error(shape));
+    }
+    Ok((name.to_owned(), parser))
+}
+
+fn split(text: &str, shape: &str) -> Result<(String, String)> {
+    let (name, value) = text.split_once('=').ok_or_else(|| Parser::new(text).error(shape))?;
+    if name.trim().is_empty() {
+        return Err(Parser::new(text).error(shape));
+    }
+    Ok((name.trim().to_owned(), value.to_owned()))
+}
+
+fn name(text: &str) -> Result<String> {
+    let name = text.trim();
+    if name.is_empty() {
+        return Err(Error::usage("expected a column's name"));
+    }
+    Ok(name.to_owned())
+}
+
+fn changes_of(table: &Table) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for (key, item) in table {
+        match (key, item) {
+            ("change" | "changes", Item::ArrayOfTables(tables)) => {
+                for table in tables {
+                    changes.extend(changes_of(table)?);
+                }
+            }
+            ("change" | "changes", Item::Value(Value::Array(tables))) => {
+                for table in tables {
+                    let table = table.as_inline_table();
+                    let table = table.ok_or_else(|| {
+                        Error::usage("`changes` is a list of tables such as { rename = \"a=b\" }")
+                    })?;
+                    changes.extend(changes_of(&table.clone().into_table())?);
+                }
+            }
+            (verb, Item::Value(Value::String(text))) => {
+                changes.push(Change::parse(verb, text.value())?);
+            }
+            (verb, Item::Value(Value::Array(texts))) => {
+                for text in texts {
+                    let text = text.as_str();
+                    let text = text.ok_or_else(|| Error::usage(format!("`{verb}` takes texts")))?;
+                    changes.push(Change::parse(verb, text)?);
+                }
+            }
+            (key, _) => {
+                let message = format!("`{key}`: expected a change such as rename = \"a=b\"");
+                return Err(Error::usage(message));
+            }
+        }
+    }
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_read_and_print() {
+        for text in [
+            "add created_at:timestamp[us, tz=UTC]=2026-01-01",
+            "add n:int64 not null=3",
+            "add note:string",
+            "add eq:string=a=b:c",
+            "add s:struct<a: int32, b: string>",
+            "compute total=price * 2",
+            "compute total:double=price * 2",
+            "compute small:bool not null=price < 2",
+            "compute same=a = 'x:y'",
+            "cast price:decimal128(10, 2)",
+            "cast meta.n:int64",
+            "fill price=0",
+            "rename a=b",
+            "rename a.b=c",
+            "drop a.b",
+            "nullable a",
+            "not-null a",
+        ] {
+            let (verb, rest) = text.split_once(' ').unwrap();
+            let change = Change::parse(verb, rest).unwrap();
+            assert_eq!(change.text(), text);
+            let json = serde_json::to_string(&change).unwrap();
+            assert_eq!(serde_json::from_str::<Change>(&json).unwrap(), change);
+        }
+    }
+
+    #[test]
+    fn bad_changes_point_at_the_place() {
+        let message = |verb: &str, text: &str| Change::parse(verb, text).unwrap_err().to_string();
+        assert!(message("add", "noType").contains("NAME:TYPE"));
+        assert!(message("add", ":int8").contains("NAME:TYPE"));
+        assert!(message("add", "a:int8 not null").contains("needs a literal"));
+        assert_eq!(
+            message("add", "a:int9=1"),
+            "no type is called `int9`; did you mean `int8`?\n  a:int9=1\n    ^"
+        );
+        assert!(message("add", "a:int8 nope").contains("expected nothing more"));
+        assert!(message("compute", "a").contains("=SQL"));
+        assert!(message("compute", "a=").contains("an expression"));
+        assert!(message("cast", "a").contains("NAME:TYPE"));
+        assert!(message("rename", "a").contains("OLD=NEW"));
+        assert!(message("fill", "=1").contains("NAME=LITERAL"));
+        assert!(message("drop", " ").contains("name"));
+        assert!(message("drip", "a").contains("no change is called"));
+    }
+
+    #[test]
+    fn a_file_keeps_its_order() {
+        let text = r#"
+            [[change]]
+            rename = "a=b"
+            [[change]]
+            add = "a:int64=1"
+            [[change]]
+            drop = "c"
+        "#;
+        let texts = |text: &str| -> Vec<String> {
+            Change::parse_toml(text).unwrap().iter().map(Change::text).collect()
+        };
+        assert_eq!(texts(text), ["rename a=b", "add a:int64=1", "drop c"]);
+        assert_eq!(texts("changes = [{ drop = \"x\" }, { add = \"y:int8\" }]").len(), 2);
+        assert_eq!(texts("drop = ['b', 'a']\nadd = 'y:int8'"), ["drop b", "drop a", "add y:int8"]);
+        for bad in ["drop", "drop = 3", "droop = 'a'", "[change]\nx = 1", "changes = ['a']"] {
+            assert!(Change::parse_toml(bad).is_err(), "{bad}");
+        }
+    }
+}

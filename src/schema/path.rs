@@ -1,0 +1,38 @@
+//! Finding a field by its dotted path.
+
+use lance_core::datatypes::Field;
+
+/// Where a field is: its position among the top-level fields, then among each one's children.
+pub(crate) type Place = Vec<usize>;
+
+/// The place of `path` among `fields`. A field whose own name has dots goes before a path. What lies in a
+/// list or a map has no path.
+pub(crate) fn find(fields: &[Field], path: &str) -> Option<Place> {
+    if let Some(at) = fields.iter().position(|field| field.name == path) {
+        return Some(vec![at]);
+    }
+    fields.iter().enumerate().find_map(|(at, field)| {
+        let rest = path.strip_prefix(field.name.as_str())?.strip_prefix('.')?;
+        if !field.logical_type.is_struct() {
+            return None;
+        }
+        let inner = find(&field.children, rest)?;
+        Some([at].into_iter().chain(inner).collect())
+    })
+}
+
+/// The field at `place`.
+pub(crate) fn field_at<'a>(fields: &'a [Field], place: &[usize]) -> Option<&'a Field> {
+    let (first, rest) = place.split_first()?;
+    let field = fields.get(*first)?;
+    if rest.is_empty() { Some(field) } else { field_at(&field.children, rest) }
+}
+
+/// The fields among which the one at `place` is.
+pub(crate) fn fields_around<'a>(fields: &'a [Field], place: &[usize]) -> &'a [Field] {
+    let outer = place.split_last().map_or(&[][..], |(_, outer)| outer);
+    if outer.is_empty() {
+        return fields;
+    }
+    field_at(fields, outer).map_or(&[], |field| &field.children)
+}

@@ -1,0 +1,191 @@
+//! An expression over the columns of a row: parsed and typed when the migration is planned, evaluated
+//! batch by batch.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Schema as ArrowSchema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::physical_plan::PhysicalExpr;
+use lance_datafusion::planner::Planner;
+
+use crate::error::{Context, Error, Result};
+
+/// An expression, ready to be evaluated.
+#[derive(Debug)]
+pub struct Sql {
+    text: String,
+    expr: Arc<dyn PhysicalExpr>,
+    /// The columns that it names.
+    inputs: SchemaRef,
+    data_type: DataType,
+    nullable: bool,
+    /// The type that was asked for, where it is another one, and the column's name.
+    cast: Option<(DataType, String)>,
+}
+
+impl Sql {
+    /// Parses `text`, an expression over the columns of `schema`, in the dialect of Lance's filters.
+    ///
+    /// # Errors
+    /// `Usage`, when it cannot be read, names a column that is not there, or gives another value each
+    /// time.
+    pub(crate) fn parse(text: &str, schema: &ArrowSchema) -> Result<Self> {
+        Self::compile(text, schema, false)
+    }
+
+    /// Parses `text`, a condition over the columns of `schema`.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse), and `Usage`, when it is neither true nor false.
+    pub(crate) fn parse_filter(text: &str, schema: &ArrowSchema) -> Result<Self> {
+        let filter = Self::compile(text, schema, true)?;
+        if filter.data_type != DataType::Boolean {
+            return Err(Error::usage(format!(
+                "`{text}` is no condition: it gives {}",
+                filter.data_type
+            )));
+        }
+        Ok(filter)
+    }
+
+    fn compile(text: &str, schema: &ArrowSchema, is_filter: bool) -> Result<Self> {
+        let bad = |error: lance_core::Error| {
+            Error::usage(format!("cannot make sense of `{text}`")).caused_by(error)
+        };
+        let parse = |planner: &Planner| parsed(planner, text, is_filter);
+        let all = Planner::new(Arc::new(schema.clone()));
+        let expr = parse(&all).map_err(bad)?;
+        // Before it is simplified: that turns `now()` into a value.
+        expect_immutable(text, &expr)?;
+        let inputs = Arc::new(inputs_of(&expr, schema)?);
+        let planner = Planner::new(Arc::clone(&inputs));
+        let expr = parse(&planner).and_then(|expr| planner.optimize_expr(expr)).map_err(bad)?;
+        let physical = planner.create_physical_expr(&expr).map_err(bad)?;
+        let told = |error| Error::usage(format!("cannot make sense of `{text}`: {error}"));
+        let data_type = physical.data_type(&inputs).map_err(told)?;
+        let nullable = physical.nullable(&inputs).map_err(told)?;
+        Ok(Self { text: text.to_owned(), expr: physical, inputs, data_type, nullable, cast: None })
+    }
+
+    /// The same expression, cast to `data_type` for the column `path`.
+    pub(crate) fn with_cast(mut self, data_type: DataType, path: &str) -> Self {
+        if data_type != self.data_type {
+            self.cast = Some((data_type, path.to_owned()));
+        }
+        self
+    }
+
+    /// The columns that it names.
+    pub fn inputs(&self) -> &ArrowSchema {
+        &self.inputs
+    }
+
+    /// The type of its values, before any cast.
+    pub fn data_type(&self) -> &DataType {
+        &self.data_type
+    }
+
+    /// Whether it may give nulls.
+    pub fn nullable(&self) -> bool {
+        self.nullable
+    }
+
+    /// The type that its values are cast to, if they are, and the column's name.
+    pub(crate) fn cast(&self) -> Option<(&DataType, &str)> {
+        self.cast.as_ref().map(|(data_type, path)| (data_type, path.as_str()))
+    }
+
+    pub(crate) fn is_cast(&self) -> bool {
+        self.cast.is_some()
+    }
+
+    /// Its values for the rows of `columns`, which are those that it names, in its order.
+    ///
+    /// # Errors
+    /// `Refused`, when it cannot be computed for a row.
+    pub(crate) fn evaluate(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<ArrayRef> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let inputs = Arc::clone(&self.inputs);
+        let batch = RecordBatch::try_new_with_options(inputs, columns, &options);
+        let batch = batch.doing(|| format!("gather the columns of `{}`", self.text))?;
+        let value = self.expr.evaluate(&batch).and_then(|value| value.into_array(rows));
+        value.map_err(|error| {
+            Error::refused(format!("`{}` cannot be computed for every row", self.text))
+                .caused_by(error)
+        })
+    }
+
+    /// Which rows of `columns` it is true for.
+    ///
+    /// # Errors
+    /// Those of [`evaluate`](Self::evaluate).
+    pub(crate) fn matches(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<BooleanArray> {
+        let found = self.evaluate(columns, rows)?;
+        let found = found.as_boolean_opt().cloned();
+        let found =
+            found.ok_or_else(|| Error::failed(format!("`{}` is no condition", self.text)))?;
+        // Null is not true.
+        Ok(match found.nulls() {
+            Some(nulls) => BooleanArray::new(found.values() & nulls.inner(), None),
+            None => found,
+        })
+    }
+}
+
+/// Parses `text`. The parentheses keep what comes after an expression from being ignored.
+fn parsed(planner: &Planner, text: &str, is_filter: bool) -> lance_core::Result<Expr> {
+    let parse = |text: &str| {
+        // Lance's planner panics at literals that it does not know.
+        let parse = std::panic::AssertUnwindSafe(|| {
+            if is_filter { planner.parse_filter(text) } else { planner.parse_expr(text) }
+        });
+        std::panic::catch_unwind(parse).unwrap_or_else(|_| {
+            Err(lance_core::Error::invalid_input(format!("a literal of `{text}` is not supported")))
+        })
+    };
+    let plain = parse(&format!("({text}\n)"));
+    if plain.is_ok() {
+        return plain;
+    }
+    // `CASE`, `SUBSTRING` and the like are known to Lance only as a function's argument.
+    parse(&format!("coalesce(({text}\n))")).or(plain)
+}
+
+fn inputs_of(expr: &Expr, schema: &ArrowSchema) -> Result<ArrowSchema> {
+    let names = Planner::column_names_in_expr(expr);
+    let mut places = Vec::new();
+    for name in names {
+        let top = schema.fields().iter().position(|field| *field.name() == name);
+        let place = top.or_else(|| {
+            let (top, _) = name.split_once('.')?;
+            schema.fields().iter().position(|field| field.name() == top)
+        });
+        places.push(place.ok_or_else(|| Error::usage(format!("there is no column `{name}`")))?);
+    }
+    places.sort_unstable();
+    places.dedup();
+    schema.project(&places).doing(|| "gather an expression's columns".to_owned())
+}
+
+/// Refuses what gives another value each time: a chunk that is staged again must be the same.
+fn expect_immutable(text: &str, expr: &Expr) -> Result<()> {
+    let mut found = None;
+    let walked = expr.apply(|node| {
+        if let Expr::ScalarFunction(call) = node
+            && call.func.signature().volatility != Volatility::Immutable
+        {
+            found = Some(call.func.name().to_owned());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.doing(|| format!("look at `{text}`"))?;
+    match found {
+        None => Ok(()),
+        Some(name) => Err(Error::usage(format!(
+            "`{text}`: {name}() gives another value each time, so that what was staged could not be verified; for times there is --add with `now`"
+        ))),
+    }
+}

@@ -1,0 +1,125 @@
+//! Arrays in another shape: children left out or called otherwise, the values as they were.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayData, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
+    StructArray, make_array,
+};
+use arrow::datatypes::{DataType, Field as ArrowField};
+use lance_core::datatypes::Field;
+
+use crate::error::{Context, Result};
+
+/// The values of `array`, which is the field `from`, for the field `to`, whose children are some of
+/// `from`'s, by id.
+///
+/// # Errors
+/// `Failed`, when `array` is not of the field.
+pub(crate) fn select(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
+    let selected = if same_children(from, to) { Arc::clone(array) } else { pick(array, from, to)? };
+    retype(&selected, &to.data_type())
+}
+
+fn same_children(from: &Field, to: &Field) -> bool {
+    from.children.len() == to.children.len()
+        && from
+            .children
+            .iter()
+            .zip(&to.children)
+            .all(|(from, to)| from.id == to.id && same_children(from, to))
+}
+
+fn pick(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
+    match array.data_type() {
+        DataType::Struct(_) => {
+            let structs = array.as_struct();
+            let (mut fields, mut columns) = (Vec::new(), Vec::new());
+            for child in &to.children {
+                let place = from.children.iter().position(|old| old.id == child.id);
+                let place = place.and_then(|place| {
+                    Some((from.children.get(place)?, structs.columns().get(place)?))
+                });
+                let Some((old, column)) = place else { continue };
+                let column = select(column, old, child)?;
+                let (name, kind) = (&child.name, column.data_type().clone());
+                fields.push(Arc::new(ArrowField::new(name, kind, child.nullable)));
+                columns.push(column);
+            }
+            let nulls = structs.nulls().cloned();
+            let made = StructArray::try_new_with_length(fields.into(), columns, nulls, array.len());
+            Ok(Arc::new(made.doing(|| format!("leave out children of `{}`", to.name))?))
+        }
+        DataType::List(_) => pick_items::<i32>(array, from, to),
+        DataType::LargeList(_) => pick_items::<i64>(array, from, to),
+        DataType::FixedSizeList(_, size) => {
+            let Some((old, new)) = from.children.first().zip(to.children.first()) else {
+                return Ok(Arc::clone(array));
+            };
+            let list = array.as_fixed_size_list();
+            let items = select(list.values(), old, new)?;
+            let field = ArrowField::new(&new.name, items.data_type().clone(), new.nullable);
+            let made =
+                FixedSizeListArray::try_new(Arc::new(field), *size, items, list.nulls().cloned());
+            Ok(Arc::new(made.doing(|| format!("leave out children of `{}`", to.name))?))
+        }
+        _ => Ok(Arc::clone(array)),
+    }
+}
+
+fn pick_items<O: OffsetSizeTrait>(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
+    let Some((old, new)) = from.children.first().zip(to.children.first()) else {
+        return Ok(Arc::clone(array));
+    };
+    let list = array.as_list::<O>();
+    let items = select(list.values(), old, new)?;
+    let field = ArrowField::new(&new.name, items.data_type().clone(), new.nullable);
+    let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
+    let made = GenericListArray::<O>::try_new(Arc::new(field), offsets, items, nulls);
+    Ok(Arc::new(made.doing(|| format!("leave out children of `{}`", to.name))?))
+}
+
+/// `array` as `to`, which differs in names, nullability and metadata of what is inside only.
+///
+/// # Errors
+/// `Failed`, when it differs in more, or a null is where none may be.
+pub(crate) fn retype(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
+    if array.data_type() == to {
+        return Ok(Arc::clone(array));
+    }
+    Ok(make_array(retype_data(array.to_data(), to)?))
+}
+
+fn retype_data(data: ArrayData, to: &DataType) -> Result<ArrayData> {
+    if data.data_type() == to {
+        return Ok(data);
+    }
+    let inner: Vec<&DataType> = match to {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => vec![field.data_type()],
+        DataType::Struct(fields) => fields.iter().map(|field| field.data_type()).collect(),
+        DataType::Dictionary(_, values) => vec![values],
+        _ => Vec::new(),
+    };
+    let children = data.child_data().iter().zip(inner);
+    let children = children.map(|(child, to)| retype_data(child.clone(), to));
+    let children = children.collect::<Result<Vec<_>>>()?;
+    let from = data.data_type().clone();
+    let made = data.into_builder().data_type(to.clone()).child_data(children).build();
+    made.doing(|| format!("make {from} a {to}"))
+}
+
+/// `array` without its nulls: whatever lies under them shows. For rows that nobody can see.
+///
+/// # Errors
+/// `Failed`, when it cannot be built.
+pub(crate) fn without_nulls(array: &ArrayRef) -> Result<ArrayRef> {
+    if array.null_count() == 0 {
+        return Ok(Arc::clone(array));
+    }
+    let made = array.to_data().into_builder().nulls(None).build();
+    Ok(make_array(made.doing(|| "fill deleted rows".to_owned())?))
+}

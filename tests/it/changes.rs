@@ -1,0 +1,318 @@
+//! Every kind of change, alone and together, by every strategy that can do it.
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, StructArray};
+use arrow::datatypes::{DataType, Field, Float16Type, Int64Type, Schema};
+use lance::dataset::WriteParams;
+use lance::index::DatasetIndexExt;
+use relance::{Change, Location, Migration, Strategy};
+use std::sync::Arc;
+
+use crate::support::{Db, documents, ids, index_ids, run};
+
+/// Asks for `changes`, such as `rename text=body`, in order.
+fn asking(db: &Db, changes: &[&str]) -> Migration {
+    let changes = changes.iter().map(|change| {
+        let (verb, text) = change.split_once(' ').unwrap();
+        Change::parse(verb, text).unwrap()
+    });
+    let location = Location::new(db.text(), "t").unwrap();
+    changes.fold(Migration::of(location), Migration::change)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_planner_takes_the_cheapest_strategy() {
+    let db = Db::new();
+    db.documents("t", 100, 30).await;
+    for (wanted, changes) in [
+        (Strategy::Metadata, &["rename text=body"][..]),
+        (Strategy::Metadata, &["drop text", "rename vector=v"]),
+        (Strategy::Metadata, &["nullable id", "add n:int64"]),
+        (Strategy::Columns, &["add n:int64=7"]),
+        (Strategy::Columns, &["compute n=id + 1"]),
+        (Strategy::Columns, &["cast id:string"]),
+        (Strategy::Columns, &["fill text=none"]),
+        (Strategy::Columns, &["fill text=none", "not-null text"]),
+        (Strategy::Columns, &["drop text", "add n:int64=7"]),
+        (Strategy::Columns, &["add n:int64 not null=7"]),
+        (Strategy::Columns, &["add n:int64=1", "drop id", "drop text", "drop vector"]),
+        (Strategy::Nothing, &["nullable text"]),
+        (Strategy::Nothing, &["fill id=1"]),
+    ] {
+        let plan = asking(&db, changes).plan().await.unwrap();
+        assert_eq!(plan.strategy, wanted, "{changes:?}");
+        // The same request on the same table is the same plan.
+        let again = asking(&db, changes).plan().await.unwrap();
+        assert_eq!(plan.json(), again.json(), "{changes:?}");
+        assert!(plan.strategy == Strategy::Nothing || plan.cost.needed_bytes > 0);
+    }
+    for more in [
+        &["--rows-per-file", "10"][..],
+        &["--where", "id < 5"],
+        &["--storage-version", "2.0"],
+        &["--strategy", "rewrite"],
+    ] {
+        let plan = db.relance("plan", "t", more).expect(0).says("rewrite");
+        assert!(plan.stdout.contains("strategy   rewrite"), "{}", plan.stdout);
+    }
+    for (strategy, change) in [("metadata", "n:int64=7"), ("columns", "n:int64")] {
+        let args = ["--add", change, "--strategy", strategy];
+        let code = if strategy == "metadata" { 3 } else { 0 };
+        db.relance("plan", "t", &args).expect(code);
+    }
+    db.relance("plan", "t", &["--rename", "text=body", "--strategy", "columns"])
+        .expect(3)
+        .says("--strategy auto takes `metadata`");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_many_changes_reads_as_expected() {
+    let db = Db::new();
+    let mut live = db.documents("t", 1_000, 250).await;
+    index_ids(&mut live).await;
+    let args =
+        ["--rename", "text=body", "--add", "n:int64=7", "--cast", "id:string", "--drop", "vector"];
+    let plan = db.relance("plan", "t", &args).expect(0).stdout;
+    let kept = |line: &&str| {
+        !["  space", "  read", "  write", "  instead"].iter().any(|s| line.starts_with(s))
+    };
+    let golden = "\
+Plan for `t` at version 2
+  strategy   columns: the values of `id` are new; all other columns stay where they are
+  change     rename text=body (metadata: names stand in the manifest)
+  change     add n:int64=7 (columns: its value is written for every row)
+  change     cast id:string (columns: every value is cast)
+  change     drop vector (metadata: the manifest names it no more)
+  schema
+             id: string not null
+           + body: string
+           + n: int64
+           - text: string
+           - vector: fixed_size_list<item: float>[8]
+  rows       1,000 in 4 fragments, 1 chunks
+  index      `id_idx` (BTree on `id`): rebuilt with the same parameters
+  undo       `rollback`, at once; what was written after the swap cannot be carried back";
+    assert_eq!(plan.lines().filter(kept).collect::<Vec<_>>().join("\n"), golden);
+}
+
+/// A table with structs, some of them null, in several fragments with deletions.
+async fn nested(db: &Db) -> RecordBatch {
+    let numbers = Int64Array::from((0..200).map(|n| (n % 6 != 1).then_some(n)).collect::<Vec<_>>());
+    let texts: StringArray = (0..200).map(|n| (n % 4 != 2).then(|| format!("{n}"))).collect();
+    let fields =
+        vec![Field::new("n", DataType::Int64, true), Field::new("t", DataType::Utf8, true)];
+    let columns: Vec<ArrayRef> = vec![Arc::new(numbers), Arc::new(texts)];
+    let nulls = (0..200).map(|n| n % 5 != 0).collect::<Vec<bool>>();
+    let meta = StructArray::try_new(fields.into(), columns, Some(nulls.into())).unwrap();
+    let id: ArrayRef = Arc::new(Int64Array::from_iter_values(0..200));
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("meta", meta.data_type().clone(), true),
+    ]);
+    let batch = RecordBatch::try_new(schema.into(), vec![id, Arc::new(meta)]).unwrap();
+    let params = WriteParams { max_rows_per_file: 60, ..WriteParams::default() };
+    let mut live = db.write("t", vec![batch], params).await;
+    live.delete("id % 9 = 4").await.unwrap();
+    db.rows("t").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_inside_structs_change_too() {
+    for strategy in [Strategy::Columns, Strategy::Rewrite] {
+        let db = Db::new();
+        let before = nested(&db).await;
+        let changes =
+            ["cast meta.n:string", "fill meta.t=none", "rename meta.t=text", "add meta.x:int64=9"];
+        asking(&db, &changes).strategy(strategy).migrate().await.unwrap();
+        let after = db.rows("t").await;
+        assert_eq!(ids(&after), ids(&before));
+        let (old, new) = (before.column(1).as_struct(), after.column(1).as_struct());
+        assert_eq!(new.column_names(), ["n", "text", "x"]);
+        for row in 0..before.num_rows() {
+            assert_eq!(old.is_null(row), new.is_null(row));
+            if old.is_null(row) {
+                continue;
+            }
+            let n = old.column(0).as_primitive::<Int64Type>();
+            let cast = new.column(0).as_string::<i32>();
+            assert_eq!(
+                n.is_valid(row).then(|| n.value(row).to_string()),
+                cast.is_valid(row).then(|| cast.value(row).to_owned())
+            );
+            let text = old.column(1).as_string::<i32>();
+            let wanted = if text.is_null(row) { "none" } else { text.value(row) };
+            assert_eq!(new.column(1).as_string::<i32>().value(row), wanted);
+            assert_eq!(new.column(2).as_primitive::<Int64Type>().value(row), 9);
+        }
+        asking(&db, &[]).verify().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_counts() {
+    let db = Db::new();
+    db.documents("t", 50, 20).await;
+    let before = db.rows("t").await;
+    // Two columns change their names with each other, and one is computed from what became of them.
+    let changes = [
+        "rename text=x",
+        "add text:string=new",
+        "compute both=concat(text, x)",
+        "cast id:string",
+        "compute more=concat(id, '!')",
+        "drop vector",
+        "add vector:int64=1",
+    ];
+    asking(&db, &changes).migrate().await.unwrap();
+    let after = db.rows("t").await;
+    let old = before.column(1).as_string::<i32>();
+    assert_eq!(after.column_by_name("x").unwrap().as_string::<i32>(), old);
+    let both = after.column_by_name("both").unwrap().as_string::<i32>();
+    let more = after.column_by_name("more").unwrap().as_string::<i32>();
+    for row in 0..50 {
+        let text = if old.is_null(row) { "" } else { old.value(row) };
+        assert_eq!(both.value(row), format!("new{text}"));
+        assert_eq!(more.value(row), format!("{row}!"));
+    }
+    assert_eq!(after.column_by_name("vector").unwrap().data_type(), &DataType::Int64);
+    // Asked again, what can be told to be there is left alone.
+    let again = asking(&db, &["rename text=x", "add text:string=new"]).plan().await;
+    assert!(again.is_err() || again.unwrap().strategy == Strategy::Nothing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_leaves_everything_else_where_it_is() {
+    let db = Db::new();
+    let mut live = db.documents("t", 400, 100).await;
+    index_ids(&mut live).await;
+    live.delete("id % 3 = 1").await.unwrap();
+    let before = db.open("t").await;
+    let files = |dataset: &lance::Dataset| -> Vec<(u64, String, Option<lance_table::format::DeletionFile>)> {
+        let fragments = dataset.iter_fragments();
+        fragments.map(|f| (f.id, f.files[0].path.clone(), f.deletion_file.clone())).collect()
+    };
+    let indices = before.load_indices().await.unwrap();
+    asking(&db, &["add n:int64=7", "cast vector:fixed_size_list<halffloat>[8]"])
+        .migrate()
+        .await
+        .unwrap();
+    let after = db.open("t").await;
+    assert_eq!(files(&after), files(&before));
+    let kept = after.load_indices().await.unwrap();
+    assert_eq!(
+        (kept.len(), kept[0].uuid, &kept[0].fragment_bitmap),
+        (1, indices[0].uuid, &indices[0].fragment_bitmap)
+    );
+    let rows = db.rows("t").await;
+    let vectors = rows.column_by_name("vector").unwrap().as_fixed_size_list();
+    let first = vectors.value(1);
+    assert_eq!(first.as_primitive::<Float16Type>().value(0).to_string(), "1");
+    after.validate().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indices_are_swapped_in_with_the_rows() {
+    for args in [&["--strategy", "rewrite"][..], &["--cast", "id:string"]] {
+        let db = Db::new();
+        let mut live = db.documents("t", 400, 100).await;
+        index_ids(&mut live).await;
+        // Others write between the time that the index is built and the swap.
+        let report = db.relance("migrate", "t", &[args, &["--json"]].concat()).expect(0).json();
+        let swapped = report["report"]["version_swapped"].as_u64().unwrap();
+        assert_eq!(
+            report["report"]["version_after"], swapped,
+            "the index came later than the rows"
+        );
+        let live = db.open("t").await.checkout_version(swapped).await.unwrap();
+        let indices = live.load_indices().await.unwrap();
+        let covered = indices[0].fragment_bitmap.as_ref().unwrap().len();
+        assert_eq!(covered, live.count_fragments() as u64);
+        let found = live
+            .scan()
+            .filter(if args[0] == "--cast" { "id = '77'" } else { "id = 77" })
+            .unwrap()
+            .try_into_batch()
+            .await;
+        assert_eq!(found.unwrap().num_rows(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_and_a_schema_ask_too() {
+    let db = Db::new();
+    db.documents("t", 50, 20).await;
+    let file = db.path().join("migration.toml");
+    std::fs::write(&file, "[[change]]\nrename = \"text=body\"\n[[change]]\nadd = \"n:int64=7\"\n")
+        .unwrap();
+    db.relance("migrate", "t", &["--file", file.to_str().unwrap()]).expect(0);
+    assert_eq!(db.rows("t").await.schema().fields().len(), 4);
+    let schema = db.path().join("schema.json");
+    let plan = db
+        .relance("plan", "t", &["--add", "m:string", "--cast", "n:int32", "--json"])
+        .expect(0)
+        .json();
+    std::fs::write(&schema, plan["schema_after"].to_string()).unwrap();
+    db.relance("migrate", "t", &["--to", schema.to_str().unwrap()]).expect(0);
+    let after = db.rows("t").await;
+    assert_eq!(after.column_by_name("n").unwrap().data_type(), &DataType::Int32);
+    assert_eq!(after.column_by_name("m").unwrap().null_count(), 50);
+    db.documents("other", 1, 1).await;
+    db.relance("plan", "t", &["--to", "other"]).expect(0).says("drop body").says("add text:string");
+    std::fs::write(&file, "renam = 'a=b'").unwrap();
+    db.relance("migrate", "t", &["--file", file.to_str().unwrap()])
+        .expect(2)
+        .says("no change is called");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_values_are_counted_and_refused_or_put_aside() {
+    let db = Db::new();
+    db.documents("t", 700, 200).await;
+    let before = db.files();
+    db.relance("migrate", "t", &["--cast", "text:int64"])
+        .expect(3)
+        .says("600 values are not of the type")
+        .says("(row 0)");
+    db.relance("migrate", "t", &["--not-null", "text"])
+        .expect(3)
+        .says("100 values are null")
+        .says("--fill");
+    db.relance("migrate", "t", &["--cast", "id:int8"])
+        .expect(3)
+        .says("572 values are out of range")
+        .says("128 (row 128)");
+    assert_eq!(db.files(), before);
+    // What is deleted is nobody's problem.
+    db.open("t").await.delete("id > 127").await.unwrap();
+    db.relance("migrate", "t", &["--cast", "id:int8", "--preflight", "sample"]).expect(0);
+    db.relance("rollback", "t", &[]).expect(0);
+    db.relance("migrate", "t", &["--cast", "text:int64", "--on-bad-value", "quarantine"]).expect(0);
+    assert_eq!(db.rows("t").await.column_by_name("text").unwrap().null_count(), 128);
+    assert_eq!(
+        db.rows("t__relance_quarantine").await.num_rows(),
+        ids(&documents(0, 128)).iter().filter(|id| *id % 7 != 3).count()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_asked_is_said() {
+    let db = Db::new();
+    db.documents("t", 20, 20).await;
+    for (code, args, text) in [
+        (3, &["--cast", "vector:int64"][..], "there is no way from"),
+        (3, &["--drop", "txt"], "did you mean `text`"),
+        (3, &["--rename", "id=text"], "there is a column `text` already"),
+        (2, &["--compute", "x=now()"], "gives another value each time"),
+        (2, &["--compute", "x=nothere + 1"], "cannot make sense of"),
+        (2, &["--compute", "x=id, text"], "cannot make sense of"),
+        (2, &["--fill", "text"], "NAME=LITERAL"),
+        (2, &["--where", "id"], "is no condition"),
+        (2, &["--storage-version", "9"], "no storage version"),
+        (2, &["--rename", "id=_rowid"], "reserves this name"),
+        (2, &[], "no change was asked for"),
+    ] {
+        db.relance("plan", "t", args).expect(code).says(text);
+    }
+    run(std::process::Command::new(crate::support::binary()).args(["migrate", "--help"]))
+        .expect(0)
+        .says("--not-null");
+}
