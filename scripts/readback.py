@@ -309,7 +309,7 @@ def bad_values():
         for verb in ["plan", "migrate"]:
             done = subprocess.run([RELANCE, verb, path, "t", "--cast", "v:int64"], capture_output=True, text=True)
             assert done.returncode == 3 and "40 values are not of the type" in done.stderr, done.stderr
-            assert "'x' (row 1)" in done.stderr, done.stderr
+            assert "'x' (_rowid 1)" in done.stderr, done.stderr
         assert lance.dataset(f"{path}/t.lance").version == 1
         relance("migrate", path, "t", "--cast", "v:int64", "--on-bad-value", "null")
         assert lance.dataset(f"{path}/t.lance").to_table()["v"].to_pylist() == [1, None, None, None, 4] * 20

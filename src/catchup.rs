@@ -73,6 +73,9 @@ pub(crate) fn need(
     if !staged.verified {
         return Need::Verify;
     }
+    if follows == Follows::Aligned && came_back(staged.origins, &chunk.origins()) {
+        return Need::Stage;
+    }
     if follows != Follows::Aligned && staged.origins != chunk.origins() {
         if follows == Follows::Unmapped {
             return Need::Stage;
@@ -82,6 +85,19 @@ pub(crate) fn need(
         return if few { Need::Delete } else { Need::Stage };
     }
     if age >= STALE_AFTER { Need::Renew } else { Need::Nothing }
+}
+
+/// Whether rows that were deleted `then` are not any more: somebody went back to an older version. Nothing
+/// was said of what is wrong with them.
+fn came_back(then: &[Origin], now: &[Origin]) -> bool {
+    let deleted = |origin: &Origin| {
+        let file = origin.deletions.as_ref();
+        file.map_or(Some(0), |file| file.num_deleted_rows)
+    };
+    then.iter().zip(now).any(|(then, now)| match (deleted(then), deleted(now)) {
+        (Some(then), Some(now)) => now < then,
+        _ => then.deletions != now.deletions,
+    })
 }
 
 /// The deleted rows of a source fragment, then and now.
@@ -220,6 +236,11 @@ mod tests {
         let deleted = |follows| need(&chunk(7, 100, 3), Some(standing), follows, now);
         assert_eq!(deleted(Follows::Aligned), Need::Nothing);
         assert_eq!(deleted(Follows::Unmapped), Need::Stage);
+        let origins = [origin(7, 5)];
+        let standing =
+            Standing { origins: &origins, rows: 100, verified: true, modified: Some(now) };
+        let back = need(&chunk(7, 100, 3), Some(standing), Follows::Aligned, now);
+        assert_eq!(back, Need::Stage, "rows came back");
         assert_eq!(ask(&chunk(7, 100, 0), true, 4), Need::Renew);
         assert_eq!(ask(&chunk(7, 100, 0), true, 6), Need::Stage, "a cleanup may be at it");
     }

@@ -10,7 +10,7 @@ use crate::commit::{Act, is_of, is_ours};
 use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::source::{TAG_PREFIX, tag_of};
-use crate::table::newest;
+use crate::table::{self, newest};
 
 /// Commits read at once.
 const READ_AHEAD: usize = 8;
@@ -33,6 +33,13 @@ pub(crate) struct Other {
     pub version: u64,
     /// Lance's name for what it did.
     pub operation: String,
+}
+
+impl Other {
+    /// Whether it may have changed a row: compactions and index builds do not.
+    pub(crate) fn changes_rows(&self) -> bool {
+        !matches!(self.operation.as_str(), "Rewrite" | "ReserveFragments" | "CreateIndex")
+    }
 }
 
 /// The rollback points of a table, oldest first.
@@ -85,7 +92,7 @@ async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64
     let ours = match transaction(live, next).await? {
         Some(transaction) => is_ours(&transaction, id, Act::Swap),
         // A cleanup has taken it: the table itself tells.
-        None => names_files_of(live, id).await?,
+        None => names_files_of(live, id).await? || has_other_fields(live, version).await?,
     };
     Ok(ours.then_some(next))
 }
@@ -121,6 +128,16 @@ async fn names_files_of(live: &Dataset, id: &str) -> Result<bool> {
     let newest = newest(live).await?;
     let mut fragments = newest.iter_fragments();
     Ok(fragments.any(|one| one.files.iter().any(|file| datafile::is_of(&file.path, id))))
+}
+
+/// Whether the newest version of `live` has other fields than `version`, which a swap without files makes.
+async fn has_other_fields(live: &Dataset, version: u64) -> Result<bool> {
+    let then = table::at_version(live, version).await?;
+    let fields = |dataset: &Dataset| -> Vec<(i32, String, bool)> {
+        let fields = dataset.schema().fields_pre_order();
+        fields.map(|field| (field.id, field.name.clone(), field.nullable)).collect()
+    };
+    Ok(fields(&*newest(live).await?) != fields(&then))
 }
 
 /// The newest version of the table.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// Ids that are left to others: the fragments that they write meanwhile.
-const ROOM: u64 = 1 << 20;
+const ROOM: u64 = 1 << 12;
 
 /// The ids of staged fragments, by the name of their file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +13,11 @@ pub(crate) struct Numbering {
 }
 
 impl Numbering {
+    /// Whether fragments can be numbered above `used`: Lance's ids have 32 bits.
+    pub(crate) fn has_room(used: u64) -> bool {
+        used + 2 * ROOM < u64::from(u32::MAX)
+    }
+
     /// Gives each of `files`, which are in row order, an id above `used`, the highest id that the table ever
     /// used. Ids ascend in row order. A file keeps its id, unless another one has come before it, or the
     /// table has used it up: then all are numbered anew.

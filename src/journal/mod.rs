@@ -36,6 +36,8 @@ pub(crate) const LAYOUT: u32 = 3;
 const KEY_HEADER: &str = "relance.header";
 const KEY_LEASE: &str = "relance.lease";
 const KEY_CHUNK: &str = "relance.chunk.";
+/// Says that the staging table has the target schema.
+const KEY_SCHEMA: &str = "relance.schema";
 
 /// The journal of one migration, at the version that this run last wrote or read.
 #[derive(Debug)]
@@ -147,7 +149,7 @@ impl Journal {
         let fragments = fragments_by_chunk(&staging, &mut records);
         let (fresh, doomed) = (Vec::new(), Vec::new());
         let attempted = None;
-        let schema = (staging.version_id() > 1).then(|| staging.schema().clone());
+        let schema = config.contains_key(KEY_SCHEMA).then(|| staging.schema().clone());
         Ok(Some(Self {
             staging,
             header,
@@ -491,6 +493,9 @@ impl Journal {
         let mut wanted = HashMap::new();
         wanted.insert(KEY_HEADER.to_owned(), to_json(&self.header)?);
         wanted.insert(KEY_LEASE.to_owned(), to_json(lease)?);
+        if self.schema.is_some() {
+            wanted.insert(KEY_SCHEMA.to_owned(), "target".to_owned());
+        }
         for record in self.records.values() {
             wanted.insert(chunk_key(record.chunk), to_json(record)?);
         }

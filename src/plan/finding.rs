@@ -31,7 +31,8 @@ pub struct Example {
 impl Finding {
     /// The finding in words.
     pub fn text(&self) -> String {
-        let examples = self.examples.iter().map(|one| format!("{} (row {})", one.value, one.row));
+        let examples =
+            self.examples.iter().map(|one| format!("{} (_rowid {})", one.value, one.row));
         let examples = examples.collect::<Vec<_>>().join(", ");
         let (column, count, what) = (&self.column, count_text(self.count), self.problem.text());
         format!("column `{column}`: {count} values {what}, such as {examples}")

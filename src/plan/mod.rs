@@ -70,6 +70,17 @@ impl Request {
         }
     }
 
+    /// The changes that would take all of this back from every row, those written after the swap included;
+    /// `None`, when something of it cannot be taken back so.
+    pub fn inverse(&self) -> Option<Vec<Change>> {
+        // Rows that were left out and values that became null are in the rollback point only.
+        let lost = self.filter.is_some() || self.on_bad_value != OnBadValue::Fail;
+        if lost || self.changes.is_empty() {
+            return None;
+        }
+        self.changes.iter().rev().map(Change::inverse).collect()
+    }
+
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -296,10 +307,8 @@ impl Plan {
     /// The changes that would take this plan's back from every row, those written after the swap
     /// included; `None`, when one of them cannot be taken back.
     pub fn inverse(&self) -> Option<Vec<Change>> {
-        if self.filter.is_some() || self.target.changes.is_empty() {
-            return None;
-        }
-        self.target.changes.iter().rev().map(Change::inverse).collect()
+        let changes = self.target.changes.clone();
+        Request { changes, ..self.request.clone() }.inverse()
     }
 
     /// Whether nothing is left to do.

@@ -157,7 +157,9 @@ pub(super) fn of_change(change: &Change) -> (Strategy, &'static str) {
 /// `Usage`, when there is none of that name.
 pub(super) fn storage_version(facts: &Facts, request: &Request) -> Result<ConcreteFileVersion> {
     let Some(text) = &request.storage_version else {
-        return Ok(facts.storage_version);
+        // Files of the legacy version cannot be written any more.
+        let legacy = facts.storage_version == ConcreteFileVersion::V1;
+        return Ok(if legacy { ConcreteFileVersion::V2_1 } else { facts.storage_version });
     };
     let version = text.parse::<LanceFileVersion>().ok().filter(|version| !version.is_unstable());
     match version.map(LanceFileVersion::resolve) {

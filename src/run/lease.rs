@@ -62,6 +62,7 @@ impl Migration {
         loop {
             tokio::select! {
                 done = &mut act => return done,
+                () = self.cancel.cancelled() => return Err(self.interrupted()),
                 _ = beat.tick() => self.checkpoint(journal, phase, false).await?,
             }
         }

@@ -165,8 +165,9 @@ impl Migration {
     pub async fn plan(&self) -> Result<Plan> {
         self.settings.validate()?;
         let opener = self.opener();
-        let planned = self.plan_head(&opener).await?;
-        Ok(planned.plan)
+        let Planned { mut plan, live } = self.plan_head(&opener).await?;
+        self.preflight(&live, &mut plan).await?;
+        Ok(plan)
     }
 
     /// Stages, catches up with what others write meanwhile, verifies and swaps.
@@ -186,7 +187,8 @@ impl Migration {
         let began = Instant::now();
         let planned = self.plan_head(&opener).await?;
         self.refuse_staged(&opener).await?;
-        let Planned { plan, live } = planned;
+        let Planned { mut plan, live } = planned;
+        self.preflight(&live, &mut plan).await?;
         if plan.is_nothing() {
             return Ok(Ended::Nothing(Box::new(plan)));
         }

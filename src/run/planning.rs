@@ -11,13 +11,15 @@ use crate::error::{Context, Error, Result};
 use crate::history::RollbackPoint;
 use crate::journal::{ChunkRecord, Journal};
 use crate::plan::explain::count_text;
-use crate::plan::{Facts, Plan, Request};
+use crate::plan::{Facts, Plan, Request, Strategy};
 use crate::progress::note;
 use crate::retry::retrying;
 use crate::run::{Migration, Underway};
+use crate::schema::change::Change;
 use crate::schema::derive::changes_between;
 use crate::schema::json::parse_schema;
 use crate::schema::show::field_text;
+use crate::settings::OnBadValue;
 use crate::table::{self, Opener, newest};
 use crate::{database, history, index, source};
 
@@ -52,7 +54,7 @@ impl Migration {
         let live = self.opener().live().await?;
         let changes = changes_between(&ArrowSchema::from(live.schema()), &target)?;
         if changes.is_empty() {
-            note(&self.progress, "the table has this schema already");
+            self.request.strategy.get_or_insert(Strategy::Nothing);
         }
         self.request.changes.extend(changes);
         Ok(self)
@@ -101,8 +103,7 @@ impl Migration {
         note(&self.progress, format!("connected to {}", self.location.database()));
         let live = opener.live().await?;
         let facts = self.facts(&live).await?;
-        let mut plan = Plan::choose(&facts, &self.request, self.clock.now())?;
-        self.preflight(&live, &mut plan).await?;
+        let plan = Plan::choose(&facts, &self.request, self.clock.now())?;
         Ok(Planned { plan, live })
     }
 
@@ -113,9 +114,19 @@ impl Migration {
         // The staged files are there already: what is free does not count against them again.
         let facts = Facts { free_bytes: None, staged: journal.runs(), ..facts };
         let now = self.clock.now();
-        let plan = Plan::choose(&facts, &header.request, now);
+        // An index that turned out not to be buildable can be given up later.
+        let mut request = header.request.clone();
+        request.drop_indices.extend(self.request.drop_indices.iter().cloned());
+        let plan = Plan::choose(&facts, &request, now);
         let plan =
             plan.map_err(|error| self.schema_changed(&error.to_string()).caused_by(error))?;
+        if plan.target.changes != header.request.changes || plan.strategy != header.strategy {
+            let there =
+                plan.target.skipped.first().map(|one| format!("column `{}` {}", one.name, one.why));
+            return Err(
+                self.schema_changed(&there.unwrap_or_else(|| "it needs another plan".to_owned()))
+            );
+        }
         let staged = journal.schema();
         match staged.and_then(|staged| difference(staged, &plan.target.schema)) {
             Some(difference) => Err(self.schema_changed(&difference)),
@@ -163,7 +174,11 @@ impl Migration {
                 Some(header.strategy.to_string()),
             ),
         ];
-        for (flag, asked, staged) in pairs.into_iter().filter(|(_, asked, _)| asked.is_some()) {
+        let name = |what: OnBadValue| format!("{what:?}").to_lowercase();
+        let bad = (asked.on_bad_value != OnBadValue::Fail).then(|| name(asked.on_bad_value));
+        let pairs =
+            pairs.into_iter().chain([("--on-bad-value", bad, Some(name(staged.on_bad_value)))]);
+        for (flag, asked, staged) in pairs.filter(|(_, asked, _)| asked.is_some()) {
             if asked != staged {
                 lines.extend(staged.map(|staged| format!("- {flag} {staged}")));
                 lines.extend(asked.map(|asked| format!("+ {flag} {asked}")));
@@ -204,9 +219,12 @@ impl Migration {
 pub(super) fn request_difference(live: &Schema, asked: &Request, staged: &Request) -> Vec<String> {
     let (asked, staged) = (&asked.changes, &staged.changes);
     let missing = staged.iter().filter(|staged| !asked.iter().any(|asked| asked.asks(staged)));
-    let extra = asked.iter().filter(|asked| {
-        live.field(asked.column()).is_none() && !staged.iter().any(|staged| asked.asks(staged))
-    });
+    let there = |asked: &&Change| {
+        matches!(asked, Change::Add(_) | Change::Compute(_)) && live.field(asked.column()).is_some()
+    };
+    let extra = asked
+        .iter()
+        .filter(|asked| !there(asked) && !staged.iter().any(|staged| asked.asks(staged)));
     let missing = missing.map(|change| format!("- {}", change.text()));
     missing.chain(extra.map(|change| format!("+ {}", change.text()))).collect()
 }

@@ -25,7 +25,7 @@ use crate::transform::pool::Pool;
 use crate::transform::step::Found;
 use crate::transform::{Transform, batch_bytes};
 
-/// Rows of a batch.
+/// Rows of a batch, at most.
 const BATCH_ROWS: u32 = 8192;
 const IO_BUFFER_BYTES: u64 = 64 << 20;
 /// Rows of each fragment that a sample looks at.
@@ -49,6 +49,7 @@ struct Trial {
     transform: Arc<Transform>,
     what: What,
     pool: Pool,
+    batch_rows: u32,
     rows_max: u64,
 }
 
@@ -88,6 +89,7 @@ impl Migration {
         if places.is_empty() || plan.is_nothing() {
             return Ok(Tried::default());
         }
+        let row_bytes = plan.cost.read_bytes.max(plan.cost.write_bytes) / plan.rows.max(1);
         let transform = Transform::of(&plan.target, &places, plan.filter.clone());
         let what = What { schema: Arc::new(transform.inputs()), aligned: true };
         let trial = Trial {
@@ -96,6 +98,7 @@ impl Migration {
             transform: Arc::new(transform),
             what,
             pool: Pool::of(self.settings.workers)?,
+            batch_rows: self.settings.batch_size.rows(row_bytes).min(BATCH_ROWS),
             rows_max,
         };
         let fragments = source_fragments(live).await?;
@@ -137,7 +140,7 @@ impl Trial {
             ..fragment.clone()
         };
         let chunk = Chunk { id: ChunkId(0), fragments: vec![part] };
-        let limits = ScanLimits { batch_rows: BATCH_ROWS, io_buffer_bytes: IO_BUFFER_BYTES };
+        let limits = ScanLimits { batch_rows: self.batch_rows, io_buffer_bytes: IO_BUFFER_BYTES };
         let mut batches = self.source.scan(&chunk, &self.what, limits).await?;
         let mut tried = Tried::default();
         let mut first: u64 = 0;
@@ -204,7 +207,7 @@ fn refuse(plan: &Plan) -> Result<()> {
         let _ = write!(lines, "\n  {}", finding.text());
     }
     let error = Error::refused(format!(
-        "values of `{}` would be lost, the first in column `{}`; nothing was written{lines}",
+        "values of `{}` do not go through, the first in column `{}`; nothing was written{lines}",
         plan.table, first.column
     ));
     if bad.iter().all(|finding| finding.problem == Problem::Null) {

@@ -216,7 +216,11 @@ impl Prebuilt {
             index.dataset_version = version;
             index
         });
-        indices.collect()
+        // One that covers nothing any more is built again after the swap.
+        let covers = |index: &IndexMetadata| {
+            index.fragment_bitmap.as_ref().is_none_or(|covered| !covered.is_empty())
+        };
+        indices.filter(covers).collect()
     }
 }
 
@@ -227,7 +231,10 @@ impl Migration {
         let wanted = underway.plan.rebuilds();
         let detachable =
             underway.source.manifest_location().naming_scheme == ManifestNamingScheme::V2;
-        if wanted.is_empty() || !detachable || underway.plan.rows == 0 {
+        let ids = u64::from(underway.source.manifest().max_fragment_id.unwrap_or_default())
+            .saturating_add(underway.journal.all_fragments().len() as u64);
+        let room = Numbering::has_room(ids);
+        if wanted.is_empty() || !detachable || !room || underway.plan.rows == 0 {
             return Ok(false);
         }
         let began = Instant::now();

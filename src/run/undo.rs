@@ -95,10 +95,10 @@ impl Migration {
         let head = live.version_id();
         let others = history::others_since(&live, &point.id, swapped, head).await?;
         match writes {
-            Writes::Refuse if !others.is_empty() => {
+            Writes::Refuse if others.iter().any(Other::changes_rows) => {
                 return Err(self.refuse_writes(&live, swapped, &others).await?);
             }
-            Writes::Keep if !others.is_empty() => {
+            Writes::Keep if others.iter().any(Other::changes_rows) => {
                 let commits = others.len() as u64;
                 return Box::pin(self.carry_back(opener, live, point, swapped, commits)).await;
             }
@@ -141,17 +141,19 @@ impl Migration {
         commits: u64,
     ) -> Result<RolledBack> {
         let began = Instant::now();
-        let done = swap_request(&live, swapped).await?.changes;
-        let inverse: Option<Vec<Change>> = done.iter().rev().map(Change::inverse).collect();
-        let Some(changes) = inverse else {
-            let message = "the changes cannot be taken back from what was written since: the values that \
-                           they dropped are gone";
-            return Err(Error::refused(message));
+        let Some(changes) = swap_request(&live, swapped).await?.inverse() else {
+            let message = "what was done cannot be taken back from what was written since: it has no \
+                           inverse that gives every row and value back";
+            let discard = self.bare_command("rollback");
+            return Err(Error::refused(message).with_advice(&format!(
+                "`{discard} --discard-writes` gives up what was written since; nothing was changed"
+            )));
         };
-        let request = Request { changes, ..Request::default() };
+        let request = Request { changes, allow_key_change: true, ..Request::default() };
         let settings = Settings { hold: Hold::No, ..self.settings.clone() };
         let back = Self { request, settings, ..self.clone() };
-        let Planned { plan, live } = back.plan_head(&opener).await?;
+        let Planned { mut plan, live } = back.plan_head(&opener).await?;
+        back.preflight(&live, &mut plan).await?;
         back.expect_writable()?;
         let running = Running::start(&back.run);
         let undo = Undo { id: point.id.clone(), version: point.version };

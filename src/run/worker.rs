@@ -44,7 +44,7 @@ pub(super) struct Worker {
     staging: Path,
     staging_store: Arc<ObjectStore>,
     staging_version: u64,
-    /// Whether rows can be deleted from what is staged: see `Prepared` in `swap.rs`.
+    /// Whether rows can be deleted from what is staged: see `Prepared` in `prepare.rs`.
     deletes: bool,
     clock: Arc<dyn Clock>,
 }

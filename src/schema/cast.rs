@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, Float32Array,
-    GenericListArray, OffsetSizeTrait, StructArray,
+    GenericListArray, OffsetSizeTrait, StringArray, StructArray, make_array,
 };
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, and, can_cast_types, cast_with_options, is_not_null, nullif};
-use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+use arrow::datatypes::{
+    DataType, Field, Float16Type, Float32Type, Float64Type, Int64Type, TimeUnit,
+};
 
 use crate::error::{Context, Result};
 
@@ -61,10 +63,36 @@ pub(crate) fn is_castable(from: &DataType, to: &DataType) -> bool {
             let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name() == b.name());
             same && a.iter().zip(b).all(|(a, b)| is_castable(a.data_type(), b.data_type()))
         }
+        // The date would be lost; a part of a time can be computed.
+        (DataType::Timestamp(..), DataType::Time32(_) | DataType::Time64(_)) => false,
+        // Lance writes such keys where they do not suffice, and cannot read them back.
+        (_, DataType::Dictionary(keys, _)) if keys.primitive_width() < Some(4) => false,
         (DataType::Struct(_) | DataType::Map(..), _)
         | (_, DataType::Struct(_) | DataType::Map(..)) => from == to,
-        _ => can_cast_types(from, to),
+        _ => from == to || can_cast_types(from, to),
     }
+}
+
+/// The items of a list.
+fn item_of(data_type: &DataType) -> Option<&Arc<Field>> {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            Some(item)
+        }
+        _ => None,
+    }
+}
+
+/// `to`, with items as those of `from`: what a list is cast to before its items are.
+fn with_items_of(from: &DataType, to: &DataType) -> Option<DataType> {
+    let items = item_of(from)?.data_type().clone();
+    let renamed = |item: &Arc<Field>| Arc::new(Field::new(item.name(), items.clone(), true));
+    Some(match to {
+        DataType::List(item) => DataType::List(renamed(item)),
+        DataType::LargeList(item) => DataType::LargeList(renamed(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(renamed(item), *size),
+        _ => return None,
+    })
 }
 
 fn lengths_agree(from: &DataType, to: &DataType) -> bool {
@@ -88,7 +116,10 @@ pub(crate) fn cast(array: &ArrayRef, to: &DataType) -> Result<Cast> {
         (DataType::List(_), DataType::List(_)) => cast_list::<i32>(array, to),
         (DataType::LargeList(_), DataType::LargeList(_)) => cast_list::<i64>(array, to),
         (DataType::Struct(_), DataType::Struct(_)) => cast_struct(array, to),
-        _ => cast_flat(array, to),
+        (from, to) => match with_items_of(from, to) {
+            Some(between) => cast_between(array, &between, to),
+            None => cast_flat(array, to),
+        },
     }
 }
 
@@ -106,13 +137,23 @@ fn cast_flat(array: &ArrayRef, to: &DataType) -> Result<Cast> {
     let failed = difference(&there, &here);
     let problem = if is_number(array.data_type()) { Problem::Overflow } else { Problem::NotAValue };
     note(&mut bad, problem, failed);
-    if narrows_float(array.data_type(), to) {
+    if let Some(texts) = texts_of(array)? {
+        for (problem, rows) in text_problems(&texts, &values) {
+            note(&mut bad, problem, rows);
+        }
+    } else if let (DataType::Timestamp(from, _), DataType::Timestamp(unit, _)) =
+        (array.data_type(), to)
+    {
+        // The instant counts, whatever the zone.
+        note(&mut bad, Problem::Lossy, finer_than(array, *from, *unit)?);
+    } else if narrows_float(array.data_type(), to) {
         let infinite = became_infinite(array, &values);
         note(&mut bad, Problem::Overflow, infinite);
     } else if may_lose(array.data_type(), to) {
         let back = safe_cast(&values, array.data_type())?;
         let differs = distinct(&back, array).doing(|| "compare what was cast".to_owned())?;
         let lost = and(&differs, &here).doing(|| "compare what was cast".to_owned())?;
+        let lost = without_zeros(lost, array);
         note(&mut bad, Problem::Lossy, lost);
     }
     for (_, rows) in &bad {
@@ -133,6 +174,23 @@ fn note(bad: &mut Vec<(Problem, BooleanArray)>, problem: Problem, rows: BooleanA
     }
 }
 
+/// Casts one kind of list to another, and then its items.
+fn cast_between(array: &ArrayRef, between: &DataType, to: &DataType) -> Result<Cast> {
+    let list = cast_flat(array, between)?;
+    let mut made = cast(&list.values, to)?;
+    made.bad.extend(list.bad);
+    Ok(made)
+}
+
+/// Items that may not be null, without the nulls of what could not be cast: their rows become null.
+fn items_for(field: &Field, items: ArrayRef) -> Result<ArrayRef> {
+    if field.is_nullable() || items.null_count() == 0 {
+        return Ok(items);
+    }
+    let made = items.to_data().into_builder().nulls(None).build();
+    Ok(make_array(made.doing(|| format!("make items of `{}`", field.name()))?))
+}
+
 fn cast_fixed(array: &ArrayRef, to: &DataType) -> Result<Cast> {
     let DataType::FixedSizeList(field, size) = to else { return cast_flat(array, to) };
     let list = array.as_fixed_size_list();
@@ -142,8 +200,12 @@ fn cast_fixed(array: &ArrayRef, to: &DataType) -> Result<Cast> {
     let length = usize::try_from(*size).unwrap_or_default();
     let items = list.values().slice(0, list.len() * length);
     let items = cast(&items, field.data_type())?;
-    let made =
-        FixedSizeListArray::try_new(Arc::clone(field), *size, items.values, list.nulls().cloned());
+    let made = FixedSizeListArray::try_new(
+        Arc::clone(field),
+        *size,
+        items_for(field, items.values)?,
+        list.nulls().cloned(),
+    );
     let made: ArrayRef = Arc::new(made.doing(|| format!("cast to {to}"))?);
     let row_of = |item: usize| item.checked_div(length);
     leave_out(made, array, &items.bad, row_of)
@@ -159,7 +221,7 @@ fn cast_list<O: OffsetSizeTrait>(array: &ArrayRef, to: &DataType) -> Result<Cast
     let made = GenericListArray::<O>::try_new(
         Arc::clone(field),
         offsets.clone(),
-        items.values,
+        items_for(field, items.values)?,
         list.nulls().cloned(),
     );
     let made: ArrayRef = Arc::new(made.doing(|| format!("cast to {to}"))?);
@@ -176,7 +238,7 @@ fn cast_struct(array: &ArrayRef, to: &DataType) -> Result<Cast> {
     let (mut columns, mut bad) = (Vec::new(), Vec::new());
     for (field, column) in fields.iter().zip(structs.columns()) {
         let made = cast(column, field.data_type())?;
-        columns.push(made.values);
+        columns.push(items_for(field, made.values)?);
         bad.extend(made.bad);
     }
     let made = StructArray::try_new(fields.clone(), columns, structs.nulls().cloned());
@@ -207,6 +269,15 @@ fn leave_out(
         note(&mut bad, *problem, rows);
     }
     Ok(Cast { values: made, bad })
+}
+
+/// `rows` without those whose value is zero: its sign is no digit.
+fn without_zeros(rows: BooleanArray, array: &ArrayRef) -> BooleanArray {
+    if !array.data_type().is_floating() || rows.true_count() == 0 {
+        return rows;
+    }
+    let left = (0..rows.len()).map(|row| rows.value(row) && float_at(array, row) != 0.0);
+    BooleanArray::from(left.collect::<Vec<_>>())
 }
 
 fn is_number(data_type: &DataType) -> bool {
@@ -244,6 +315,133 @@ fn all_finite(array: &ArrayRef) -> bool {
     }
 }
 
+/// Whether every value of `from` is a value of `to`, and comes back from it as it was.
+pub(crate) fn is_exact(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Boolean, Date32, Date64, Dictionary, LargeUtf8, Timestamp, Utf8};
+    let width = |data_type: &DataType| data_type.primitive_width().unwrap_or_default();
+    match (from, to) {
+        (Dictionary(_, from), to) => from.as_ref() == to || is_exact(from, to),
+        (from, Dictionary(_, to)) => from == to.as_ref() || is_exact(from, to),
+        (Utf8 | LargeUtf8, Utf8 | LargeUtf8) => true,
+        (from, Utf8 | LargeUtf8) => from.is_integer() || matches!(from, Boolean | Date32),
+        (from, to) if from.is_integer() && to.is_integer() => {
+            width(to) > width(from) && (from.is_unsigned_integer() || to.is_signed_integer())
+        }
+        (from, to) if from.is_floating() && to.is_floating() => width(to) > width(from),
+        (Timestamp(from, one), Timestamp(to, other)) => one == other && ticks(*to) > ticks(*from),
+        (Date32, Timestamp(_, None) | Date64) => true,
+        (DataType::List(from), DataType::List(to))
+        | (DataType::LargeList(from), DataType::LargeList(to))
+        | (DataType::FixedSizeList(from, _), DataType::FixedSizeList(to, _)) => {
+            is_exact(from.data_type(), to.data_type())
+        }
+        _ => false,
+    }
+}
+
+/// Ticks in a second.
+fn ticks(unit: TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1,
+        TimeUnit::Millisecond => 1_000,
+        TimeUnit::Microsecond => 1_000_000,
+        TimeUnit::Nanosecond => 1_000_000_000,
+    }
+}
+
+/// The rows whose times are no whole number of `to`.
+fn finer_than(array: &ArrayRef, from: TimeUnit, to: TimeUnit) -> Result<BooleanArray> {
+    let factor = ticks(from).checked_div(ticks(to)).unwrap_or(1).max(1);
+    let raw = safe_cast(array, &DataType::Int64)?;
+    let raw = raw.as_primitive::<Int64Type>();
+    let lost = (0..raw.len()).map(|row| raw.is_valid(row) && raw.value(row) % factor != 0);
+    Ok(BooleanArray::from(lost.collect::<Vec<_>>()))
+}
+
+/// `array` as text, if it is.
+fn texts_of(array: &ArrayRef) -> Result<Option<StringArray>> {
+    let is_text = match array.data_type() {
+        DataType::Dictionary(_, values) => is_text(values),
+        other => is_text(other),
+    };
+    if !is_text {
+        return Ok(None);
+    }
+    Ok(Some(safe_cast(array, &DataType::Utf8)?.as_string::<i32>().clone()))
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8)
+}
+
+/// Rows whose text says something else than the value that was made of it.
+fn text_problems(texts: &StringArray, values: &ArrayRef) -> Vec<(Problem, BooleanArray)> {
+    let problem = |row: usize| {
+        let there = texts.is_valid(row) && values.is_valid(row);
+        there.then(|| text_problem(texts.value(row).trim(), values, row)).flatten()
+    };
+    let found: Vec<Option<Problem>> = (0..texts.len()).map(problem).collect();
+    let rows_of = |wanted: Problem| {
+        let rows = found.iter().map(|found| *found == Some(wanted));
+        (wanted, BooleanArray::from(rows.collect::<Vec<_>>()))
+    };
+    [Problem::NotAValue, Problem::Overflow, Problem::Lossy].map(rows_of).into()
+}
+
+fn text_problem(text: &str, values: &ArrayRef, row: usize) -> Option<Problem> {
+    let digits = |text: &str| text.bytes().any(|byte| byte.is_ascii_digit());
+    let fraction = || {
+        let rest = text.split_once('.').map_or("", |(_, rest)| rest);
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest.get(..end).unwrap_or_default().trim_end_matches('0').len()
+    };
+    match values.data_type() {
+        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => {
+            if !digits(text) {
+                return Some(Problem::NotAValue);
+            }
+            let scale = usize::try_from(*scale).unwrap_or_default();
+            (fraction() > scale).then_some(Problem::Lossy)
+        }
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+            let value = float_at(values, row);
+            if value.is_infinite() && digits(text) {
+                return Some(Problem::Overflow);
+            }
+            // A fraction is rounded, as everywhere; a whole number is itself, or it is lost.
+            let whole = text.parse::<i128>().ok()?;
+            (format!("{value:.0}").parse::<i128>() != Ok(whole)).then_some(Problem::Lossy)
+        }
+        DataType::Date32 | DataType::Date64 => (text.contains(':')
+            || text.len() > 10 && !text.starts_with(['+', '-']))
+        .then_some(Problem::Lossy),
+        DataType::Time32(_) | DataType::Time64(_) => {
+            (!text.contains(':')).then_some(Problem::NotAValue)
+        }
+        DataType::Timestamp(unit, zone) => {
+            let places = match unit {
+                TimeUnit::Second => 0,
+                TimeUnit::Millisecond => 3,
+                TimeUnit::Microsecond => 6,
+                TimeUnit::Nanosecond => 9,
+            };
+            // An offset in a column without a zone would be gone.
+            let time = text.get(10..).unwrap_or_default();
+            let offset = zone.is_none() && time.contains(['+', '-']);
+            (offset || fraction() > places).then_some(Problem::Lossy)
+        }
+        _ => None,
+    }
+}
+
+fn float_at(values: &ArrayRef, row: usize) -> f64 {
+    match values.data_type() {
+        DataType::Float16 => values.as_primitive::<Float16Type>().value(row).to_f64(),
+        DataType::Float32 => f64::from(values.as_primitive::<Float32Type>().value(row)),
+        _ => values.as_primitive::<Float64Type>().value(row),
+    }
+}
+
 /// Whether a cast can give a value that does not come back, without being null.
 fn may_lose(from: &DataType, to: &DataType) -> bool {
     use DataType::{
@@ -252,15 +450,16 @@ fn may_lose(from: &DataType, to: &DataType) -> bool {
     match (from, to) {
         (Dictionary(_, from), to) => may_lose(from, to),
         (from, Dictionary(_, to)) => may_lose(from, to),
-        (from, to) if from.is_floating() => to.is_integer() || is_exact(to) || *to == Boolean,
+        (from, to) if from.is_floating() => to.is_integer() || to.is_decimal() || *to == Boolean,
         (from, to) if from.is_integer() && to.is_floating() => {
             // A float of so many bits holds integers of half as many at least.
             let wide = from.primitive_width().unwrap_or(8) * 2;
             wide > to.primitive_width().unwrap_or(0)
         }
+        (from, to) if from.is_integer() && to.is_decimal() => true,
         (from, Boolean) => is_number(from),
         (Decimal128(..) | Decimal256(..), to) => is_number(to),
-        (Timestamp(..), Timestamp(..) | Date32 | Date64)
+        (Timestamp(..), Date32 | Date64)
         | (Date64, Date32)
         | (Date32 | Date64, Timestamp(..))
         | (Time64(_), Time32(_) | Time64(_))
@@ -270,15 +469,10 @@ fn may_lose(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-fn is_exact(data_type: &DataType) -> bool {
-    data_type.is_decimal()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Float64Array, Int64Array, StringArray};
-    use arrow::datatypes::TimeUnit;
+    use arrow::array::{Float64Array, Int64Array};
 
     #[allow(clippy::needless_pass_by_value, reason = "shorter calls")]
     fn problems(array: ArrayRef, to: &DataType) -> Vec<(Problem, Vec<usize>)> {
@@ -319,7 +513,7 @@ mod tests {
 
     #[test]
     fn a_row_with_a_bad_item_is_bad() {
-        let item = |kind| Arc::new(arrow::datatypes::Field::new("item", kind, true));
+        let item = |kind| Arc::new(Field::new("item", kind, true));
         let values = Float32Array::from(vec![1.0, 2.0, 70_000.0, 0.1]);
         let list = FixedSizeListArray::try_new(item(DataType::Float32), 2, Arc::new(values), None);
         let to = DataType::FixedSizeList(item(DataType::Float16), 2);
@@ -327,11 +521,77 @@ mod tests {
         assert_eq!(made.values.data_type(), &to);
         assert!(made.values.is_valid(0) && made.values.is_null(1));
         assert_eq!(made.bad.len(), 1);
-        let lists = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>(
-            vec![Some(vec![Some(1)]), None, Some(vec![]), Some(vec![Some(2), Some(1000)])],
-        );
+        let lists = arrow::array::ListArray::from_iter_primitive::<Int64Type, _, _>(vec![
+            Some(vec![Some(1)]),
+            None,
+            Some(vec![]),
+            Some(vec![Some(2), Some(1000)]),
+        ]);
         let to = DataType::List(item(DataType::Int8));
         let array: ArrayRef = Arc::new(lists);
         assert_eq!(problems(array, &to), [(Problem::Overflow, vec![3])]);
+    }
+
+    #[test]
+    fn a_text_says_what_its_value_says() {
+        let bad = |texts: &[&str], to: &str| -> Vec<usize> {
+            let array: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+            let to = crate::schema::types::parse_type(to).unwrap();
+            let mut rows: Vec<usize> =
+                problems(array, &to).into_iter().flat_map(|(_, rows)| rows).collect();
+            rows.sort_unstable();
+            rows
+        };
+        assert_eq!(bad(&["1.50", "", "-", ".", "1.005", "7"], "decimal128(10, 2)"), [1, 2, 3, 4]);
+        assert_eq!(bad(&["2020-01-01", "2020-01-01T12:34:56"], "date32"), [1]);
+        assert_eq!(bad(&["2020-01-01T00:00:00.5", "2020-01-01"], "timestamp[s]"), [0]);
+        assert_eq!(
+            bad(&["2020-01-01T00:00:00+02:00", "2020-01-01T00:00:00Z"], "timestamp[us]"),
+            [0]
+        );
+        assert_eq!(bad(&["2020-01-01T00:00:00+02:00"], "timestamp[us, tz=UTC]"), [0_usize; 0]);
+        assert_eq!(bad(&["0.1", "1e400", "inf", "9007199254740993", "-0"], "double"), [1, 3]);
+        assert_eq!(bad(&["16777217", "16777216"], "float"), [0]);
+        assert_eq!(bad(&["20200101", "10:00:00"], "time64[us]"), [0]);
+    }
+
+    #[test]
+    fn a_zone_is_no_loss() {
+        let us = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let times: ArrayRef = Arc::new(Int64Array::from(vec![1_577_880_000_000_000]));
+        let times = cast_flat(&times, &us).unwrap().values;
+        let paris = DataType::Timestamp(TimeUnit::Microsecond, Some("Europe/Paris".into()));
+        assert!(problems(Arc::clone(&times), &paris).is_empty());
+        let zoned = cast(&times, &paris).unwrap().values;
+        assert!(problems(zoned, &us).is_empty());
+    }
+
+    #[test]
+    fn exact_casts_can_be_taken_back() {
+        use crate::schema::types::parse_type;
+        let exact =
+            |from: &str, to: &str| is_exact(&parse_type(from).unwrap(), &parse_type(to).unwrap());
+        for (from, to) in [
+            ("int32", "int64"),
+            ("int64", "string"),
+            ("float", "double"),
+            ("string", "large_string"),
+            ("timestamp[s]", "timestamp[us]"),
+            ("uint8", "int16"),
+            ("fixed_size_list<halffloat>[4]", "fixed_size_list<float>[4]"),
+        ] {
+            assert!(exact(from, to), "{from} to {to}");
+        }
+        for (from, to) in [
+            ("string", "int64"),
+            ("int64", "int32"),
+            ("double", "float"),
+            ("double", "string"),
+            ("uint64", "int64"),
+            ("string", "timestamp[us]"),
+            ("int64", "double"),
+        ] {
+            assert!(!exact(from, to), "{from} to {to}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::schema::cast::is_exact;
 use crate::schema::show::type_text;
 use crate::schema::types::parse_type;
 
@@ -116,6 +117,8 @@ impl Change {
             Self::Add(Add { name, .. }) | Self::Compute(Compute { name, .. }) => {
                 Some(Self::Drop { name: name.clone() })
             }
+            // Only where every value comes back as it was.
+            Self::Cast(cast) if !is_exact(cast.from.as_ref()?, &cast.data_type) => None,
             Self::Cast(cast) => Some(Self::Cast(Cast {
                 name: cast.name.clone(),
                 data_type: cast.from.clone()?,

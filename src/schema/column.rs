@@ -82,9 +82,8 @@ impl Column {
     pub fn is_checked(&self) -> bool {
         match self {
             Self::Keep { .. } | Self::Constant(_) => false,
-            Self::Cast { .. } | Self::NotNull { .. } => true,
+            Self::Cast { .. } | Self::NotNull { .. } | Self::Sql { .. } => true,
             Self::Fill { of, .. } => of.is_checked(),
-            Self::Sql { sql, inputs } => sql.is_cast() || inputs.iter().any(Self::is_checked),
             Self::Struct { of, children, .. } => {
                 of.is_checked() || children.iter().any(Self::is_checked)
             }

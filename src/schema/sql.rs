@@ -51,6 +51,14 @@ impl Sql {
     }
 
     fn compile(text: &str, schema: &ArrowSchema, is_filter: bool) -> Result<Self> {
+        let quoted =
+            schema.fields().iter().find(|one| text.contains(&format!("\"{}\"", one.name())));
+        if let Some(field) = quoted {
+            let name = field.name();
+            return Err(Error::usage(format!(
+                "`{text}`: in this SQL \"{name}\" is a text; the column is `{name}`, in backticks"
+            )));
+        }
         let bad = |error: lance_core::Error| {
             Error::usage(format!("cannot make sense of `{text}`")).caused_by(error)
         };
@@ -97,10 +105,6 @@ impl Sql {
         self.cast.as_ref().map(|(data_type, path)| (data_type, path.as_str()))
     }
 
-    pub(crate) fn is_cast(&self) -> bool {
-        self.cast.is_some()
-    }
-
     /// Its values for the rows of `columns`, which are those that it names, in its order.
     ///
     /// # Errors
@@ -108,6 +112,10 @@ impl Sql {
     pub(crate) fn evaluate(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<ArrayRef> {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let inputs = Arc::clone(&self.inputs);
+        let fields = inputs.fields().iter().zip(&columns).map(|(field, column)| {
+            field.as_ref().clone().with_data_type(column.data_type().clone()).with_nullable(true)
+        });
+        let inputs = Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()));
         let batch = RecordBatch::try_new_with_options(inputs, columns, &options);
         let batch = batch.doing(|| format!("gather the columns of `{}`", self.text))?;
         let value = self.expr.evaluate(&batch).and_then(|value| value.into_array(rows));
@@ -146,6 +154,14 @@ fn parsed(planner: &Planner, text: &str, is_filter: bool) -> lance_core::Result<
         })
     };
     let plain = parse(&format!("({text}\n)"));
+    let is_list = |expr: &Expr| {
+        let list = matches!(expr, Expr::ScalarFunction(call) if call.func.name() == "struct");
+        list && !text.trim_start().to_lowercase().starts_with("struct")
+    };
+    if plain.as_ref().is_ok_and(is_list) {
+        let message = format!("`{text}` is more than one expression");
+        return Err(lance_core::Error::invalid_input(message));
+    }
     if plain.is_ok() {
         return plain;
     }
@@ -172,7 +188,9 @@ fn inputs_of(expr: &Expr, schema: &ArrowSchema) -> Result<ArrowSchema> {
 /// Refuses what gives another value each time: a chunk that is staged again must be the same.
 fn expect_immutable(text: &str, expr: &Expr) -> Result<()> {
     let mut found = None;
+    let mut whole = false;
     let walked = expr.apply(|node| {
+        whole |= matches!(node, Expr::AggregateFunction(_) | Expr::WindowFunction(_));
         if let Expr::ScalarFunction(call) = node
             && call.func.signature().volatility != Volatility::Immutable
         {
@@ -182,6 +200,11 @@ fn expect_immutable(text: &str, expr: &Expr) -> Result<()> {
         Ok(TreeNodeRecursion::Continue)
     });
     walked.doing(|| format!("look at `{text}`"))?;
+    if whole {
+        let message =
+            format!("`{text}`: a value is made of the columns of one row, not of many rows");
+        return Err(Error::usage(message));
+    }
     match found {
         None => Ok(()),
         Some(name) => Err(Error::usage(format!(

@@ -215,6 +215,11 @@ impl Draft<'_> {
         new.unenforced_clustering_key_position = old.unenforced_clustering_key_position;
         let (to, path) = (new.data_type(), cast.name.clone());
         self.change_value(&place, |of| Column::Cast { of, to, path })?;
+        if !old.nullable {
+            // What cannot be cast would be null.
+            let path = cast.name.clone();
+            self.change_value(&place, |of| Column::NotNull { of, path })?;
+        }
         // The column is the same one, whatever its values are.
         self.number(&mut new);
         new.id = old.id;

@@ -7,8 +7,8 @@ pub(crate) mod step;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::filter_record_batch;
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::{Field, Schema};
 
@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;
 use crate::schema::target::Target;
-use crate::transform::shape::retype;
+use crate::transform::shape::{retype, with_nulls_inside};
 use crate::transform::step::{Found, Rows, Step};
 
 /// Turns source batches into batches of what is written.
@@ -103,20 +103,21 @@ impl Transform {
     pub(crate) fn make(&self, batch: &RecordBatch, hidden: Option<BooleanArray>) -> Result<Made> {
         let all = batch.num_rows();
         let Some(filter) = &self.filter else { return self.make_all(batch, hidden) };
-        let kept = matching(batch, filter)?;
-        let filtered = filter_record_batch(batch, &kept).doing(|| "leave out rows".to_owned())?;
-        let hidden = match hidden {
-            None => None,
-            Some(hidden) => {
-                let hidden = arrow::compute::filter(&hidden, &kept);
-                let hidden = hidden.doing(|| "leave out rows".to_owned())?;
-                Some(hidden.as_boolean().clone())
-            }
+        // Rows that nobody can see are left out first: the condition may not be computable for them.
+        let doing = || "leave out rows".to_owned();
+        let seen = match &hidden {
+            None => BooleanArray::from(vec![true; all]),
+            Some(hidden) => not(hidden).doing(doing)?,
         };
-        let mut made = self.make_all(&filtered, hidden)?;
+        let visible = filter_record_batch(batch, &seen).doing(doing)?;
+        let kept = matching(&visible, filter)?;
+        let filtered = filter_record_batch(&visible, &kept).doing(doing)?;
+        let mut made = self.make_all(&filtered, None)?;
         made.left_out = (all - filtered.num_rows()) as u64;
         // What is told is told of the rows as they came.
-        let places: Vec<usize> = kept.values().set_indices().collect();
+        let seen: Vec<usize> = seen.values().set_indices().collect();
+        let kept = kept.values().set_indices().filter_map(|row| seen.get(row));
+        let places: Vec<usize> = kept.copied().collect();
         for found in &mut made.found {
             for row in &mut found.rows {
                 *row = places.get(*row).copied().unwrap_or(*row);
@@ -147,13 +148,31 @@ impl Transform {
         let schema = SchemaRef::clone(&self.schema);
         let batch = RecordBatch::try_new_with_options(schema, columns, &options)
             .doing(|| "make a batch of the target schema".to_owned())?;
-        Ok(Made { batch, found, left_out: 0 })
+        Ok(Made { batch, found: merged(found), left_out: 0 })
     }
+}
+
+/// One of each column and problem: a column that others are computed from is made more than once.
+fn merged(found: Vec<Found>) -> Vec<Found> {
+    let mut all: Vec<Found> = Vec::new();
+    for one in found {
+        let same = |other: &&mut Found| other.path == one.path && other.problem == one.problem;
+        match all.iter_mut().find(same) {
+            None => all.push(one),
+            Some(known) => {
+                known.rows.extend(one.rows);
+                known.rows.sort_unstable();
+                known.rows.dedup();
+            }
+        }
+    }
+    all
 }
 
 /// The rows of `batch` that `filter` keeps.
 fn matching(batch: &RecordBatch, filter: &Sql) -> Result<BooleanArray> {
-    let inputs = filter.inputs().fields().iter().map(|field| column(batch, field.name()));
+    let inputs = filter.inputs().fields().iter();
+    let inputs = inputs.map(|field| with_nulls_inside(&column(batch, field.name())?));
     filter.matches(inputs.collect::<Result<_>>()?, batch.num_rows())
 }
 

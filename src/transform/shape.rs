@@ -7,6 +7,7 @@ use arrow::array::{
     Array, ArrayData, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
     StructArray, make_array,
 };
+use arrow::compute::{is_null, nullif};
 use arrow::datatypes::{DataType, Field as ArrowField};
 use lance_core::datatypes::Field;
 
@@ -110,6 +111,28 @@ fn retype_data(data: ArrayData, to: &DataType) -> Result<ArrayData> {
     let from = data.data_type().clone();
     let made = data.into_builder().data_type(to.clone()).child_data(children).build();
     made.doing(|| format!("make {from} a {to}"))
+}
+
+/// `array` with the nulls of each struct in its children too: an expression that names a child does not look
+/// at the struct.
+///
+/// # Errors
+/// `Failed`, when it cannot be built.
+pub(crate) fn with_nulls_inside(array: &ArrayRef) -> Result<ArrayRef> {
+    let Some(structs) = array.as_struct_opt() else {
+        return Ok(Arc::clone(array));
+    };
+    let doing = || "look for null structs".to_owned();
+    let nulls = is_null(array).doing(doing)?;
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in structs.fields().iter().zip(structs.columns()) {
+        let column = nullif(column, &nulls).doing(doing)?;
+        columns.push(with_nulls_inside(&column)?);
+        fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+    }
+    let nulls = structs.nulls().cloned();
+    let made = StructArray::try_new_with_length(fields.into(), columns, nulls, array.len());
+    Ok(Arc::new(made.doing(doing)?))
 }
 
 /// `array` without its nulls: whatever lies under them shows. For rows that nobody can see.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Scalar, StructArray, UInt32Array};
 use arrow::compute::kernels::zip::zip;
-use arrow::compute::{is_null, or};
+use arrow::compute::{filter, is_null, not, or};
 use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_select::take::take;
@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::schema::cast::{Problem, cast};
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;
-use crate::transform::shape::{select, without_nulls};
+use crate::transform::shape::{retype, select, with_nulls_inside, without_nulls};
 
 /// Values that do not go through, of one column of one batch.
 #[derive(Debug, Clone)]
@@ -100,6 +100,7 @@ impl Step {
             }
             Self::Fill { of, value } => {
                 let values = of.make(rows, found)?;
+                let values = retype(&values, value.data_type())?;
                 let nulls = is_null(&values).doing(|| "look for nulls".to_owned())?;
                 zip(&nulls, &Scalar::new(Arc::clone(value)), &values)
                     .doing(|| "fill nulls".to_owned())
@@ -109,8 +110,12 @@ impl Step {
                 rows.expect_no_nulls(&values, path, found)
             }
             Self::Sql { sql, inputs } => {
-                let inputs = inputs.iter().map(|input| input.make(rows, found));
-                let values = sql.evaluate(inputs.collect::<Result<_>>()?, rows.count)?;
+                let fields = sql.inputs().fields().iter();
+                let inputs = inputs.iter().zip(fields).map(|(input, field)| {
+                    let made = retype(&input.make(rows, found)?, field.data_type())?;
+                    with_nulls_inside(&made)
+                });
+                let values = rows.evaluate(sql, inputs.collect::<Result<_>>()?)?;
                 match sql.cast() {
                     None => Ok(values),
                     Some((to, path)) => rows.cast(&values, to, path, found),
@@ -174,6 +179,21 @@ impl Rows<'_> {
         select(column, field, shape)
     }
 
+    /// The values of `sql`; hidden rows, for which it may not be computable, are null.
+    fn evaluate(&self, sql: &Sql, inputs: Vec<ArrayRef>) -> Result<ArrayRef> {
+        let Some(hidden) = self.hidden.as_ref().filter(|hidden| hidden.true_count() > 0) else {
+            return sql.evaluate(inputs, self.count);
+        };
+        let doing = || "leave out deleted rows".to_owned();
+        let seen = not(hidden).doing(doing)?;
+        let inputs = inputs.iter().map(|input| filter(input, &seen).doing(doing));
+        let values = sql.evaluate(inputs.collect::<Result<_>>()?, seen.true_count())?;
+        let mut next = 0..;
+        let places = seen.values().iter().map(|seen| if seen { next.next() } else { None });
+        let places: UInt32Array = places.collect();
+        take(&values, &places, None).doing(doing)
+    }
+
     fn cast(
         &self,
         values: &ArrayRef,
@@ -197,7 +217,7 @@ impl Rows<'_> {
         path: &str,
         found: &mut Vec<Found>,
     ) -> Result<ArrayRef> {
-        if values.null_count() == 0 {
+        if values.logical_null_count() == 0 {
             return Ok(Arc::clone(values));
         }
         let nulls = is_null(values).doing(|| "look for nulls".to_owned())?;

@@ -42,7 +42,12 @@ async fn the_planner_takes_the_cheapest_strategy() {
         assert_eq!(plan.strategy, wanted, "{changes:?}");
         // The same request on the same table is the same plan.
         let again = asking(&db, changes).plan().await.unwrap();
-        assert_eq!(plan.json(), again.json(), "{changes:?}");
+        let json = |plan: &relance::Plan| {
+            let mut json = plan.json();
+            json["free_bytes"] = serde_json::Value::Null;
+            json
+        };
+        assert_eq!(json(&plan), json(&again), "{changes:?}");
         assert!(plan.strategy == Strategy::Nothing || plan.cost.needed_bytes > 0);
     }
     for more in [
@@ -271,7 +276,7 @@ async fn bad_values_are_counted_and_refused_or_put_aside() {
     db.relance("migrate", "t", &["--cast", "text:int64"])
         .expect(3)
         .says("600 values are not of the type")
-        .says("(row 0)");
+        .says("(_rowid 0)");
     db.relance("migrate", "t", &["--not-null", "text"])
         .expect(3)
         .says("100 values are null")
@@ -279,7 +284,7 @@ async fn bad_values_are_counted_and_refused_or_put_aside() {
     db.relance("migrate", "t", &["--cast", "id:int8"])
         .expect(3)
         .says("572 values are out of range")
-        .says("128 (row 128)");
+        .says("128 (_rowid 128)");
     assert_eq!(db.files(), before);
     // What is deleted is nobody's problem.
     db.open("t").await.delete("id > 127").await.unwrap();
@@ -302,7 +307,7 @@ async fn what_cannot_be_asked_is_said() {
         (3, &["--drop", "txt"], "did you mean `text`"),
         (3, &["--rename", "id=text"], "there is a column `text` already"),
         (2, &["--compute", "x=now()"], "gives another value each time"),
-        (2, &["--compute", "x=nothere + 1"], "cannot make sense of"),
+        (2, &["--compute", "x=nothere + 1"], "there is no column `nothere`"),
         (2, &["--compute", "x=id, text"], "cannot make sense of"),
         (2, &["--fill", "text"], "NAME=LITERAL"),
         (2, &["--where", "id"], "is no condition"),
@@ -315,4 +320,129 @@ async fn what_cannot_be_asked_is_said() {
     run(std::process::Command::new(crate::support::binary()).args(["migrate", "--help"]))
         .expect(0)
         .says("--not-null");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_deleted_rows_hold_is_nobodys_problem() {
+    let db = Db::new();
+    let mut live = db.documents("t", 100, 40).await;
+    live.delete("id % 10 = 0").await.unwrap();
+    // Neither the division nor the cast goes through for the rows that are gone.
+    let changes = ["compute share=100 / (id % 10)", "compute n:int64 not null=100 / (id % 10)"];
+    for strategy in [Strategy::Columns, Strategy::Rewrite] {
+        asking(&db, &changes).strategy(strategy).migrate().await.unwrap();
+        let rows = db.rows("t").await;
+        let share = rows.column_by_name("share").unwrap().as_primitive::<Int64Type>();
+        assert!(ids(&rows).iter().zip(share.values()).all(|(id, share)| *share == 100 / (id % 10)));
+        asking(&db, &[]).rollback(relance::Writes::Refuse).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_struct_can_be_computed_from() {
+    for strategy in [Strategy::Columns, Strategy::Rewrite] {
+        let db = Db::new();
+        let before = nested(&db).await;
+        let changes = [
+            "add meta.w:int64=4",
+            "cast meta.n:string",
+            "rename meta.t=text",
+            "compute w=meta.w + id",
+            "compute both=concat(meta.n, meta.text)",
+        ];
+        asking(&db, &changes).strategy(strategy).migrate().await.unwrap();
+        let after = db.rows("t").await;
+        let meta = before.column(1).as_struct();
+        let w = after.column_by_name("w").unwrap().as_primitive::<Int64Type>();
+        for (row, id) in ids(&before).into_iter().enumerate() {
+            assert_eq!(w.is_valid(row).then(|| w.value(row)), meta.is_valid(row).then_some(id + 4));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_carried_back_is_refused_and_kept() {
+    for args in [
+        &["--where", "id < 10", "--rename", "text=body"][..],
+        &["--cast", "text:int64", "--on-bad-value", "null"],
+        &["--cast", "vector:fixed_size_list<halffloat>[8]"],
+        &["--fill", "text=none"],
+        &["--rows-per-file", "7"],
+    ] {
+        let db = Db::new();
+        db.documents("t", 30, 30).await;
+        db.relance("migrate", "t", args).expect(0);
+        db.relance("plan", "t", &["--add", "x:int8"]).expect(0);
+        db.open("t").await.delete("id = 3").await.unwrap();
+        db.relance("rollback", "t", &["--keep-writes"]).expect(3).says("cannot be taken back");
+        db.relance("rollback", "t", &["--discard-writes"]).expect(0);
+        assert_eq!(ids(&db.rows("t").await).len(), 30);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renames_and_exact_casts_are_carried_back() {
+    let db = Db::new();
+    db.documents("t", 60, 20).await;
+    let before = db.rows("t").await;
+    let args =
+        ["--rename", "text=body", "--cast", "id:string", "--add", "n:int64=7", "--nullable", "id"];
+    db.relance("migrate", "t", &args).expect(0);
+    db.open("t").await.delete("id = '3'").await.unwrap();
+    db.relance("rollback", "t", &["--keep-writes"]).expect(0).says("1 commits");
+    let after = db.rows("t").await;
+    assert_eq!(after.schema().fields(), before.schema().fields());
+    assert_eq!(ids(&after).len(), 59);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compaction_is_no_write_that_a_rollback_loses() {
+    let db = Db::new();
+    db.documents("t", 60, 10).await;
+    db.relance("migrate", "t", &["--drop", "text"]).expect(0);
+    let mut live = db.open("t").await;
+    let options = lance::dataset::optimize::CompactionOptions::default();
+    lance::dataset::optimize::compact_files(&mut live, options, None).await.unwrap();
+    assert_eq!(db.open("t").await.count_fragments(), 1);
+    db.relance("rollback", "t", &[]).expect(0);
+    assert!(db.rows("t").await.column_by_name("text").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_does_not_suit_the_new_type_is_named_before() {
+    let db = Db::new();
+    let mut live = db.documents("t", 300, 100).await;
+    let vector = lance::index::vector::VectorIndexParams::ivf_flat(
+        2,
+        lance_linalg::distance::MetricType::L2,
+    );
+    live.create_index(
+        &["vector"],
+        lance_index::IndexType::Vector,
+        Some("near".into()),
+        &vector,
+        false,
+    )
+    .await
+    .unwrap();
+    let cast = ["--cast", "vector:list<float>"];
+    db.relance("migrate", "t", &cast).expect(3).says("--drop-index near");
+    db.relance("migrate", "t", &[&cast[..], &["--drop-index", "near"]].concat()).expect(0);
+    assert!(db.open("t").await.load_indices().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_others_make_meanwhile_stops_it() {
+    let db = Db::new();
+    db.documents("t", 60, 20).await;
+    db.relance("migrate", "t", &["--add", "n:int64=1", "--hold"]).expect(5);
+    let nulls =
+        lance::dataset::NewColumnTransform::AllNulls(Arc::new(Schema::new(vec![Field::new(
+            "n",
+            DataType::Int64,
+            true,
+        )])));
+    db.open("t").await.add_columns(nulls, None, None).await.unwrap();
+    db.relance("resume", "t", &[]).expect(3).says("exists already").says("Everything is kept");
+    db.relance("abort", "t", &[]).expect(0);
 }

@@ -330,7 +330,7 @@ async fn run(case: &Case) -> Option<(String, bool)> {
 fn random_changes_agree_with_a_model_of_plain_rows() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config =
-        Config { cases: 80, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
+        Config { cases: 48, max_shrink_iters: 200, failure_persistence: None, ..Config::default() };
     let seen = std::sync::Mutex::new(BTreeMap::<(String, bool), u32>::new());
     let mut runner = TestRunner::new(config);
     let tried = runner.run(&case(), |case| {

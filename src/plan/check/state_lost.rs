@@ -53,7 +53,7 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
             "it has a tagged fragment-reuse index: optimize its indices first",
         ),
         (
-            facts.storage_version == ConcreteFileVersion::V1,
+            plan.storage_version == ConcreteFileVersion::V1,
             "its files are of the legacy version 0.1",
         ),
     ];

@@ -21,6 +21,16 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         ))
         .with_advice("the strategies columns and metadata leave it where it is"));
     }
+    let structs = || facts.schema.fields_pre_order().find(|field| is_nullable_struct(field));
+    if plan.storage_version == ConcreteFileVersion::V2_0
+        && facts.storage_version != ConcreteFileVersion::V2_0
+        && let Some(field) = structs()
+    {
+        let name = &field.name;
+        return Err(Error::refused(format!(
+            "column `{name}`: storage version 2.0 keeps no null structs"
+        )));
+    }
     let new = plan.target.derived().chain(plan.written.iter().copied());
     for place in new {
         let Some(field) = plan.target.schema.fields.get(place) else { continue };
@@ -34,6 +44,10 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_nullable_struct(field: &Field) -> bool {
+    field.nullable && matches!(field.data_type(), DataType::Struct(_)) && !field.is_blob()
 }
 
 /// What `field` holds that cannot be read from one file and written to another, if it does.
