@@ -287,6 +287,19 @@ def a_new_storage_version():
         assert "Nothing to do" in relance("migrate", path, "t", "--storage-version", "2.2")
 
 
+def legacy_files():
+    """Files of the legacy version become readable ones, with the changes."""
+    with tempfile.TemporaryDirectory() as path:
+        lance.write_dataset(documents(0, 300), f"{path}/t.lance", data_storage_version="legacy", max_rows_per_file=100)
+        before = lance.dataset(f"{path}/t.lance")
+        relance("migrate", path, "t", "--add", "n:int64=7")
+        after = lance.dataset(f"{path}/t.lance")
+        assert before.data_storage_version == "0.1" and after.data_storage_version == "2.1"
+        assert after.to_table(columns=["text", "vector"]).equals(before.to_table())
+        relance("rollback", path, "t")
+        assert lance.dataset(f"{path}/t.lance").to_table().equals(before.to_table())
+
+
 def embedding_functions_follow():
     """The metadata by which the client embeds names the columns as they are called now."""
     with tempfile.TemporaryDirectory() as path:
@@ -323,7 +336,7 @@ def bad_values():
 
 def main():
     checks = [the_seeds_job, many_types, the_staging_table, indices, a_reader_in_a_loop, the_json_result, every_change,
-              json_and_row_ids, blobs, a_new_storage_version, embedding_functions_follow, bad_values]
+              json_and_row_ids, blobs, a_new_storage_version, legacy_files, embedding_functions_follow, bad_values]
     for check in checks:
         check()
         print(f"ok {check.__name__}", flush=True)

@@ -175,6 +175,9 @@ async fn sync_one(path: PathBuf, all: bool) -> io::Result<()> {
 /// `dd bs=256K` against `bs=2M`).
 const WRITE_BYTES: usize = 256 << 10;
 
+/// Bytes that wait for more before they are written.
+const SMALL_BYTES: usize = 32 << 10;
+
 /// Bytes after which the disk is given a head start.
 const SYNC_EVERY_BYTES: usize = 64 << 20;
 
@@ -186,6 +189,8 @@ const SYNC_EVERY_BYTES: usize = 64 << 20;
 struct LocalFile {
     path: PathBuf,
     file: Arc<std::fs::File>,
+    /// Small pieces that wait for more: a file's metadata is written in dozens of them.
+    small: Vec<u8>,
     written: usize,
     synced: usize,
     finished: bool,
@@ -193,11 +198,32 @@ struct LocalFile {
 
 impl LocalFile {
     fn create(path: PathBuf) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
+        let file = match std::fs::File::create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                std::fs::File::create_new(&path)?
+            }
+            file => file?,
+        };
+        let (file, small) = (Arc::new(file), Vec::new());
+        Ok(Self { path, file, small, written: 0, synced: 0, finished: false })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.small.len() + bytes.len() <= SMALL_BYTES {
+            self.small.extend_from_slice(bytes);
+            return Ok(());
         }
-        let file = Arc::new(std::fs::File::create_new(&path)?);
-        Ok(Self { path, file, written: 0, synced: 0, finished: false })
+        self.put_small()?;
+        let mut file = self.file.as_ref();
+        blocking(|| bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece)))
+    }
+
+    fn put_small(&mut self) -> io::Result<()> {
+        let mut file = self.file.as_ref();
+        let written = blocking(|| file.write_all(&self.small));
+        self.small.clear();
+        written
     }
 
     /// Has the disk begin with what is written so far, so that it does not all wait for the end. One at
@@ -227,20 +253,19 @@ impl AsyncWrite for LocalFile {
         _: &mut TaskContext<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut file = self.file.as_ref();
-        blocking(|| bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece)))?;
+        self.put(bytes)?;
         let count = bytes.len();
         self.written += count;
         self.sync_early();
         Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.put_small())
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.put_small())
     }
 }
 
@@ -260,6 +285,7 @@ impl Writer for LocalFile {
     }
 
     async fn shutdown(&mut self) -> lance_core::Result<WriteResult> {
+        self.put_small()?;
         self.finished = true;
         Ok(WriteResult { size: self.written, e_tag: None })
     }

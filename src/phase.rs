@@ -20,7 +20,7 @@ pub enum Phase {
     Hold,
     /// The one commit on the live table.
     Swap,
-    /// Rebuilding indices on the swapped table.
+    /// Building indices: over what is staged, before the swap, or on the swapped table where that cannot be.
     Index,
     /// Swapped, indexed, staging table gone.
     Done,

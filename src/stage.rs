@@ -34,6 +34,9 @@ use crate::transform::{Transform, batch_bytes};
 /// Batches that wait between the transform and the writer.
 const QUEUE_BATCHES: usize = 2;
 
+/// Rows of a batch without inputs that are made without going to another thread.
+const HERE_ROWS_MAX: usize = 8_192;
+
 /// Everything that staging a chunk needs; shared by all workers.
 #[derive(Debug, Clone)]
 pub(crate) struct Stager {
@@ -246,7 +249,12 @@ impl Stager {
         let share = self.budget.take(read).await;
         let share = share.ok_or_else(|| Error::failed("the memory budget is closed"))?;
         let transform = Arc::clone(&self.transform);
-        let made = self.pool.run(move || transform.make(&batch, hidden)).await?;
+        // A few constants are made sooner than they are passed on.
+        let made = if read == 0 && batch.num_rows() <= HERE_ROWS_MAX {
+            transform.make(&batch, hidden)?
+        } else {
+            self.pool.run(move || transform.make(&batch, hidden)).await?
+        };
         self.refuse_bad(chunk, &made.found)?;
         let bytes = read.max(batch_bytes(&made.batch));
         Ok(InFlight { batch: made.batch, bytes, left_out: made.left_out, _share: share })

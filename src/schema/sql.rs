@@ -154,19 +154,23 @@ fn parsed(planner: &Planner, text: &str, is_filter: bool) -> lance_core::Result<
         })
     };
     let plain = parse(&format!("({text}\n)"));
-    let is_list = |expr: &Expr| {
-        let list = matches!(expr, Expr::ScalarFunction(call) if call.func.name() == "struct");
-        list && !text.trim_start().to_lowercase().starts_with("struct")
-    };
-    if plain.as_ref().is_ok_and(is_list) {
+    // `CASE`, `SUBSTRING` and the like are known to Lance only as a function's argument.
+    let expr = plain.or_else(|error| parse(&format!("coalesce(({text}\n))")).map_err(|_| error))?;
+    if is_list(&expr) && !text.trim_start().to_lowercase().starts_with("struct") {
         let message = format!("`{text}` is more than one expression");
         return Err(lance_core::Error::invalid_input(message));
     }
-    if plain.is_ok() {
-        return plain;
+    Ok(expr)
+}
+
+/// Whether `expr` is what becomes of expressions with commas between them.
+fn is_list(expr: &Expr) -> bool {
+    let Expr::ScalarFunction(call) = expr else { return false };
+    match call.func.name() {
+        "struct" => true,
+        "coalesce" => matches!(call.args.as_slice(), [only] if is_list(only)),
+        _ => false,
     }
-    // `CASE`, `SUBSTRING` and the like are known to Lance only as a function's argument.
-    parse(&format!("coalesce(({text}\n))")).or(plain)
 }
 
 fn inputs_of(expr: &Expr, schema: &ArrowSchema) -> Result<ArrowSchema> {

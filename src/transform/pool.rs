@@ -58,6 +58,10 @@ impl Pool {
     /// # Errors
     /// `Failed`, when the batch is of another schema.
     pub(crate) async fn digest(&self, mut digests: Digests, batch: RecordBatch) -> Result<Digests> {
+        if batch.num_rows().saturating_mul(batch.num_columns()) <= HERE_VALUES_MAX {
+            digests.update_in_turn(&batch)?;
+            return Ok(digests);
+        }
         self.run(move || {
             digests.update(&batch)?;
             Ok(digests)
@@ -65,6 +69,9 @@ impl Pool {
         .await
     }
 }
+
+/// Values of a batch for which going to another thread costs more than taking their digest.
+const HERE_VALUES_MAX: usize = 8_192;
 
 /// The digests of all columns of a run of batches.
 #[derive(Debug)]
@@ -98,6 +105,13 @@ impl Digests {
             .par_iter_mut()
             .zip(batch.columns())
             .try_for_each(|(digest, column)| digest.update(column))
+    }
+
+    /// As [`update`](Self::update), one column after the other on this thread.
+    fn update_in_turn(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows() as u64;
+        let mut pairs = self.columns.iter_mut().zip(batch.columns());
+        pairs.try_for_each(|(digest, column)| digest.update(column))
     }
 
     /// A digest for each column.

@@ -1,0 +1,112 @@
+//! What one field may be, become and be called.
+
+use std::collections::HashMap;
+
+use arrow::datatypes::{DataType, Field as ArrowField};
+use lance_core::datatypes::Field;
+
+use crate::error::{Error, Result};
+use crate::schema::cast::is_castable;
+use crate::schema::change::Change;
+use crate::schema::show::type_text;
+
+/// Whether nothing of a field changed that stands in the manifest.
+pub(super) fn same(one: &Field, other: &Field) -> bool {
+    one.name == other.name
+        && one.nullable == other.nullable
+        && one.children.len() == other.children.len()
+        && one
+            .children
+            .iter()
+            .zip(&other.children)
+            .all(|(one, other)| one.id == other.id && same(one, other))
+}
+
+pub(super) fn nowhere() -> Error {
+    Error::failed("a column was lost while planning; this is a bug in relance")
+}
+
+pub(super) fn field_of(name: &str, data_type: Option<DataType>, nullable: bool) -> ArrowField {
+    ArrowField::new(name, data_type.unwrap_or(DataType::Null), nullable)
+}
+
+/// `field` as Lance stores it: some inner names and flags are not kept.
+pub(super) fn stored(field: &ArrowField, path: &str) -> Result<Field> {
+    Field::try_from(field).map_err(|error| {
+        Error::usage(format!("column `{path}` has a type that Lance does not store"))
+            .caused_by(error)
+    })
+}
+
+pub(super) fn renumber(field: &mut Field, parent: i32, next_id: &mut i64) -> Result<()> {
+    field.parent_id = parent;
+    field.id = i32::try_from(*next_id)
+        .map_err(|error| Error::refused("the table's field ids are used up").caused_by(error))?;
+    *next_id += 1;
+    let own = field.id;
+    field.children.iter_mut().try_for_each(|child| renumber(child, own, next_id))
+}
+
+/// The metadata that a column keeps when its values are cast: how they are encoded depends on the type.
+pub(super) fn kept_metadata(field: &Field) -> HashMap<String, String> {
+    let metadata = field.metadata.iter();
+    let kept = metadata.filter(|(key, _)| !key.starts_with("lance-encoding:"));
+    kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Values of an extension type mean more than their bytes.
+pub(super) fn refuse_extension(field: &Field, path: &str, verb: &str) -> Result<()> {
+    let what = if field.is_blob() { Some("a blob") } else { field.extension_name() };
+    match what {
+        None => Ok(()),
+        Some(what) => Err(Error::refused(format!(
+            "column `{path}` is {what}: relance does not {verb} it, it would lose what it means"
+        ))),
+    }
+}
+
+pub(super) fn expect_castable(path: &str, from: &DataType, to: &DataType) -> Result<()> {
+    if from == to || is_castable(from, to) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "column `{path}`: there is no way from {} to {}",
+        type_text(from),
+        type_text(to)
+    )))
+}
+
+pub(super) fn expect_name(name: &str, path: &str) -> Result<()> {
+    let bad = if name.is_empty() {
+        Some("a column needs a name")
+    } else if name.contains('.') {
+        Some("a column's name has no dot")
+    } else if lance_core::is_system_column(name) {
+        Some("Lance reserves this name")
+    } else {
+        None
+    };
+    bad.map_or(Ok(()), |bad| Err(Error::usage(format!("column `{path}`: {bad}"))))
+}
+
+/// Refuses to make one column twice.
+pub(super) fn refuse_twice(changes: &[Change]) -> Result<()> {
+    let mut made: Vec<&str> = Vec::new();
+    for change in changes {
+        let name = change.column();
+        match change {
+            Change::Add(_) | Change::Compute(_) => {
+                if made.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                    return Err(Error::usage(format!("column `{name}` is added twice")));
+                }
+                made.push(name);
+            }
+            Change::Drop { .. } | Change::Rename { .. } => made.retain(|other| *other != name),
+            Change::Cast(_)
+            | Change::Fill { .. }
+            | Change::Nullable { .. }
+            | Change::NotNull { .. } => {}
+        }
+    }
+    Ok(())
+}
