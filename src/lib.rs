@@ -1,7 +1,7 @@
-//! Migrates `LanceDB` tables, however large, to a new schema: record batches are streamed out of the
-//! live table, default-filled columns are appended in parallel, the result is written beside it,
-//! verified, and swapped in by one atomic commit. No full backup is made and no row is lost; readers
-//! go on reading the version that they have.
+//! Migrates `LanceDB` tables, however large, to a new schema: columns are added, computed, cast, filled,
+//! renamed and dropped, several at once, by the cheapest [`Strategy`] that can do it. What is new is
+//! written beside the live table, verified, and swapped in by one atomic commit. No full backup is made
+//! and no row is lost; readers go on reading the version that they have.
 //!
 //! ```no_run
 //! # async fn example() -> relance::Result<()> {

@@ -101,7 +101,7 @@ impl Migration {
         self
     }
 
-    /// Asks for this strategy instead of the cheapest.
+    /// Asks for this strategy instead of the cheapest. One that cannot do what is asked is refused.
     #[must_use]
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.request.strategy = Some(strategy);

@@ -24,6 +24,9 @@ use crate::settings::Verify;
 /// the run is seen to be alive.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
 
+/// Chunks in progress for each worker, where they wait for the disk most of the time.
+const TASKS_A_WORKER: usize = 4;
+
 /// Chunks in progress, those that wait, and what the run knows of them.
 struct Work<'a> {
     migration: &'a Migration,
@@ -156,7 +159,10 @@ impl<'a> Work<'a> {
 
     /// Starts tasks while there are workers free.
     fn fill(&mut self) {
-        while self.running.len() < self.migration.settings.workers {
+        let workers = self.migration.settings.workers;
+        // Where nothing is read, most of the time is spent waiting for the disk.
+        let most = if self.worker.reads() { workers } else { workers * TASKS_A_WORKER };
+        while self.running.len() < most {
             let Some(task) = self.waiting.pop_front() else { break };
             let origins = task.origins();
             let (worker, progress) = (self.worker.clone(), Arc::clone(&self.migration.progress));

@@ -224,6 +224,11 @@ impl Migration {
 }
 
 impl Worker {
+    /// Whether anything is read to stage a chunk.
+    pub(super) fn reads(&self) -> bool {
+        !self.stager.what.schema.fields.is_empty()
+    }
+
     /// Does `task`.
     ///
     /// # Errors

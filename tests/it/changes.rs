@@ -446,3 +446,22 @@ async fn a_change_that_others_make_meanwhile_stops_it() {
     db.relance("resume", "t", &[]).expect(3).says("exists already").says("Everything is kept");
     db.relance("abort", "t", &[]).expect(0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_changed_only_when_that_is_said() {
+    let db = Db::new();
+    let batch = documents(0, 20);
+    let mut fields: Vec<Field> =
+        batch.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+    let key = ("lance-schema:unenforced-primary-key".to_owned(), "true".to_owned());
+    fields[0].set_metadata([key].into());
+    let batch = RecordBatch::try_new(Schema::new(fields).into(), batch.columns().to_vec()).unwrap();
+    db.write("t", vec![batch], WriteParams::default()).await;
+    for change in [&["--rename", "id=key"][..], &["--drop", "id"], &["--cast", "id:string"]] {
+        db.relance("migrate", "t", change).expect(3).says("primary key").says("--allow-key-change");
+    }
+    db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
+    db.relance("migrate", "t", &["--rename", "id=key", "--allow-key-change"]).expect(0);
+    let live = db.open("t").await;
+    assert!(live.schema().field("key").unwrap().is_unenforced_primary_key());
+}
