@@ -114,18 +114,8 @@ pub(crate) async fn rebuild(
                 wanted.name
             ))
         })?;
-        let doing = || format!("publish index `{}`", wanted.name);
-        let operation =
-            Operation::CreateIndex { new_indices: vec![built], removed_indices: Vec::new() };
-        let transaction = TransactionBuilder::new(live.version_id(), operation)
-            .uuid(named_uuid(id).to_string())
-            .transaction_properties(Some(Arc::new(properties(id, Act::Index))))
-            .build();
-        let committed = CommitBuilder::new(Arc::new(live.clone()))
-            .with_skip_auto_cleanup(true)
-            .execute(transaction)
-            .await;
-        live = committed.doing(doing)?;
+        let published = commit(Arc::new(live), vec![built], Vec::new(), id).await;
+        live = published.doing(|| format!("publish index `{}`", wanted.name))?;
         progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
     }
     Ok(Arc::new(live))
@@ -140,24 +130,36 @@ pub(crate) async fn drop_named(
     names: &[String],
     id: &str,
 ) -> Result<Arc<Dataset>> {
+    if names.is_empty() {
+        return Ok(live);
+    }
     let indices = live.load_indices().await;
     let indices = indices.doing(|| format!("read the index list of {}", live.uri()))?;
     let removed: Vec<_> = indices.iter().filter(|one| names.contains(&one.name)).cloned().collect();
     if removed.is_empty() {
         return Ok(live);
     }
-    let operation = Operation::CreateIndex { new_indices: Vec::new(), removed_indices: removed };
+    let committed = commit(live, Vec::new(), removed, id).await;
+    Ok(Arc::new(committed.doing(|| format!("drop the indices {}", names.join(", ")))?))
+}
+
+/// Commits `new` indices to the live table, and `removed` ones out of it, for the migration `id`.
+async fn commit(
+    live: Arc<Dataset>,
+    new: Vec<IndexMetadata>,
+    removed: Vec<IndexMetadata>,
+    id: &str,
+) -> lance::Result<Dataset> {
+    let operation = Operation::CreateIndex { new_indices: new, removed_indices: removed };
     let transaction = TransactionBuilder::new(live.version_id(), operation)
         .uuid(named_uuid(id).to_string())
         .transaction_properties(Some(Arc::new(properties(id, Act::Index))))
         .build();
-    let committed =
-        CommitBuilder::new(live).with_skip_auto_cleanup(true).execute(transaction).await;
-    Ok(Arc::new(committed.doing(|| format!("drop the indices {}", names.join(", ")))?))
+    CommitBuilder::new(live).with_skip_auto_cleanup(true).execute(transaction).await
 }
 
 /// Builds the indices `wanted` over the rows of `prepared`, a version that no reader sees yet, as they are
-/// in `source`; publishes none. They will be of version `version`.
+/// in `source`; publishes none.
 ///
 /// # Errors
 /// `Failed`, naming the index.

@@ -1,7 +1,7 @@
 //! The staging table as the journal: what is committed to it is done, and nothing else is.
 //!
 //! It is a Lance table beside the live one. Its fragments are the staged ones, whose files lie in the
-//! live table's `data/` (base path 1), and whose deletion files lie in its own directory; its table config
+//! live table's `data/` (its last base path), and whose deletion files lie in its own directory; its table config
 //! holds the header, the lease and one record a chunk. Every checkpoint is one strict commit, so a run
 //! that lost its lease finds out.
 

@@ -311,6 +311,16 @@ impl Plan {
         Request { changes, ..self.request.clone() }.inverse()
     }
 
+    /// Bytes that go through the pipeline, read or made, whichever are more.
+    pub(crate) fn through_bytes(&self) -> u64 {
+        self.cost.read_bytes.max(self.cost.write_bytes)
+    }
+
+    /// Bytes that go through it for a row.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.through_bytes() / self.rows.max(1)
+    }
+
     /// Whether nothing is left to do.
     pub fn is_nothing(&self) -> bool {
         self.strategy == Strategy::Nothing

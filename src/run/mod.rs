@@ -403,7 +403,7 @@ fn amount<'a>(plan: &Plan, chunks: impl IntoIterator<Item = &'a Chunk>) -> Amoun
         }
     }
     if plan.is_aligned() {
-        let through = u128::from(plan.cost.read_bytes.max(plan.cost.write_bytes));
+        let through = u128::from(plan.through_bytes());
         let bytes = through * u128::from(all.rows) / u128::from(plan.rows.max(1));
         all.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     }

@@ -18,6 +18,7 @@ use crate::run::{Migration, Underway};
 use crate::schema::change::Change;
 use crate::schema::derive::changes_between;
 use crate::schema::json::parse_schema;
+use crate::schema::rules::same_field;
 use crate::schema::show::field_text;
 use crate::settings::OnBadValue;
 use crate::table::{self, Opener, newest};
@@ -251,15 +252,4 @@ fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
             format!("column `{name}` was `{then}` and is `{now}` now")
         }
     })
-}
-
-/// Whether files of one field can be read as the other: ids, names, types and nulls are the same, all the
-/// way down.
-fn same_field(one: &Field, other: &Field) -> bool {
-    one.id == other.id
-        && one.name == other.name
-        && one.logical_type == other.logical_type
-        && one.nullable == other.nullable
-        && one.children.len() == other.children.len()
-        && one.children.iter().zip(&other.children).all(|(one, other)| same_field(one, other))
 }

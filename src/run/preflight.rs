@@ -89,7 +89,6 @@ impl Migration {
         if places.is_empty() || plan.is_nothing() {
             return Ok(Tried::default());
         }
-        let row_bytes = plan.cost.read_bytes.max(plan.cost.write_bytes) / plan.rows.max(1);
         let transform = Transform::of(&plan.target, &places, plan.filter.clone());
         let what = What { schema: Arc::new(transform.inputs()), aligned: true };
         let trial = Trial {
@@ -98,7 +97,7 @@ impl Migration {
             transform: Arc::new(transform),
             what,
             pool: Pool::of(self.settings.workers)?,
-            batch_rows: self.settings.batch_size.rows(row_bytes).min(BATCH_ROWS),
+            batch_rows: self.settings.batch_size.rows(plan.row_bytes()).min(BATCH_ROWS),
             rows_max,
         };
         let fragments = source_fragments(live).await?;

@@ -232,7 +232,7 @@ impl Migration {
         let detachable =
             underway.source.manifest_location().naming_scheme == ManifestNamingScheme::V2;
         let ids = u64::from(underway.source.manifest().max_fragment_id.unwrap_or_default())
-            .saturating_add(underway.journal.all_fragments().len() as u64);
+            .saturating_add(underway.journal.records().map(|one| one.files.len() as u64).sum());
         let room = Numbering::has_room(ids);
         if wanted.is_empty() || !detachable || !room || underway.plan.rows == 0 {
             return Ok(false);

@@ -127,8 +127,7 @@ impl Migration {
         let store = live.object_store(None).await;
         let store = store.doing(|| "open the live table's store".to_owned())?;
         let pool = underway.pool.clone();
-        let row_bytes = plan.cost.read_bytes.max(plan.cost.write_bytes) / plan.rows.max(1);
-        let batch_rows = settings.batch_size.rows(row_bytes);
+        let batch_rows = settings.batch_size.rows(plan.row_bytes());
         let io_buffer_bytes = IO_BUFFER_BYTES;
         let transform = plan.transform();
         let what = What { schema: Arc::new(transform.inputs()), aligned: plan.is_aligned() };

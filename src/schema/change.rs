@@ -4,6 +4,7 @@ use arrow::datatypes::DataType;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::schema::cast::is_exact;
+use crate::schema::path::renamed;
 use crate::schema::show::type_text;
 use crate::schema::types::parse_type;
 
@@ -125,10 +126,8 @@ impl Change {
                 from: Some(cast.data_type.clone()),
             })),
             Self::Rename { name, to } => {
-                let (path, old) =
-                    name.rsplit_once('.').map_or((None, name.as_str()), |(p, n)| (Some(p), n));
-                let new = path.map_or_else(|| to.clone(), |path| format!("{path}.{to}"));
-                Some(Self::Rename { name: new, to: old.to_owned() })
+                let old = name.rsplit('.').next().unwrap_or(name);
+                Some(Self::Rename { name: renamed(name, to), to: old.to_owned() })
             }
             Self::Nullable { name } => Some(Self::NotNull { name: name.clone() }),
             Self::NotNull { name } => Some(Self::Nullable { name: name.clone() }),

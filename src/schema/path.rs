@@ -21,6 +21,11 @@ pub(crate) fn find(fields: &[Field], path: &str) -> Option<Place> {
     })
 }
 
+/// The path of the field at `path` once it is called `to`.
+pub(crate) fn renamed(path: &str, to: &str) -> String {
+    path.rsplit_once('.').map_or_else(|| to.to_owned(), |(outer, _)| format!("{outer}.{to}"))
+}
+
 /// The field at `place`.
 pub(crate) fn field_at<'a>(fields: &'a [Field], place: &[usize]) -> Option<&'a Field> {
     let (first, rest) = place.split_first()?;

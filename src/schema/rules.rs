@@ -10,16 +10,15 @@ use crate::schema::cast::is_castable;
 use crate::schema::change::Change;
 use crate::schema::show::type_text;
 
-/// Whether nothing of a field changed that stands in the manifest.
-pub(super) fn same(one: &Field, other: &Field) -> bool {
-    one.name == other.name
+/// Whether files of one field can be read as the other: ids, names, types and nulls are the same, all the
+/// way down.
+pub(crate) fn same_field(one: &Field, other: &Field) -> bool {
+    one.id == other.id
+        && one.name == other.name
+        && one.logical_type == other.logical_type
         && one.nullable == other.nullable
         && one.children.len() == other.children.len()
-        && one
-            .children
-            .iter()
-            .zip(&other.children)
-            .all(|(one, other)| one.id == other.id && same(one, other))
+        && one.children.iter().zip(&other.children).all(|(one, other)| same_field(one, other))
 }
 
 pub(super) fn nowhere() -> Error {

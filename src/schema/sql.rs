@@ -20,7 +20,6 @@ pub struct Sql {
     /// The columns that it names.
     inputs: SchemaRef,
     data_type: DataType,
-    nullable: bool,
     /// The type that was asked for, where it is another one, and the column's name.
     cast: Option<(DataType, String)>,
 }
@@ -73,8 +72,7 @@ impl Sql {
         let physical = planner.create_physical_expr(&expr).map_err(bad)?;
         let told = |error| Error::usage(format!("cannot make sense of `{text}`: {error}"));
         let data_type = physical.data_type(&inputs).map_err(told)?;
-        let nullable = physical.nullable(&inputs).map_err(told)?;
-        Ok(Self { text: text.to_owned(), expr: physical, inputs, data_type, nullable, cast: None })
+        Ok(Self { text: text.to_owned(), expr: physical, inputs, data_type, cast: None })
     }
 
     /// The same expression, cast to `data_type` for the column `path`.
@@ -93,11 +91,6 @@ impl Sql {
     /// The type of its values, before any cast.
     pub fn data_type(&self) -> &DataType {
         &self.data_type
-    }
-
-    /// Whether it may give nulls.
-    pub fn nullable(&self) -> bool {
-        self.nullable
     }
 
     /// The type that its values are cast to, if they are, and the column's name.

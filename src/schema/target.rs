@@ -12,10 +12,10 @@ use crate::schema::change::{Add, Cast, Change, Compute};
 use crate::schema::column::Column;
 use crate::schema::follow::{Renamed, followed, lost_functions};
 use crate::schema::literal::{null_literal, parse_literal, settle_now};
-use crate::schema::path::{Place, field_at, fields_around, find};
+use crate::schema::path::{Place, field_at, fields_around, find, renamed};
 use crate::schema::rules::{
     expect_castable, expect_name, field_of, kept_metadata, nowhere, refuse_extension, refuse_twice,
-    renumber, same, stored,
+    renumber, same_field, stored,
 };
 use crate::schema::show::type_text;
 use crate::schema::sql::Sql;
@@ -114,7 +114,8 @@ impl Target {
     pub(crate) fn renames_or_drops(&self) -> bool {
         let stays = |old: &Field| {
             self.after.fields.iter().zip(&self.columns).any(|(new, column)| {
-                new.id == old.id && (!column.is_kept() && new.name == old.name || same(new, old))
+                let derived = !column.is_kept() && new.id == old.id && new.name == old.name;
+                derived || same_field(new, old)
             })
         };
         !self.before.fields.iter().all(stays)
@@ -274,8 +275,7 @@ impl Draft<'_> {
 
     fn rename(&mut self, name: &str, to: &str, if_exists: IfExists) -> Result<()> {
         // Asked for again, it is done already.
-        let now =
-            name.rsplit_once('.').map_or_else(|| to.to_owned(), |(path, _)| format!("{path}.{to}"));
+        let now = renamed(name, to);
         if if_exists == IfExists::Skip && self.find(name).is_none() && self.find(&now).is_some() {
             return self
                 .skip(&now, &format!("is there, and `{name}` is not: it is called so already"));
