@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import lance
 import lancedb
@@ -242,27 +243,85 @@ def json_and_row_ids():
 
 
 def blobs():
-    """Blobs of both kinds are left where they are by `columns`; those inside data files are rewritten."""
+    """Blobs inside data files are left where they are by `columns` and copied by `rewrite`."""
+    with tempfile.TemporaryDirectory() as path:
+        payload = [bytes([i % 256]) * (i * 1000) if i % 4 else None for i in range(40)]
+        field = pa.field("b", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+        rows = pa.table([pa.array(range(40)), pa.array(payload, pa.large_binary())],
+                        schema=pa.schema([("id", pa.int64()), field]))
+        lance.write_dataset(rows, f"{path}/t.lance", data_storage_version="2.1", max_rows_per_file=15)
+        for way in WAYS:
+            relance("migrate", path, "t", "--strategy", way, "--add", f"{way}:int64=7")
+            relance("verify", path, "t")
+            assert payloads(f"{path}/t.lance") == dict(enumerate(payload))
+
+
+def payloads(uri):
+    """What every row's blob holds, by id."""
+    table = lance.dataset(uri)
+    ids = table.to_table(columns=["id"])["id"].to_pylist()
+    there = table.to_table(columns=["id"], filter="b is not null")["id"].to_pylist()
+    places = [ids.index(i) for i in there]
+    read = table.take_blobs("b", indices=places) if places else []
+    return dict.fromkeys(ids) | {i: blob.readall() for i, blob in zip(there, read)}
+
+
+def sidecars():
+    """Blobs in files of their own keep their bytes through every strategy, and leave none behind."""
+    with tempfile.TemporaryDirectory() as path:
+        outside = Path(path, "outside.bin")
+        outside.write_bytes(b"outside" * 100)
+        sizes = [0, 10, 50, 51, 200, 299, 900, 1001, 5000, 20_000_000]
+        payload = [bytes([i % 256]) * sizes[i % len(sizes)] if i % 7 else None for i in range(120)]
+        values = [*payload[:-1], lance.Blob.from_uri(f"file://{outside}")]
+        payload[-1] = outside.read_bytes()
+        field = lance.blob_field("b", inline_size_threshold=50, dedicated_size_threshold=1000, pack_file_size_threshold=3000)
+        rows = pa.table([pa.array(range(120)), lance.blob_array(values)], schema=pa.schema([("id", pa.int64()), field]))
+        uri = f"{path}/t.lance"
+        lance.write_dataset(rows, uri, data_storage_version="2.2", max_rows_per_file=25, allow_external_blob_outside_bases=True)
+        expected = dict(enumerate(payload))
+        assert payloads(uri) == expected
+        table = lance.dataset(uri)
+        kinds = {row["kind"] for row in table.to_table(columns=["b"])["b"].to_pylist() if row}
+        assert kinds == {0, 1, 2, 3}, kinds
+        for way in WAYS:
+            relance("migrate", path, "t", "--strategy", way, "--add", f"{way}:int64=7", "--rename", "id=key", "--rename", "key=id")
+            assert payloads(uri) == expected, way
+            relance("verify", path, "t")
+        lance.dataset(uri).delete("id in (3, 9, 44, 110)")
+        expected = {i: p for i, p in expected.items() if i not in (3, 9, 44, 110)}
+        there = set(Path(uri, "data").rglob("*"))
+        held = relance("migrate", path, "t", "--strategy", "rewrite", "--rows-per-file", "30", "--hold", code=5)
+        assert set(Path(uri, "data").rglob("*.blob")) > {file for file in there if file.suffix == ".blob"}, held
+        relance("abort", path, "t")
+        assert set(Path(uri, "data").rglob("*")) == there
+        relance("migrate", path, "t", "--strategy", "rewrite", "--rows-per-file", "30", "--hold", code=5)
+        lance.dataset(uri).delete("id in (5, 80)")
+        relance("resume", path, "t")
+        expected = {i: p for i, p in expected.items() if i not in (5, 80)}
+        assert payloads(uri) == expected
+        relance("migrate", path, "t", "--where", "id < 100", "--hold", code=5)
+        expected = {i: p for i, p in expected.items() if i < 100}
+        relance("resume", path, "t")
+        assert payloads(uri) == expected
+        relance("finalize", path, "t", "--history")
+        assert payloads(uri) == expected
+
+
+def packed_structs():
+    """Structs whose children lie side by side, null rows included."""
     for version in ["2.1", "2.2"]:
         with tempfile.TemporaryDirectory() as path:
-            payload = [bytes([i % 256]) * (i * 1000) if i % 4 else None for i in range(40)]
-            field = pa.field("b", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
-            column = pa.array(payload, pa.large_binary())
-            if version == "2.2":
-                field, column = lance.blob_field("b"), lance.blob_array(payload)
-            rows = pa.table([pa.array(range(40)), column], schema=pa.schema([("id", pa.int64()), field]))
-            lance.write_dataset(rows, f"{path}/t.lance", data_storage_version=version, max_rows_per_file=15)
-            relance("migrate", path, "t", "--add", "n:int64=7", "--rename", "id=key")
-            if version == "2.1":
-                relance("migrate", path, "t", "--strategy", "rewrite")
+            kind = pa.struct([pa.field("x", pa.int32()), pa.field("y", pa.float64())])
+            rows = pa.array([{"x": i, "y": i / 2} if i % 3 else None for i in range(50)], kind)
+            schema = pa.schema([pa.field("id", pa.int64()), pa.field("s", kind, metadata={"packed": "true"})])
+            lance.write_dataset(pa.table([pa.array(range(50)), rows], schema=schema), f"{path}/t.lance",
+                                data_storage_version=version, max_rows_per_file=20)
+            before = lance.dataset(f"{path}/t.lance").to_table()
+            for way in WAYS:
+                relance("migrate", path, "t", "--strategy", way, "--add", f"{way}:int64=7")
+                assert lance.dataset(f"{path}/t.lance").to_table(columns=["id", "s"]).equals(before), (version, way)
                 relance("verify", path, "t")
-            else:
-                relance("migrate", path, "t", "--strategy", "rewrite", code=3)
-            after = lance.dataset(f"{path}/t.lance")
-            there = [i for i, p in enumerate(payload) if p is not None]
-            read = after.take_blobs("b", indices=there)
-            assert [b.readall() for b in read] == [payload[i] for i in there], version
-            assert after.to_table(columns=["n"])["n"].to_pylist() == [7] * 40
 
 
 def a_new_storage_version():
@@ -336,7 +395,7 @@ def bad_values():
 
 def main():
     checks = [the_seeds_job, many_types, the_staging_table, indices, a_reader_in_a_loop, the_json_result, every_change,
-              json_and_row_ids, blobs, a_new_storage_version, legacy_files, embedding_functions_follow, bad_values]
+              json_and_row_ids, blobs, sidecars, packed_structs, a_new_storage_version, legacy_files, embedding_functions_follow, bad_values]
     for check in checks:
         check()
         print(f"ok {check.__name__}", flush=True)

@@ -35,13 +35,24 @@ pub(crate) fn new_name(id: &str) -> String {
     format!("{bits:024b}-relance-{id}-{rest}.lance")
 }
 
+/// The name of the data file that the object at `location` is, or lies beside as a sidecar: those are in a
+/// folder of its name.
+pub(crate) fn owner(location: &Path) -> String {
+    let name = location.filename().unwrap_or_default();
+    if location.extension() != Some("blob") {
+        return name.to_owned();
+    }
+    let folder = location.parts().rev().nth(1);
+    folder.map(|folder| format!("{}.lance", folder.as_ref())).unwrap_or_default()
+}
+
 /// Whether `name` is a file of the migration `id`.
 pub(crate) fn is_of(name: &str, id: &str) -> bool {
     let stem = name.strip_suffix(".lance").unwrap_or_default();
     stem.contains(&format!("-relance-{id}-"))
 }
 
-/// Every file of the migration `id` in `directory`.
+/// Every data file of the migration `id` in `directory`.
 ///
 /// # Errors
 /// `Failed`, when the directory cannot be listed.
@@ -50,12 +61,23 @@ pub(crate) async fn list(
     directory: &Path,
     id: &str,
 ) -> Result<Vec<ObjectMeta>> {
+    let mut files = list_whole(store, directory, id).await?;
+    files.retain(|meta| meta.location.filename().is_some_and(|name| is_of(name, id)));
+    Ok(files)
+}
+
+/// Every data file of the migration `id` in `directory`, and its sidecars.
+///
+/// # Errors
+/// `Failed`, when the directory cannot be listed.
+pub(crate) async fn list_whole(
+    store: &ObjectStore,
+    directory: &Path,
+    id: &str,
+) -> Result<Vec<ObjectMeta>> {
     let files: Result<Vec<_>> = store
         .list(Some(directory.clone()))
-        .try_filter(|meta| {
-            let ours = meta.location.filename().is_some_and(|name| is_of(name, id));
-            std::future::ready(ours)
-        })
+        .try_filter(|meta| std::future::ready(is_of(&owner(&meta.location), id)))
         .try_collect()
         .await
         .doing(|| format!("list {directory}"));
@@ -73,7 +95,44 @@ pub(crate) async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
     }
 }
 
-/// Makes `file` of the migration `id` young again, so that no cleanup takes it for abandoned, and gives
+/// Removes `file` and its sidecars; what is gone already is as good.
+///
+/// # Errors
+/// `Failed`, when something is there and cannot be removed.
+pub(crate) async fn remove_whole(store: &ObjectStore, file: &Path) -> Result<()> {
+    for sidecar in sidecars(store, file).await? {
+        remove(store, &sidecar).await?;
+    }
+    remove_empty(store, &folder(file));
+    remove(store, file).await
+}
+
+/// Where the sidecars of the data file `file` lie.
+fn folder(file: &Path) -> Path {
+    let name = file.filename().unwrap_or_default();
+    let stem = name.strip_suffix(".lance").unwrap_or(name);
+    directory_of(file).join(stem)
+}
+
+/// The directory that `file` lies in.
+pub(crate) fn directory_of(file: &Path) -> Path {
+    let parts: Vec<_> = file.parts().collect();
+    let directory = parts.split_last().map_or(&[][..], |(_, directory)| directory);
+    directory.iter().cloned().collect()
+}
+
+/// The sidecars of the data file `file`.
+async fn sidecars(store: &ObjectStore, file: &Path) -> Result<Vec<Path>> {
+    let folder = folder(file);
+    // Few files have any, and a look at a disk costs nothing.
+    if store.has_direct_local_paths() && !PathBuf::from(to_local_path(&folder)).is_dir() {
+        return Ok(Vec::new());
+    }
+    let listed = store.list(Some(folder.clone())).map_ok(|meta| meta.location).try_collect().await;
+    listed.doing(|| format!("list {folder}"))
+}
+
+/// Makes `file` of the migration `id`, and its sidecars, young again, so that no cleanup takes it for abandoned, and gives
 /// its name, which may be a new one: a disk's file is dated `now`, an object is copied inside its store.
 ///
 /// # Errors
@@ -88,15 +147,20 @@ pub(crate) async fn renew(
     now: SystemTime,
 ) -> Result<Path> {
     if store.has_direct_local_paths() {
-        let path = PathBuf::from(to_local_path(file));
-        let touched = std::fs::File::options().append(true).open(path);
-        let touched = touched.and_then(|file| file.set_modified(now));
-        touched.doing(|| format!("touch {file}"))?;
+        for file in sidecars(store, file).await?.iter().chain([file]) {
+            let path = PathBuf::from(to_local_path(file));
+            let touched = std::fs::File::options().append(true).open(path);
+            let touched = touched.and_then(|file| file.set_modified(now));
+            touched.doing(|| format!("touch {file}"))?;
+        }
         return Ok(file.clone());
     }
-    let parts: Vec<_> = file.parts().collect();
-    let directory = parts.split_last().map_or(&[][..], |(_, directory)| directory);
-    let copy = directory.iter().cloned().collect::<Path>().join(new_name(id));
+    let copy = directory_of(file).join(new_name(id));
+    for sidecar in sidecars(store, file).await? {
+        let copied = folder(&copy).join(sidecar.filename().unwrap_or_default());
+        let doing = || format!("copy {sidecar} to {copied}");
+        store.inner.copy(&sidecar, &copied).await.doing(doing)?;
+    }
     store.inner.copy(file, &copy).await.doing(|| format!("copy {file} to {copy}"))?;
     Ok(copy)
 }
@@ -139,6 +203,11 @@ pub(crate) async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn W
 pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>) -> Result<()> {
     if !store.has_direct_local_paths() {
         return Ok(());
+    }
+    let mut files = files;
+    for place in 0..files.len() {
+        let Some(file) = files.get(place).cloned() else { break };
+        files.extend(sidecars(store, &file).await?);
     }
     let directories: BTreeSet<PathBuf> = files
         .iter()

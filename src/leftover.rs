@@ -13,6 +13,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::commit::is_named;
+use crate::datafile::owner;
 use crate::error::{Context, Result};
 use crate::journal::Journal;
 use crate::table::newest;
@@ -59,8 +60,8 @@ pub(crate) async fn remove(
     let store = store.doing(|| format!("open the store of {}", live.uri()))?;
     let root = live.branch_location().path;
     let mut gone = Vec::new();
-    for meta in datafile::list(&store, &live.data_dir(), id).await? {
-        gone.extend((!keep.contains(name_of(&meta))).then_some(meta));
+    for meta in datafile::list_whole(&store, &live.data_dir(), id).await? {
+        gone.extend((!keep.contains(&owner(&meta.location))).then_some(meta));
     }
     for meta in list(&store, &deletion::directory(&root)).await? {
         let ours = deletion::is_of(name_of(&meta), id) && !keep.contains(name_of(&meta));
@@ -74,13 +75,16 @@ pub(crate) async fn remove(
     // In this order: what is made after the listing is not in it, what was adopted before is in the
     // newest version, and whoever adopts anything in between has taken the journal over.
     let named = named_by(&*newest(live).await?);
-    gone.retain(|meta| !named.contains(name_of(meta)));
+    gone.retain(|meta| !named.contains(&owner(&meta.location)));
     if let Some(journal) = journal {
         journal.expect_own().await?;
     }
     let mut removed = Removed::default();
     for meta in gone {
         datafile::remove(&store, &meta.location).await?;
+        if meta.location.extension() == Some("blob") {
+            datafile::remove_empty(&store, &datafile::directory_of(&meta.location));
+        }
         removed.files += 1;
         removed.bytes += meta.size;
     }

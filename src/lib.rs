@@ -55,6 +55,7 @@ mod run;
 mod sample;
 mod schema;
 mod settings;
+mod sidecar;
 mod source;
 mod stage;
 mod table;

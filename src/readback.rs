@@ -10,6 +10,8 @@ use lance_core::cache::LanceCache;
 use lance_core::datatypes::Schema;
 use lance_encoding::decoder::{DecoderPlugins, FilterExpression};
 use lance_file::reader::{FileReader, FileReaderOptions};
+use lance_file::version::ConcreteFileVersion;
+use lance_file::versions::reader_projection_from_whole_schema;
 use lance_io::ReadBatchParams;
 use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
@@ -19,7 +21,9 @@ use object_store::path::Path;
 use crate::chunk::ChunkId;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
+use crate::schema::blob;
 use crate::settings::Verify;
+use crate::sidecar::Blobs;
 use crate::source::joined;
 use crate::transform::pool::{Digests, Pool};
 
@@ -37,6 +41,8 @@ pub(crate) struct Reader {
     pub directory: Path,
     /// The schema of what was written.
     pub schema: Schema,
+    /// The format.
+    pub version: ConcreteFileVersion,
     /// Rows in a batch, at most.
     pub batch_rows: u32,
     /// Bytes that Lance reads ahead.
@@ -138,9 +144,11 @@ impl Reader {
         let scheduler =
             ScanScheduler::new(Arc::clone(&self.store), SchedulerConfig::new(self.io_buffer_bytes));
         let opened = scheduler.open_file(&path, &file.file_size_bytes).await;
+        let stored = blob::stored(&self.schema);
+        let projection = reader_projection_from_whole_schema(&stored, self.version);
         let reader = FileReader::try_open(
             opened.doing(|| format!("open {name}"))?,
-            None,
+            Some(projection.clone()),
             Arc::<DecoderPlugins>::default(),
             &LanceCache::no_cache(),
             FileReaderOptions::default(),
@@ -153,12 +161,23 @@ impl Reader {
                 "{name} holds {held} rows, not those that were staged"
             )));
         }
-        let tasks = reader.read_tasks(rows, self.batch_rows, None, FilterExpression::no_filter());
+        let blobs = Blobs::of_file(&self.store, &self.directory, &self.schema, &name);
+        let tasks = reader.read_tasks(
+            rows,
+            self.batch_rows,
+            Some(projection),
+            FilterExpression::no_filter(),
+        );
         let tasks = tasks.await.doing(|| format!("read {name}"))?;
         // Decoding is most of the work: each batch on a task of its own, in order.
         let batches = tasks.map(|batch| tokio::spawn(batch.task)).buffered(READAHEAD);
         let named = batches.map(move |batch| joined(batch).doing(|| format!("read {name}")));
-        Ok(named.boxed())
+        let Some(blobs) = blobs else { return Ok(named.boxed()) };
+        let carried = named.and_then(move |batch| {
+            let blobs = blobs.clone();
+            async move { blobs.carry(batch).await }
+        });
+        Ok(carried.boxed())
     }
 }
 

@@ -17,6 +17,8 @@ use tokio::task::JoinError;
 
 use crate::chunk::{Chunk, SourceFragment};
 use crate::error::{Context, Error, Result};
+use crate::schema::blob;
+use crate::sidecar::Blobs;
 
 /// What the name of every tag of relance's begins with.
 pub(crate) const TAG_PREFIX: &str = "relance-";
@@ -125,13 +127,19 @@ impl Source {
         }
         let store = self.dataset.object_store(None).await;
         let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
-        let scheduler = ScanScheduler::new(store, SchedulerConfig::new(limits.io_buffer_bytes));
-        let config = FragReadConfig::default()
-            .with_scan_scheduler(scheduler)
-            .with_ignore_deletions(what.aligned);
-        let schema = Arc::clone(&what.schema);
         let rows = chunk.fragments.iter().map(counted);
-        let fragments: Vec<_> = self.fragments_of(chunk)?.into_iter().zip(rows).collect();
+        let fragments = self.fragments_of(chunk)?;
+        let directory = self.dataset.data_dir();
+        let blobs = Blobs::of_fragments(&store, &directory, &what.schema, &fragments)?;
+        let config = FragReadConfig::default()
+            .with_scan_scheduler(ScanScheduler::new(
+                store,
+                SchedulerConfig::new(limits.io_buffer_bytes),
+            ))
+            .with_ignore_deletions(what.aligned)
+            .with_row_address(blobs.is_some());
+        let schema = Arc::new(blob::stored(&what.schema));
+        let fragments: Vec<_> = fragments.into_iter().zip(rows).collect();
         let files = fragments.iter().flat_map(|(fragment, _)| &fragment.files);
         let names: Vec<String> = files.map(|file| file.path.clone()).collect();
         let dataset = Arc::clone(&self.dataset);
@@ -150,7 +158,12 @@ impl Source {
         let told = batches.map(move |batch| {
             joined(batch).doing(|| format!("read chunk {id} of {uri} ({files})"))
         });
-        Ok(told.boxed())
+        let Some(blobs) = blobs else { return Ok(told.boxed()) };
+        let carried = told.and_then(move |batch| {
+            let blobs = blobs.clone();
+            async move { blobs.carry(batch).await }
+        });
+        Ok(carried.boxed())
     }
 
     /// Streams all rows with Lance's own scanner, for those who check what [`scan`](Self::scan) gave.

@@ -25,6 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::schema::cast::Problem;
 use crate::settings::OnBadValue;
+use crate::sidecar::Sidecars;
 use crate::source::{ScanLimits, Source, What};
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::rebatch::Rebatch;
@@ -307,7 +308,7 @@ pub(crate) fn hidden_of(hidden: &RoaringBitmap, rows: Range<u64>) -> Option<Bool
 async fn discard(spec: &FileSpec, fragments: Vec<Fragment>) {
     for file in fragments.iter().flat_map(|fragment| &fragment.files) {
         let path = spec.directory.clone().join(file.path.as_str());
-        let _ = datafile::remove(&spec.store, &path).await;
+        let _ = datafile::remove_whole(&spec.store, &path).await;
     }
 }
 
@@ -322,6 +323,15 @@ struct OpenFile {
     name: String,
     rows: u64,
     writer: FileWriter,
+    sidecars: Sidecars,
+}
+
+impl OpenFile {
+    async fn write(&mut self, spec: &FileSpec, batch: RecordBatch) -> Result<()> {
+        let (store, directory) = (&spec.store, &spec.directory);
+        let batch = self.sidecars.prepare(store, directory, &spec.schema, batch).await?;
+        self.writer.write_batch(&batch).await.doing(|| format!("write {}", self.name))
+    }
 }
 
 impl<'a> StagedWriter<'a> {
@@ -339,13 +349,12 @@ impl<'a> StagedWriter<'a> {
             let room = self.spec.rows_max.saturating_sub(open.rows);
             let room = usize::try_from(room).unwrap_or(usize::MAX);
             let rows = room.min(batch.num_rows() - from);
-            let name = open.name.clone();
             let part = batch.slice(from, rows);
-            let written = open.writer.write_batch(&part).await;
+            let written = open.write(self.spec, part).await;
             open.rows += rows as u64;
             let full = open.rows >= self.spec.rows_max;
             self.open = Some(open);
-            written.doing(|| format!("write {name}"))?;
+            written?;
             from += rows;
             if full {
                 self.close().await?;
@@ -387,6 +396,9 @@ impl<'a> StagedWriter<'a> {
     async fn discard(&mut self) {
         if let Some(mut open) = self.open.take() {
             open.writer.abort().await;
+            // What lies beside it is finished already.
+            let path = self.spec.directory.clone().join(open.name.as_str());
+            let _ = datafile::remove_whole(&self.spec.store, &path).await;
         }
         discard(self.spec, std::mem::take(&mut self.done)).await;
     }
@@ -399,7 +411,8 @@ async fn open_file(spec: &FileSpec) -> Result<OpenFile> {
     let object = datafile::create(&spec.store, &path).await?;
     let writer = create_writer(spec.version, object, spec.schema.clone(), options());
     let writer = writer.doing(|| format!("write {name}"))?;
-    Ok(OpenFile { name, rows: 0, writer })
+    let sidecars = Sidecars::of(&name);
+    Ok(OpenFile { name, rows: 0, writer, sidecars })
 }
 
 /// Batches are ours alone, so their arrays can be kept until their page is full instead of copied.

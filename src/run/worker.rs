@@ -158,7 +158,9 @@ impl Migration {
             progress: Arc::clone(&self.progress),
         };
         let schema = plan.written_schema();
-        let reader = Reader { store, directory, schema, batch_rows, io_buffer_bytes, pool };
+        let version = plan.storage_version;
+        let reader =
+            Reader { store, directory, schema, version, batch_rows, io_buffer_bytes, pool };
         let staging = underway.journal.staging();
         let staging_store = staging.object_store(None).await;
         Ok(Worker {
@@ -413,7 +415,7 @@ impl Worker {
     /// `Failed`, when one is there and cannot be removed.
     pub(super) async fn remove(&self, names: Vec<String>) -> Result<()> {
         for name in names {
-            datafile::remove(self.store(), &self.path(&name)).await?;
+            datafile::remove_whole(self.store(), &self.path(&name)).await?;
         }
         Ok(())
     }

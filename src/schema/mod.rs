@@ -1,5 +1,6 @@
 //! Schemas: types as text, literals, changes, and what they make of a table's schema. All pure.
 
+pub(crate) mod blob;
 pub(crate) mod cast;
 pub(crate) mod change;
 pub(crate) mod column;

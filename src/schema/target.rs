@@ -255,6 +255,9 @@ impl Draft<'_> {
         if !self.field(&place)?.nullable {
             return self.skip(name, "is not null already");
         }
+        if self.field(&place)?.is_blob() {
+            refuse_extension(self.field(&place)?, name, "forbid nulls in")?;
+        }
         let path = name.to_owned();
         self.change_value(&place, |of| Column::NotNull { of, path })?;
         self.field_mut(&place)?.nullable = false;

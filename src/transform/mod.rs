@@ -13,6 +13,7 @@ use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Context, Error, Result};
+use crate::schema::blob;
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;
 use crate::schema::target::Target;
@@ -70,7 +71,7 @@ impl Transform {
             target.before.fields.iter().filter(|field| names.contains(&field.name.as_str()));
         Self {
             source: source.cloned().collect(),
-            schema: Arc::new(ArrowSchema::from(&written)),
+            schema: Arc::new(blob::carried(&ArrowSchema::from(&written))),
             columns,
             filter,
         }

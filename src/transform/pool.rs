@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::digest::{ColumnDigest, Digest};
 use crate::error::{Context, Error, Result};
+use crate::schema::blob;
 
 /// The transform pool.
 #[derive(Debug, Clone)]
@@ -86,6 +87,7 @@ impl Digests {
     /// # Errors
     /// `Refused`, for a type that Lance does not store.
     pub(crate) fn of(schema: &arrow::datatypes::Schema) -> Result<Self> {
+        let schema = blob::compared(schema);
         let columns = schema.fields().iter().map(|field| ColumnDigest::new(field));
         Ok(Self { columns: columns.collect::<Result<_>>()?, rows: 0 })
     }
@@ -101,6 +103,7 @@ impl Digests {
     /// `Failed`, when the batch is of another schema.
     pub(crate) fn update(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
+        let batch = blob::comparable(batch.clone())?;
         self.columns
             .par_iter_mut()
             .zip(batch.columns())
@@ -110,6 +113,7 @@ impl Digests {
     /// As [`update`](Self::update), one column after the other on this thread.
     fn update_in_turn(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
+        let batch = blob::comparable(batch.clone())?;
         let mut pairs = self.columns.iter_mut().zip(batch.columns());
         pairs.try_for_each(|(digest, column)| digest.update(column))
     }

@@ -19,8 +19,30 @@ use crate::error::{Context, Result};
 /// # Errors
 /// `Failed`, when `array` is not of the field.
 pub(crate) fn select(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
+    if to.is_blob_v2() {
+        // It is in the form that the pipeline carries.
+        return Ok(Arc::clone(array));
+    }
     let selected = if same_children(from, to) { Arc::clone(array) } else { pick(array, from, to)? };
+    let selected = if to.is_packed_struct() { packable(&selected)? } else { selected };
     retype(&selected, &to.data_type())
+}
+
+/// `array` without the nulls of its children that are the struct's own: Lance's writer of packed structs
+/// takes the latter only (lance-encoding 14 `src/encodings/logical/primitive.rs`).
+fn packable(array: &ArrayRef) -> Result<ArrayRef> {
+    let Some(structs) = array.as_struct_opt().filter(|structs| structs.null_count() > 0) else {
+        return Ok(Arc::clone(array));
+    };
+    let own = structs.nulls();
+    let children = structs.columns().iter().map(|child| {
+        let nulls = child.nulls();
+        let is_own = own.zip(nulls).is_some_and(|(own, nulls)| own.contains(nulls));
+        if is_own { without_nulls(child) } else { Ok(Arc::clone(child)) }
+    });
+    let children = children.collect::<Result<Vec<_>>>()?;
+    let made = StructArray::try_new(structs.fields().clone(), children, own.cloned());
+    Ok(Arc::new(made.doing(|| "pack structs".to_owned())?))
 }
 
 fn same_children(from: &Field, to: &Field) -> bool {

@@ -15,6 +15,7 @@
 
 mod support;
 
+mod blobs;
 mod catchup;
 mod changes;
 mod cli;

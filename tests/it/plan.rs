@@ -46,6 +46,7 @@ Plan for `t` at version 2
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_rewrite_would_lose_is_refused_by_name() {
     use lance::dataset::WriteParams;
+    use lance_file::version::LanceFileVersion;
     let cases: [(&str, WriteParams, &str, &str); 4] = [
         (
             "stable row ids",
@@ -55,13 +56,18 @@ async fn what_a_rewrite_would_lose_is_refused_by_name() {
         ),
         ("materialised view", WriteParams::default(), "mv.definition", "schema"),
         ("computed by LanceDB", WriteParams::default(), "computed_column", "field"),
-        ("blobs", WriteParams::default(), "lance-encoding:blob", "blob"),
+        (
+            "blobs",
+            crate::support::at_version(LanceFileVersion::V2_1),
+            "lance-encoding:blob",
+            "blob",
+        ),
     ];
     for (reason, params, key, place) in cases {
         let db = Db::new();
         db.write("t", vec![marked(key, place)], params).await;
         let before = db.files();
-        let more = ["--add", "n:int64=7", "--strategy", "rewrite"];
+        let more = ["--add", "n:int64=7", "--strategy", "rewrite", "--storage-version", "2.2"];
         db.relance("migrate", "t", &more).expect(3).says(reason);
         assert_eq!(db.files(), before, "{reason}");
     }

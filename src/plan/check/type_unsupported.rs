@@ -12,7 +12,9 @@ use crate::schema::show::type_text;
 pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     for field in facts.schema.fields_pre_order() {
         let carried = plan.strategy != Strategy::Rewrite;
-        let Some(what) = not_carried(field, plan.storage_version).filter(|_| !carried) else {
+        let nested = !facts.schema.fields.iter().any(|top| top.id == field.id);
+        let Some(what) = not_carried(field, nested, plan.storage_version).filter(|_| !carried)
+        else {
             continue;
         };
         let (table, name) = (&facts.table, &field.name);
@@ -51,11 +53,12 @@ fn is_nullable_struct(field: &Field) -> bool {
 }
 
 /// What `field` holds that cannot be read from one file and written to another, if it does.
-fn not_carried(field: &Field, version: ConcreteFileVersion) -> Option<&'static str> {
+fn not_carried(field: &Field, nested: bool, version: ConcreteFileVersion) -> Option<&'static str> {
     let old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
     let is_list = matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_));
     if field.is_blob_v2() {
-        Some("blobs that lie in files of their own")
+        // At the top level they are carried: see `schema/blob.rs`.
+        nested.then_some("blobs inside another type")
     } else if field.is_blob() && !old {
         Some("blobs, which this storage version keeps in files of their own")
     } else if is_list && field.children.iter().any(Field::is_blob) {

@@ -45,6 +45,10 @@ fn is_named(file: &str, named: &HashSet<String>) -> bool {
     match (parts.next(), parts.next()) {
         (Some("_indices"), Some(uuid)) => named.contains(&format!("_indices/{uuid}")),
         (Some("_refs"), _) => true,
+        // A blob's own file lies in a folder that is called as its data file.
+        (Some("data"), Some(stem)) if file.contains(".blob") => {
+            named.contains(&format!("data/{stem}.lance"))
+        }
         _ => named.contains(file),
     }
 }

@@ -1,0 +1,99 @@
+//! Blobs of Lance's second kind, whose bytes lie beside the column: in the data file itself, in files of
+//! their own next to it ("sidecars"), or wherever a URI points (lance-core 14 `src/datatypes.rs`).
+//!
+//! What a data file stores for a blob is a descriptor, which means nothing without the file that it was
+//! read from. The pipeline carries the descriptor together with that file's name, so that rows of many
+//! files can be filtered, cut and put together; and a hash of the bytes, so that they can be compared.
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StructArray};
+use arrow::datatypes::{DataType, Field as ArrowField, Fields, Schema as ArrowSchema};
+use lance_core::datatypes::{Field, Schema};
+
+use crate::error::{Context, Result};
+
+/// The children of a blob column while it is carried. The first [`COMPARED`] are the same wherever the
+/// blob is stored.
+pub(crate) static CARRIED: LazyLock<Fields> = LazyLock::new(|| {
+    let child = |name, kind| ArrowField::new(name, kind, true);
+    Fields::from(vec![
+        child("kind", DataType::UInt8),
+        // Its bytes, if they lie in the data file.
+        child("data", DataType::LargeBinary),
+        // Where it lies, if that is outside of the table.
+        child("uri", DataType::Utf8),
+        child("size", DataType::UInt64),
+        // A hash of its bytes, if they lie in the table.
+        child("content", DataType::UInt64),
+        child("position", DataType::UInt64),
+        child("blob_id", DataType::UInt32),
+        // The data file that it was read from, without `.lance`.
+        child("file", DataType::Utf8),
+    ])
+});
+
+/// How many children of [`CARRIED`] are compared when staged rows are read back.
+const COMPARED: usize = 5;
+
+/// The top-level blob columns of `schema`.
+pub(crate) fn columns(schema: &Schema) -> Vec<&Field> {
+    schema.fields.iter().filter(|field| field.is_blob_v2()).collect()
+}
+
+/// `schema` with the descriptors of blobs in place of the blobs: what is asked of Lance's readers.
+pub(crate) fn stored(schema: &Schema) -> Schema {
+    let mut stored = schema.clone();
+    stored.fields.iter_mut().for_each(Field::unload_blobs_recursive);
+    stored
+}
+
+/// `schema` with blobs as they are carried.
+pub(crate) fn carried(schema: &ArrowSchema) -> ArrowSchema {
+    with_blobs_as(schema, &CARRIED)
+}
+
+/// `schema` with blobs as they are compared.
+pub(crate) fn compared(schema: &ArrowSchema) -> ArrowSchema {
+    let fields: Fields = CARRIED.iter().take(COMPARED).cloned().collect();
+    with_blobs_as(schema, &fields)
+}
+
+fn with_blobs_as(schema: &ArrowSchema, children: &Fields) -> ArrowSchema {
+    let fields = schema.fields().iter().map(|field| {
+        if is_blob(field) {
+            Arc::new(field.as_ref().clone().with_data_type(DataType::Struct(children.clone())))
+        } else {
+            Arc::clone(field)
+        }
+    });
+    ArrowSchema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone())
+}
+
+fn is_blob(field: &ArrowField) -> bool {
+    field.extension_type_name() == Some("lance.blob.v2")
+}
+
+/// What of `batch`, whose blobs are carried, is compared.
+///
+/// # Errors
+/// `Failed`, when it is not of the carried form.
+pub(crate) fn comparable(batch: RecordBatch) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    if !schema.fields().iter().any(|field| is_blob(field)) {
+        return Ok(batch);
+    }
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        if !is_blob(field) {
+            return Ok(Arc::clone(column));
+        }
+        let (fields, children, nulls) = column.as_struct().clone().into_parts();
+        let fields: Fields = fields.iter().take(COMPARED).cloned().collect();
+        let children: Vec<ArrayRef> = children.into_iter().take(COMPARED).collect();
+        let made = StructArray::try_new(fields, children, nulls);
+        Ok(Arc::new(made.doing(|| format!("compare the blobs of `{}`", field.name()))?) as ArrayRef)
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let schema = Arc::new(compared(&schema));
+    RecordBatch::try_new(schema, columns).doing(|| "compare blobs".to_owned())
+}
