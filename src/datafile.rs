@@ -165,6 +165,31 @@ pub(crate) async fn renew(
     Ok(copy)
 }
 
+/// Removes what lies below `root` and no listing shows: the half-written files of killed writers, which only
+/// a disk has. Whoever calls it owns all that is below `root`.
+///
+/// # Errors
+/// `Failed`, when one is there and cannot be removed.
+pub(crate) fn remove_unlisted(store: &ObjectStore, root: &Path, listed: &[Path]) -> Result<()> {
+    fn remove(directory: &FilePath, listed: &BTreeSet<PathBuf>) -> io::Result<()> {
+        for entry in std::fs::read_dir(directory).into_iter().flatten() {
+            let path = entry?.path();
+            if path.is_dir() {
+                remove(&path, listed)?;
+            } else if !listed.contains(&path) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+    if !store.has_direct_local_paths() {
+        return Ok(());
+    }
+    let listed = listed.iter().map(|file| PathBuf::from(to_local_path(file))).collect();
+    let removed = remove(&PathBuf::from(to_local_path(root)), &listed);
+    removed.doing(|| format!("remove what was left half-written below {root}"))
+}
+
 /// Removes the directories below `root`, and it, as far as they are empty. Only a disk has any; what is
 /// left does no harm, and what somebody makes there meanwhile stays.
 pub(crate) fn remove_empty(store: &ObjectStore, root: &Path) {
@@ -196,16 +221,18 @@ pub(crate) async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn W
 }
 
 /// Makes the bytes and the names of `files` durable, where the store is a disk: what the journal names
-/// after this is there after a power loss.
+/// after this is there after a power loss. `with_sidecars`, when they may have any: looking for them costs
+/// a call for each file.
 ///
 /// # Errors
 /// `Failed`, when the disk reports an error.
-pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>) -> Result<()> {
+pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>, with_sidecars: bool) -> Result<()> {
     if !store.has_direct_local_paths() {
         return Ok(());
     }
     let mut files = files;
-    for place in 0..files.len() {
+    let looked_at = if with_sidecars { files.len() } else { 0 };
+    for place in 0..looked_at {
         let Some(file) = files.get(place).cloned() else { break };
         files.extend(sidecars(store, &file).await?);
     }

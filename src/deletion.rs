@@ -63,7 +63,7 @@ pub(crate) async fn write(
     let mut bytes = Vec::with_capacity(deleted.serialized_size());
     deleted.serialize_into(&mut bytes).doing(|| format!("write {path}"))?;
     store.put(&path, &bytes).await.doing(|| format!("write {path}"))?;
-    datafile::sync(store, vec![path]).await?;
+    datafile::sync(store, vec![path], false).await?;
     Ok(file)
 }
 

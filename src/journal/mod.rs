@@ -524,6 +524,8 @@ impl Journal {
         for file in files.iter().filter(|file| file.location != *newest) {
             datafile::remove(&store, &file.location).await?;
         }
+        // While the lock is there, nobody else has anything here.
+        datafile::remove_unlisted(&store, &root, std::slice::from_ref(newest))?;
         datafile::remove(&store, newest).await?;
         datafile::remove_empty(&store, &root);
         Ok(())

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::{BooleanArray, RecordBatch};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance::Dataset;
 use roaring::RoaringTreemap;
@@ -28,6 +30,8 @@ use crate::transform::{Transform, batch_bytes};
 /// Rows of a batch, at most.
 const BATCH_ROWS: u32 = 8192;
 const IO_BUFFER_BYTES: u64 = 64 << 20;
+/// Batches of a fragment that are tried at once.
+const TRIED_AT_ONCE: usize = 2;
 /// Rows of each fragment that a sample looks at.
 const SAMPLE_ROWS: u64 = 1_000;
 /// Rows that are shown of each problem.
@@ -140,22 +144,35 @@ impl Trial {
         };
         let chunk = Chunk { id: ChunkId(0), fragments: vec![part] };
         let limits = ScanLimits { batch_rows: self.batch_rows, io_buffer_bytes: IO_BUFFER_BYTES };
-        let mut batches = self.source.scan(&chunk, &self.what, limits).await?;
+        let batches = self.source.scan(&chunk, &self.what, limits).await?;
+        let mut next: u64 = 0;
+        let made = batches.map_ok(|batch| {
+            let rows = next..next + batch.num_rows() as u64;
+            next = rows.end;
+            self.batch(batch, hidden_of(&deleted, rows.clone()), rows)
+        });
+        let mut made = made.try_buffered(TRIED_AT_ONCE);
         let mut tried = Tried::default();
-        let mut first: u64 = 0;
-        while let Some(batch) = batches.try_next().await? {
-            let rows = first..first + batch.num_rows() as u64;
-            let hidden = hidden_of(&deleted, rows.clone());
-            let bytes = batch_bytes(&batch);
-            let transform = Arc::clone(&self.transform);
-            let made = self.pool.run(move || transform.make(&batch, hidden)).await?;
-            for found in &made.found {
+        while let Some((found, first, amount)) = made.try_next().await? {
+            for found in &found {
                 tried.note(found, (origin.id << 32) + first);
             }
-            progress.event(Event::Advanced(Amount { rows: rows.end - first, bytes, chunks: 0 }));
-            first = rows.end;
+            progress.event(Event::Advanced(amount));
         }
         Ok(tried)
+    }
+
+    /// What does not go through of `batch`, the first of its `rows`, and how much was tried.
+    async fn batch(
+        &self,
+        batch: RecordBatch,
+        hidden: Option<BooleanArray>,
+        rows: Range<u64>,
+    ) -> Result<(Vec<Found>, u64, Amount)> {
+        let amount = Amount { rows: rows.end - rows.start, bytes: batch_bytes(&batch), chunks: 0 };
+        let transform = Arc::clone(&self.transform);
+        let made = self.pool.run(move || Ok(transform.make(&batch, hidden)?.found)).await?;
+        Ok((made, rows.start, amount))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::journal::{ChunkRecord, Journal, StagedFile};
 use crate::progress::note;
 use crate::readback::{Expected, Reader};
 use crate::run::{Migration, Underway};
+use crate::schema::blob;
 use crate::settings::Verify;
 use crate::source::{ScanLimits, Source, What};
 use crate::stage::{FileSpec, Stager};
@@ -257,10 +258,11 @@ impl Worker {
         let expected =
             Expected { chunk: record.chunk, rows: record.rows, digests: &record.digests };
         let paths = self.own_files(&fragments).map(|file| self.path(&file.path)).collect();
+        let with_sidecars = !blob::columns(&self.stager.files.schema).is_empty();
         // The disk writes while the page cache is read.
         futures::try_join!(
             self.reader.verify(&fragments, &expected, self.verify),
-            datafile::sync(self.store(), paths)
+            datafile::sync(self.store(), paths, with_sidecars)
         )?;
         record.verified = Some(self.verify);
         record.files = self.files_of(&fragments).await?;

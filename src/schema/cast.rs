@@ -5,14 +5,17 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, Float32Array,
-    GenericListArray, OffsetSizeTrait, StructArray, make_array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, GenericListArray,
+    OffsetSizeTrait, StructArray, make_array,
 };
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, and, can_cast_types, cast_with_options, is_not_null, nullif};
 use arrow::datatypes::{
     DataType, Field, Float16Type, Float32Type, Float64Type, Int64Type, TimeUnit,
 };
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::error::{Context, Result};
 use crate::schema::text::{float_at, text_problems, texts_of};
@@ -131,7 +134,10 @@ pub(super) fn safe_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
 }
 
 fn cast_flat(array: &ArrayRef, to: &DataType) -> Result<Cast> {
-    let mut values = safe_cast(array, to)?;
+    let mut values = match narrowed(array, to) {
+        Some(values) => values,
+        None => safe_cast(array, to)?,
+    };
     let mut bad = Vec::new();
     let there = is_not_null(array).doing(|| "look for nulls".to_owned())?;
     let here = is_not_null(&values).doing(|| "look for nulls".to_owned())?;
@@ -161,6 +167,26 @@ fn cast_flat(array: &ArrayRef, to: &DataType) -> Result<Cast> {
         values = nullif(&values, rows).doing(|| "leave out what cannot be cast".to_owned())?;
     }
     Ok(Cast { values, bad })
+}
+
+/// Floats as narrower ones, which are the same values as Arrow's own cast gives, many at a time: Arrow
+/// looks at each value for one that has no place in the type, which no float lacks.
+fn narrowed(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
+    match (array.data_type(), to) {
+        (DataType::Float32, DataType::Float16) => {
+            let array = array.as_primitive::<Float32Type>();
+            let mut halves = vec![f16::ZERO; array.len()];
+            halves.convert_from_f32_slice(array.values());
+            Some(Arc::new(Float16Array::new(halves.into(), array.nulls().cloned())))
+        }
+        (DataType::Float64, DataType::Float32) => {
+            let array = array.as_primitive::<Float64Type>();
+            #[allow(clippy::cast_possible_truncation, reason = "rounding is what is asked for")]
+            let narrow = |value: f64| value as f32;
+            Some(Arc::new(array.unary::<_, Float32Type>(narrow)))
+        }
+        _ => None,
+    }
 }
 
 /// The rows that are in `one` and not in `other`.
@@ -299,7 +325,7 @@ fn became_infinite(before: &ArrayRef, after: &ArrayRef) -> BooleanArray {
     };
     // Nearly always none: one pass over the result tells.
     if all_finite(after) {
-        return BooleanArray::from(vec![false; after.len()]);
+        return BooleanArray::new(BooleanBuffer::new_unset(after.len()), None);
     }
     let rows = 0..after.len();
     let lost = rows.map(|row| before.is_valid(row) && finite(before, row) && !finite(after, row));
@@ -307,13 +333,17 @@ fn became_infinite(before: &ArrayRef, after: &ArrayRef) -> BooleanArray {
 }
 
 fn all_finite(array: &ArrayRef) -> bool {
-    let half = |array: &Float16Array| array.values().iter().all(|value| value.is_finite());
-    let single = |array: &Float32Array| array.values().iter().all(|value| value.is_finite());
     match array.data_type() {
-        DataType::Float16 => half(array.as_primitive()),
-        DataType::Float32 => single(array.as_primitive()),
+        DataType::Float16 => all_of(array.as_primitive::<Float16Type>().values(), f16::is_finite),
+        DataType::Float32 => all_of(array.as_primitive::<Float32Type>().values(), f32::is_finite),
         _ => false,
     }
+}
+
+/// Whether `holds` for every value, looked at many at a time.
+fn all_of<T: Copy>(values: &[T], holds: impl Fn(T) -> bool) -> bool {
+    let mut pieces = values.chunks(1024);
+    pieces.all(|piece| piece.iter().fold(true, |all, value| all & holds(*value)))
 }
 
 /// Whether every value of `from` is a value of `to`, and comes back from it as it was.
@@ -389,7 +419,7 @@ fn may_lose(from: &DataType, to: &DataType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Float64Array, Int64Array, StringArray};
+    use arrow::array::{Float32Array, Float64Array, Int64Array, StringArray};
 
     #[allow(clippy::needless_pass_by_value, reason = "shorter calls")]
     fn problems(array: ArrayRef, to: &DataType) -> Vec<(Problem, Vec<usize>)> {
@@ -426,6 +456,25 @@ mod tests {
             cast_flat(&(Arc::new(Int64Array::from(vec![1_500, 2_000])) as ArrayRef), &us).unwrap();
         let ms = DataType::Timestamp(TimeUnit::Millisecond, None);
         assert_eq!(problems(times.values, &ms), [(Problem::Lossy, vec![0])]);
+    }
+
+    #[test]
+    fn narrowed_floats_are_those_of_arrow() {
+        let odd = [0.0, -0.0, 1.0e-8, 65_504.0, 65_519.9, 65_520.0, 1e39, f64::NAN, f64::INFINITY];
+        let values = odd.into_iter().chain((0..1_000).map(|n| f64::from(n).sin() * 7e4));
+        let doubles: Float64Array = values.map(Some).chain([None]).collect();
+        let doubles: ArrayRef = Arc::new(doubles);
+        let singles = safe_cast(&doubles, &DataType::Float32).unwrap();
+        let text = |array: &ArrayRef| format!("{array:?}");
+        assert_eq!(text(&narrowed(&doubles, &DataType::Float32).unwrap()), text(&singles));
+        let halves = safe_cast(&singles, &DataType::Float16).unwrap();
+        let narrow = narrowed(&singles, &DataType::Float16).unwrap();
+        assert!((0..halves.len()).all(|row| {
+            let (one, other) =
+                (halves.as_primitive::<Float16Type>(), narrow.as_primitive::<Float16Type>());
+            one.value(row).to_bits() == other.value(row).to_bits()
+                && one.is_null(row) == other.is_null(row)
+        }));
     }
 
     #[test]
