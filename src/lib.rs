@@ -59,6 +59,7 @@ mod sidecar;
 mod source;
 mod stage;
 mod table;
+mod template;
 mod transform;
 
 pub use cancel::Cancel;

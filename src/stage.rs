@@ -27,6 +27,7 @@ use crate::schema::cast::Problem;
 use crate::settings::OnBadValue;
 use crate::sidecar::Sidecars;
 use crate::source::{ScanLimits, Source, What};
+use crate::template::{Template, Templates};
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::rebatch::Rebatch;
 use crate::transform::step::Found;
@@ -61,6 +62,8 @@ pub(crate) struct Stager {
     pub throttle: Arc<Throttle>,
     /// Where the files go, and how they are written.
     pub files: FileSpec,
+    /// Files that others are like.
+    pub templates: Templates,
     /// Who is told.
     pub progress: SharedProgress,
 }
@@ -123,7 +126,11 @@ impl Stager {
             Staged { fragments: Vec::new(), digests: Vec::new(), rows: 0, left_out: 0 };
         let mut digests = Digests::of(self.transform.schema())?;
         for part in self.parts(chunk, hidden) {
-            match self.stage_part(&part, digests, &mut staged).await {
+            let staged_part = match self.template(&part) {
+                Some(template) => self.copy(&part, &template, digests, &mut staged).await,
+                None => self.stage_part(&part, digests, &mut staged).await,
+            };
+            match staged_part {
                 Ok(taken) => digests = taken,
                 Err(error) => {
                     discard(&self.files, staged.fragments).await;
@@ -183,10 +190,59 @@ impl Stager {
             Some(Ok(written)) => written?,
             _ => return Err(gone()),
         };
+        let kept = match fragments.as_slice() {
+            [one] if !self.reads() => {
+                let (store, directory) = (&self.files.store, &self.files.directory);
+                self.templates.keep(store, directory, part.chunk.physical_rows(), one).await
+            }
+            _ => Ok(()),
+        };
         staged.fragments.extend(fragments);
+        kept?;
         let (digests, left_out) = read.ok_or_else(gone)?;
         staged.left_out += left_out;
         Ok(digests)
+    }
+
+    /// Whether anything is read to stage a chunk.
+    pub(crate) fn reads(&self) -> bool {
+        !self.what.schema.fields.is_empty()
+    }
+
+    /// The file that the one of `part` will be like, if there is one already.
+    fn template(&self, part: &Part) -> Option<Template> {
+        if self.reads() {
+            return None;
+        }
+        self.templates.of_rows(part.chunk.physical_rows())
+    }
+
+    /// Stages a part whose file is like `template`; its digests are taken all the same.
+    async fn copy(
+        &self,
+        part: &Part,
+        template: &Template,
+        mut digests: Digests,
+        staged: &mut Staged,
+    ) -> Result<Digests> {
+        let mut batches = self.batches(&part.chunk).await?;
+        while let Some(batch) = batches.try_next().await? {
+            let made = self.transform(part.chunk.id, batch, None).await?;
+            self.throttle.wait(made.bytes).await;
+            self.tell(&made);
+            digests = self.pool.digest(digests, made.batch).await?;
+        }
+        let FileSpec { store, directory, id, .. } = &self.files;
+        staged.fragments.push(template.write(store, directory, id).await?);
+        Ok(digests)
+    }
+
+    fn tell(&self, in_flight: &InFlight) {
+        self.progress.event(Event::Advanced(Amount {
+            rows: in_flight.batch.num_rows() as u64,
+            bytes: in_flight.bytes,
+            chunks: 0,
+        }));
     }
 
     /// Scans and transforms, several batches at a time, and takes digests in row order; counts the rows
@@ -222,7 +278,7 @@ impl Stager {
         chunk: &Chunk,
     ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch>>> {
         let scanned = self.source.scan(chunk, &self.what, self.scan).await?;
-        if self.what.schema.fields.is_empty() {
+        if !self.reads() {
             return Ok(scanned);
         }
         let rebatch = Rebatch::to_rows(self.scan.batch_rows as usize);
@@ -285,11 +341,7 @@ impl Stager {
                 writer.discard().await;
                 return Err(error);
             }
-            self.progress.event(Event::Advanced(Amount {
-                rows: in_flight.batch.num_rows() as u64,
-                bytes: in_flight.bytes,
-                chunks: 0,
-            }));
+            self.tell(&in_flight);
         }
         writer.finish().await
     }

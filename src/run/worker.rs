@@ -24,6 +24,7 @@ use crate::schema::blob;
 use crate::settings::Verify;
 use crate::source::{ScanLimits, Source, What};
 use crate::stage::{FileSpec, Stager};
+use crate::template::Templates;
 use crate::{datafile, deletion};
 
 /// Lance reads this far ahead for a chunk. Two reads share it: where it holds less than a few of a file's
@@ -156,6 +157,7 @@ impl Migration {
             budget: underway.budget.clone(),
             throttle: Arc::clone(&underway.throttle),
             files,
+            templates: Templates::default(),
             progress: Arc::clone(&self.progress),
         };
         let schema = plan.written_schema();
@@ -228,7 +230,7 @@ impl Migration {
 impl Worker {
     /// Whether anything is read to stage a chunk.
     pub(super) fn reads(&self) -> bool {
-        !self.stager.what.schema.fields.is_empty()
+        self.stager.reads()
     }
 
     /// Does `task`.
@@ -427,13 +429,8 @@ impl Worker {
         let mut files = Vec::new();
         for file in self.own_files(fragments) {
             let path = self.path(&file.path);
-            let meta = object_store::ObjectStoreExt::head(&self.store().inner, &path).await;
-            let meta = meta.doing(|| format!("look at {}", file.path))?;
-            files.push(StagedFile {
-                name: file.path.clone(),
-                bytes: meta.size,
-                modified: meta.last_modified,
-            });
+            let (bytes, modified) = datafile::look(self.store(), &path).await?;
+            files.push(StagedFile { name: file.path.clone(), bytes, modified });
         }
         Ok(files)
     }

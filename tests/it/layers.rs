@@ -28,6 +28,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("deletion", 4),
     ("table", 4),
     ("sidecar", 4),
+    ("template", 4),
     ("source", 5),
     ("index", 6),
     ("stage", 6),

@@ -3,6 +3,8 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use arrow::array::Int64Array;
+
 use crate::support::Db;
 
 const ADD: &[&str] = &["--add", "n:int64=7"];
@@ -73,4 +75,24 @@ async fn the_live_table_is_compared_with_its_rollback_point() {
     flip(&file, middle);
     let ran = db.relance("verify", "t", &[]);
     assert!(ran.code == 4 || ran.code == 1, "{}", ran.stderr);
+}
+
+/// Files of equally many constants are copies of the first one; each is looked at all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_copy_among_many_is_found() {
+    let db = Db::new();
+    db.documents("t", 2_050, 100).await;
+    db.relance("migrate", "t", &[ADD, &["--hold"]].concat()).expect(5);
+    let staged = db.staged_files();
+    assert_eq!(staged.len(), 21);
+    let bytes: Vec<_> = staged.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    assert_eq!(bytes.iter().filter(|one| **one == bytes[0] || **one == bytes[1]).count(), 20);
+    let other = Db::new();
+    other.documents("t", 100, 100).await;
+    other.relance("migrate", "t", &["--add", "n:int64=8", "--hold"]).expect(5);
+    std::fs::copy(other.staged_files().pop().unwrap(), &staged[7]).unwrap();
+    assert_refused(&db).await;
+    let rows = db.rows("t").await;
+    let sevens: Int64Array = (0..2_050).map(|_| 7).collect();
+    assert_eq!(rows.column_by_name("n").unwrap().as_ref(), &sevens);
 }

@@ -4,25 +4,24 @@
 //! migration's id before their first byte is written, so that whatever a killed run left behind can
 //! be told from everybody else's.
 
+mod local;
+
 use std::collections::BTreeSet;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path as FilePath, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
 use std::time::SystemTime;
 
-use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
 use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
-use lance_io::object_writer::WriteResult;
 use lance_io::traits::Writer;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _};
-use tokio::io::AsyncWrite;
 use uuid::Uuid;
 
+use crate::datafile::local::{LocalFile, blocking};
 use crate::error::{Context, Result};
 
 /// A new file name of the migration `id`. It begins with 24 random bits, as Lance's own names do,
@@ -75,6 +74,9 @@ pub(crate) async fn list_whole(
     directory: &Path,
     id: &str,
 ) -> Result<Vec<ObjectMeta>> {
+    if store.has_direct_local_paths() {
+        return list_local(directory, id).doing(|| format!("list {directory}"));
+    }
     let files: Result<Vec<_>> = store
         .list(Some(directory.clone()))
         .try_filter(|meta| std::future::ready(is_of(&owner(&meta.location), id)))
@@ -82,6 +84,74 @@ pub(crate) async fn list_whole(
         .await
         .doing(|| format!("list {directory}"));
     files
+}
+
+/// The same on a disk, where only the files of the migration are looked at: a store's listing looks at
+/// each file three times.
+fn list_local(directory: &Path, id: &str) -> io::Result<Vec<ObjectMeta>> {
+    let mut found = Vec::new();
+    for (name, path) in names_in(directory)? {
+        let folder = format!("{name}.lance");
+        if is_of(&name, id) {
+            found.extend(meta_of(directory.clone().join(name), &path)?);
+        } else if is_of(&folder, id) && path.is_dir() {
+            let folder = directory.clone().join(name);
+            for (name, path) in names_in(&folder)? {
+                found.extend(meta_of(folder.clone().join(name), &path)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The names in `directory`, and their paths. What is not there has none.
+fn names_in(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match std::fs::read_dir(to_local_path(directory)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let named = entries.map(|entry| {
+        let entry = entry?;
+        Ok(entry.file_name().into_string().ok().map(|name| (name, entry.path())))
+    });
+    named.filter_map(io::Result::transpose).collect()
+}
+
+/// What a listing says of a file; nothing, when it is gone since.
+fn meta_of(location: Path, path: &FilePath) -> io::Result<Option<ObjectMeta>> {
+    let meta = match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        meta => meta?,
+    };
+    let last_modified = meta.modified()?.into();
+    let (e_tag, version) = (None, None);
+    Ok(Some(ObjectMeta { location, last_modified, size: meta.len(), e_tag, version }))
+}
+
+/// The bytes of `file` and when it was written, as a listing tells.
+///
+/// # Errors
+/// `Failed`, when it is not there.
+pub(crate) async fn look(store: &ObjectStore, file: &Path) -> Result<(u64, DateTime<Utc>)> {
+    let doing = || format!("look at {file}");
+    if store.has_direct_local_paths() {
+        let meta = std::fs::metadata(to_local_path(file)).doing(doing)?;
+        return Ok((meta.len(), meta.modified().doing(doing)?.into()));
+    }
+    let meta = store.inner.head(file).await.doing(doing)?;
+    Ok((meta.size, meta.last_modified))
+}
+
+/// All of `file`, which is a small one.
+///
+/// # Errors
+/// `Failed`, when it cannot be read.
+pub(crate) async fn read(store: &ObjectStore, file: &Path) -> Result<Bytes> {
+    let doing = || format!("read {file}");
+    if store.has_direct_local_paths() {
+        return Ok(blocking(|| std::fs::read(to_local_path(file))).doing(doing)?.into());
+    }
+    store.inner.get(file).await.doing(doing)?.bytes().await.doing(doing)
 }
 
 /// Removes `file`; one that is gone already is as good.
@@ -241,150 +311,27 @@ pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>, with_sidecars: b
         .filter_map(|file| PathBuf::from(to_local_path(file)).parent().map(FilePath::to_path_buf))
         .collect();
     // A disk takes many at once in hardly more time than one.
-    let synced = stream::iter(files)
-        .map(|file| sync_one(PathBuf::from(to_local_path(&file)), false))
-        .buffer_unordered(SYNCS_AT_ONCE);
-    synced
-        .try_collect::<Vec<()>>()
-        .await
-        .doing(|| "sync the staged files to the disk".to_owned())?;
-    for directory in directories.into_iter().filter(|_| cfg!(unix)) {
-        let synced = sync_one(directory, true).await;
-        synced.doing(|| "sync the directory of the staged files to the disk".to_owned())?;
-    }
-    Ok(())
+    let files: Vec<PathBuf> = files.iter().map(to_local_path).map(PathBuf::from).collect();
+    let share = files.len().div_ceil(SYNCS_AT_ONCE).max(1);
+    let shares = files.chunks(share).map(|share| sync_each(share.to_vec(), false));
+    let synced = futures::future::try_join_all(shares).await;
+    synced.doing(|| "sync the staged files to the disk".to_owned())?;
+    let directories = directories.into_iter().filter(|_| cfg!(unix)).collect();
+    let synced = sync_each(directories, true).await;
+    synced.doing(|| "sync the directory of the staged files to the disk".to_owned())
 }
 
 /// Files that are synced at once.
 const SYNCS_AT_ONCE: usize = 16;
 
-async fn sync_one(path: PathBuf, all: bool) -> io::Result<()> {
+async fn sync_each(paths: Vec<PathBuf>, all: bool) -> io::Result<()> {
     let synced = tokio::task::spawn_blocking(move || {
-        let file = std::fs::File::open(&path)?;
-        if all { file.sync_all() } else { file.sync_data() }
+        paths.into_iter().try_for_each(|path| {
+            let file = std::fs::File::open(path)?;
+            if all { file.sync_all() } else { file.sync_data() }
+        })
     });
     synced.await.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely at
-/// hand: on a virtual machine they are fetched from the host, at a sixth of the speed (measured with
-/// `dd bs=256K` against `bs=2M`).
-const WRITE_BYTES: usize = 256 << 10;
-
-/// Bytes that wait for more before they are written.
-const SMALL_BYTES: usize = 32 << 10;
-
-/// Bytes after which the disk is given a head start.
-const SYNC_EVERY_BYTES: usize = 64 << 20;
-
-/// A local file that is removed unless it is finished.
-///
-/// Lance's own local writer works on a temporary file whose name tells nothing, and copies every byte once more on its way to another thread. Here a write is the system call itself:
-/// it fills the page cache, which is as fast as the copy.
-#[derive(Debug)]
-struct LocalFile {
-    path: PathBuf,
-    file: Arc<std::fs::File>,
-    /// Small pieces that wait for more: a file's metadata is written in dozens of them.
-    small: Vec<u8>,
-    written: usize,
-    synced: usize,
-    finished: bool,
-}
-
-impl LocalFile {
-    fn create(path: PathBuf) -> io::Result<Self> {
-        let file = match std::fs::File::create_new(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-                std::fs::File::create_new(&path)?
-            }
-            file => file?,
-        };
-        let (file, small) = (Arc::new(file), Vec::new());
-        Ok(Self { path, file, small, written: 0, synced: 0, finished: false })
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.small.len() + bytes.len() <= SMALL_BYTES {
-            self.small.extend_from_slice(bytes);
-            return Ok(());
-        }
-        self.put_small()?;
-        let mut file = self.file.as_ref();
-        blocking(|| bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece)))
-    }
-
-    fn put_small(&mut self) -> io::Result<()> {
-        let mut file = self.file.as_ref();
-        let written = blocking(|| file.write_all(&self.small));
-        self.small.clear();
-        written
-    }
-
-    /// Has the disk begin with what is written so far, so that it does not all wait for the end. One at
-    /// a time: a slow disk is not helped by more.
-    fn sync_early(&mut self) {
-        if self.written - self.synced < SYNC_EVERY_BYTES || Arc::strong_count(&self.file) > 1 {
-            return;
-        }
-        self.synced = self.written;
-        let file = Arc::clone(&self.file);
-        // Only a head start: the sync that counts is `sync`, which tells of errors.
-        tokio::task::spawn_blocking(move || drop(file.sync_data()));
-    }
-}
-
-impl Drop for LocalFile {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-impl AsyncWrite for LocalFile {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut TaskContext<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.put(bytes)?;
-        let count = bytes.len();
-        self.written += count;
-        self.sync_early();
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.put_small())
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.put_small())
-    }
-}
-
-/// Does what may wait for a disk without keeping other tasks from this thread, where the runtime has
-/// other threads.
-fn blocking<R>(act: impl FnOnce() -> R) -> R {
-    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(act),
-        _ => act(),
-    }
-}
-
-#[async_trait]
-impl Writer for LocalFile {
-    async fn tell(&mut self) -> lance_core::Result<usize> {
-        Ok(self.written)
-    }
-
-    async fn shutdown(&mut self) -> lance_core::Result<WriteResult> {
-        self.put_small()?;
-        self.finished = true;
-        Ok(WriteResult { size: self.written, e_tag: None })
-    }
 }
 
 #[cfg(test)]
