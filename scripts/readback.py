@@ -243,9 +243,9 @@ def json_and_row_ids():
 
 
 def blobs():
-    """Blobs inside data files are left where they are by `columns` and copied by `rewrite`."""
+    """Blobs inside data files are left where they are by `columns`, copied by `rewrite`, and moved out by a newer version."""
     with tempfile.TemporaryDirectory() as path:
-        payload = [bytes([i % 256]) * (i * 1000) if i % 4 else None for i in range(40)]
+        payload = [bytes([i % 256]) * (i * 3000) if i % 4 else None for i in range(40)]
         field = pa.field("b", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
         rows = pa.table([pa.array(range(40)), pa.array(payload, pa.large_binary())],
                         schema=pa.schema([("id", pa.int64()), field]))
@@ -254,6 +254,11 @@ def blobs():
             relance("migrate", path, "t", "--strategy", way, "--add", f"{way}:int64=7")
             relance("verify", path, "t")
             assert payloads(f"{path}/t.lance") == dict(enumerate(payload))
+        relance("migrate", path, "t", "--storage-version", "2.2")
+        relance("verify", path, "t")
+        assert payloads(f"{path}/t.lance") == dict(enumerate(payload))
+        kinds = {row["kind"] for row in lance.dataset(f"{path}/t.lance").to_table(columns=["b"])["b"].to_pylist() if row}
+        assert kinds == {0, 1}, kinds
 
 
 def payloads(uri):

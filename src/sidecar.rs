@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, LargeBinaryBuilder, RecordBatch, StringBuilder, StructArray,
-    UInt8Array, UInt32Array, UInt64Array,
+    UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::datatypes::{
-    Field as ArrowField, Schema as ArrowSchema, UInt8Type, UInt32Type, UInt64Type,
+    DataType, Field as ArrowField, Schema as ArrowSchema, UInt8Type, UInt32Type, UInt64Type,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -25,24 +25,24 @@ use lance_core::datatypes::{Field, Schema};
 use lance_core::utils::blob::blob_path;
 use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
+use lance_io::traits::Writer;
 use lance_table::format::Fragment;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
+use tokio::io::AsyncWriteExt as _;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::datafile;
 use crate::error::{Context, Error, Result};
-use crate::schema::blob;
+use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE, PACKED};
 
 /// Bytes that are read at once, of one blob or of several that follow each other.
 const READ_BYTES: u64 = 8 << 20;
 /// Reads at once, for one batch.
 const READS_AT_ONCE: usize = 4;
 
-/// Where a blob's bytes lie (lance-core 14 `BlobKind`).
-const INLINE: u8 = 0;
-const PACKED: u8 = 1;
-const DEDICATED: u8 = 2;
-const EXTERNAL: u8 = 3;
+/// Bytes after which a sidecar of several blobs is closed.
+const PACK_BYTES: u64 = 1 << 30;
 
 /// The data file, without `.lance`, that the rows of a column come from.
 #[derive(Debug, Clone)]
@@ -235,6 +235,7 @@ impl Blobs {
             numbers(|row| row.position),
             Arc::new(ids),
             Arc::new(files.finish()),
+            new_null_array(&DataType::LargeBinary, rows.len()),
         ];
         let nulls = Some(nulls.into()).filter(|_| rows.iter().any(Option::is_none));
         let made = StructArray::try_new(blob::CARRIED.clone(), children, nulls);
@@ -351,16 +352,80 @@ fn runs(rows: &[Option<Described>]) -> Vec<Range<usize>> {
 }
 
 /// The sidecars of a staged file that is being written.
-#[derive(Debug)]
 pub(crate) struct Sidecars {
     file: String,
-    ids: HashMap<(String, u32), u32>,
+    /// How many there are.
+    count: u32,
+    /// Those that are copies, by what they are copies of.
+    copies: HashMap<(String, u32), u32>,
+    /// The one that new blobs are put into side by side.
+    pack: Option<Pack>,
+}
+
+/// A sidecar of several blobs that is being written.
+struct Pack {
+    id: u32,
+    bytes: u64,
+    writer: Box<dyn Writer>,
 }
 
 impl Sidecars {
     /// None yet, for the data file `name`.
     pub(crate) fn of(name: &str) -> Self {
-        Self { file: stem(name).to_owned(), ids: HashMap::new() }
+        Self { file: stem(name).to_owned(), count: 0, copies: HashMap::new(), pack: None }
+    }
+
+    /// Finishes what is open; before this, nothing may name the file.
+    ///
+    /// # Errors
+    /// `Failed`, when a sidecar cannot be finished.
+    pub(crate) async fn finish(&mut self) -> Result<()> {
+        let Some(mut pack) = self.pack.take() else { return Ok(()) };
+        let finished = Writer::shutdown(pack.writer.as_mut()).await;
+        finished.doing(|| format!("finish sidecar {} of {}", pack.id, self.file)).map(drop)
+    }
+
+    /// Puts the bytes of a new blob where blobs of its `kind` lie.
+    async fn put(
+        &mut self,
+        store: &ObjectStore,
+        directory: &Path,
+        kind: u8,
+        bytes: &[u8],
+    ) -> Result<BlobDescriptor> {
+        let size = bytes.len() as u64;
+        if kind == DEDICATED {
+            let mut alone = self.open(store, directory).await?;
+            alone.put(bytes).await?;
+            let finished = Writer::shutdown(alone.writer.as_mut()).await;
+            finished.doing(|| format!("finish sidecar {} of {}", alone.id, self.file))?;
+            return Ok(BlobDescriptor::Dedicated { blob_id: alone.id, size });
+        }
+        let full = |pack: &Pack| pack.bytes > 0 && pack.bytes + size > PACK_BYTES;
+        if self.pack.as_ref().is_some_and(full) {
+            self.finish().await?;
+        }
+        let mut pack = match self.pack.take() {
+            Some(pack) => pack,
+            None => self.open(store, directory).await?,
+        };
+        let (blob_id, offset) = (pack.id, pack.bytes);
+        let put = pack.put(bytes).await;
+        self.pack = Some(pack);
+        put?;
+        Ok(BlobDescriptor::Packed { blob_id, offset, size })
+    }
+
+    async fn open(&mut self, store: &ObjectStore, directory: &Path) -> Result<Pack> {
+        let id = self.next_id()?;
+        let writer = datafile::create(store, &blob_path(directory, &self.file, id)).await?;
+        Ok(Pack { id, bytes: 0, writer })
+    }
+
+    fn next_id(&mut self) -> Result<u32> {
+        let next = self.count.checked_add(1);
+        self.count = next.ok_or_else(|| Error::failed("a file has too many sidecars"))?;
+        Ok(self.count)
     }
 
     /// `batch`, whose blobs are carried, as Lance's writer takes it; sidecars that its rows name and that
@@ -413,9 +478,13 @@ impl Sidecars {
             return Ok(BlobDescriptor::Null);
         }
         let malformed = || Error::failed("a carried blob is malformed");
-        let [kinds, data, uris, sizes, _, positions, ids, files] = rows.columns() else {
+        let [kinds, data, uris, sizes, _, positions, ids, files, fresh] = rows.columns() else {
             return Err(malformed());
         };
+        if fresh.is_valid(row) {
+            let kind = kinds.as_primitive::<UInt8Type>().value(row);
+            return self.put(store, directory, kind, fresh.as_binary::<i64>().value(row)).await;
+        }
         let size = sizes.as_primitive::<UInt64Type>().value(row);
         let offset = positions.as_primitive::<UInt64Type>().value(row);
         let id = ids.as_primitive::<UInt32Type>().value(row);
@@ -450,14 +519,23 @@ impl Sidecars {
         id: u32,
     ) -> Result<u32> {
         let key = (file.to_owned(), id);
-        if let Some(own) = self.ids.get(&key) {
+        if let Some(own) = self.copies.get(&key) {
             return Ok(*own);
         }
-        let own = u32::try_from(self.ids.len() + 1).doing(|| "count sidecars".to_owned())?;
+        let own = self.next_id()?;
         let (from, to) = (blob_path(directory, file, id), blob_path(directory, &self.file, own));
         copy(store, &from, &to).await.doing(|| format!("copy {from} to {to}"))?;
-        self.ids.insert(key, own);
+        self.copies.insert(key, own);
         Ok(own)
+    }
+}
+
+impl Pack {
+    async fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.writer.write_all(bytes).await;
+        written.doing(|| format!("write sidecar {}", self.id))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
     }
 }
 
@@ -482,10 +560,10 @@ async fn copy(store: &ObjectStore, from: &Path, to: &Path) -> lance::Result<()> 
     while at < size {
         let end = size.min(at + READ_BYTES);
         let bytes = store.inner.get_range(from, at..end).await?;
-        tokio::io::AsyncWriteExt::write_all(&mut writer, &bytes).await?;
+        writer.write_all(&bytes).await?;
         at = end;
     }
-    lance_io::traits::Writer::shutdown(writer.as_mut()).await?;
+    Writer::shutdown(writer.as_mut()).await?;
     Ok(())
 }
 

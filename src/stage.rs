@@ -419,6 +419,7 @@ impl<'a> StagedWriter<'a> {
         let Some(mut open) = self.open.take() else {
             return Ok(());
         };
+        open.sidecars.finish().await?;
         let summary = open.writer.finish().await;
         let summary = summary.doing(|| format!("finish {}", open.name))?;
         let (fields, columns) = data_file_columns(self.spec.version, &self.spec.schema);

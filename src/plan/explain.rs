@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::plan::strategy::of_change;
 use crate::plan::{IndexFate, Plan};
+use crate::schema::blob::is_first_kind;
 use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
 
@@ -141,6 +142,17 @@ impl Plan {
             let (old, new) = (self.storage_version_before, self.storage_version);
             let (old, new) = (old.to_manifest_string(), new.to_manifest_string());
             writeln!(out, "  files      storage version {old} becomes {new}")?;
+            let target = &self.target.schema.fields;
+            let moved = target.iter().filter(|field| {
+                field.is_blob_v2() && self.before.field_by_id(field.id).is_some_and(is_first_kind)
+            });
+            for field in moved {
+                let name = &field.name;
+                writeln!(
+                    out,
+                    "  blobs      those of `{name}` become Lance's second kind, of that version"
+                )?;
+            }
             if let Some(client) = oldest_client(self.storage_version) {
                 writeln!(out, "  clients    {client} or newer can read it")?;
             }

@@ -235,23 +235,18 @@ impl Plan {
         now: chrono::DateTime<chrono::Utc>,
     ) -> Result<Self> {
         request.validate()?;
-        let target = Target::derive(
+        let mut target = Target::derive(
             &facts.schema,
             facts.field_id_max,
             &request.changes,
             request.if_exists,
             now,
         )?;
-        let filter =
-            match &request.filter {
-                None => None,
-                Some(text) => {
-                    let filter = Sql::parse_filter(text, &ArrowSchema::from(&facts.schema));
-                    Some(Arc::new(filter.map_err(|error| {
-                        Error::usage(format!("--where: {error}")).caused_by(error)
-                    })?))
-                }
-            };
+        let filter = filter_of(facts, request)?;
+        let storage_version = strategy::storage_version(facts, request)?;
+        if is_old(facts.storage_version) && !is_old(storage_version) {
+            target.promote_blobs(facts.field_id_max)?;
+        }
         let choice = choose(facts, request, &target)?;
         let strategy = choice.strategy;
         let indices: Vec<_> = facts
@@ -281,7 +276,7 @@ impl Plan {
             version: facts.version,
             strategy,
             before: facts.schema.clone(),
-            storage_version: strategy::storage_version(facts, request)?,
+            storage_version,
             storage_version_before: facts.storage_version,
             cost: Cost::of(facts, &target, strategy, &indices),
             others: others.collect(),
@@ -377,4 +372,18 @@ fn is_derived(target: &Target, path: &str) -> bool {
         target.schema.fields.iter().position(|field| field.name == now || field.name == top);
     let column = place.and_then(|place| target.columns.get(place));
     column.is_some_and(|column| !column.is_kept())
+}
+
+/// The condition of `--where`, over the columns as they are.
+fn filter_of(facts: &Facts, request: &Request) -> Result<Option<Arc<Sql>>> {
+    let Some(text) = &request.filter else { return Ok(None) };
+    let filter = Sql::parse_filter(text, &ArrowSchema::from(&facts.schema));
+    let filter = filter.map_err(|error| Error::usage(format!("--where: {error}")).caused_by(error));
+    Ok(Some(Arc::new(filter?)))
+}
+
+/// Whether blobs of `version` are those of the first kind.
+fn is_old(version: ConcreteFileVersion) -> bool {
+    use ConcreteFileVersion::{V1, V2_0, V2_1};
+    matches!(version, V1 | V2_0 | V2_1)
 }

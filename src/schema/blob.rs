@@ -30,8 +30,31 @@ pub(crate) static CARRIED: LazyLock<Fields> = LazyLock::new(|| {
         child("blob_id", DataType::UInt32),
         // The data file that it was read from, without `.lance`.
         child("file", DataType::Utf8),
+        // Its bytes, if they are still to be put into a file of their own.
+        child("fresh", DataType::LargeBinary),
     ])
 });
+
+/// Where a blob's bytes lie (lance-core 14 `BlobKind`): in the data file, beside others in a sidecar, alone
+/// in one, or outside of the table.
+pub(crate) const INLINE: u8 = 0;
+pub(crate) const PACKED: u8 = 1;
+pub(crate) const DEDICATED: u8 = 2;
+pub(crate) const EXTERNAL: u8 = 3;
+
+/// Where Lance itself puts the bytes of a new blob of this size (lance 14 `src/dataset/blob/write.rs`).
+pub(crate) fn kind_of_size(bytes: usize) -> u8 {
+    match bytes {
+        0..=65_536 => INLINE,
+        65_537..=4_194_304 => PACKED,
+        _ => DEDICATED,
+    }
+}
+
+/// Whether `field` is a blob of the first kind, whose bytes lie in the column.
+pub(crate) fn is_first_kind(field: &Field) -> bool {
+    field.is_blob() && !field.is_blob_v2()
+}
 
 /// How many children of [`CARRIED`] are compared when staged rows are read back.
 const COMPARED: usize = 5;

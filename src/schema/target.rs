@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use lance_core::datatypes::{Field, Schema};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::schema::blob::is_first_kind;
 use crate::schema::change::{Add, Cast, Change, Compute};
 use crate::schema::column::Column;
 use crate::schema::follow::{Renamed, followed, lost_functions};
@@ -103,6 +104,24 @@ impl Target {
     /// Whether the table is as asked already.
     pub fn is_unchanged(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// Makes blobs of the first kind, at the top level, those of the second: what newer storage versions
+    /// hold. Their new children come after all other fields.
+    ///
+    /// # Errors
+    /// `Failed`, when Lance refuses it.
+    pub(crate) fn promote_blobs(&mut self, field_id_max: i32) -> Result<()> {
+        let highest = self.schema.fields_pre_order().map(|field| field.id).max();
+        let mut next_id = i64::from(highest.unwrap_or_default().max(field_id_max)) + 1;
+        for field in self.schema.fields.iter_mut().filter(|field| is_first_kind(field)) {
+            field.promote_blob_v2().doing(|| format!("store the blobs of `{}`", field.name))?;
+            let own = field.id;
+            for child in &mut field.children {
+                renumber(child, own, &mut next_id)?;
+            }
+        }
+        Ok(())
     }
 
     /// The places of the columns whose values are not the source's own.

@@ -1,5 +1,6 @@
 //! What becomes of a record batch: source columns in, target columns out. Pure and synchronous.
 
+mod blob;
 pub(crate) mod pool;
 pub(crate) mod rebatch;
 mod shape;
@@ -13,7 +14,7 @@ use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Context, Error, Result};
-use crate::schema::blob;
+use crate::schema::blob::{carried, is_first_kind};
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;
 use crate::schema::target::Target;
@@ -57,7 +58,9 @@ impl Transform {
             let pair = target.schema.fields.get(*place).zip(target.columns.get(*place));
             let Some((field, column)) = pair else { continue };
             fields.push(field);
-            columns.push((field.name.clone(), Step::from(column)));
+            let step = Step::from(column);
+            let anew = field.is_blob_v2() && comes_from_first_kind(column, &target.before);
+            columns.push((field.name.clone(), if anew { step.with_blobs_anew() } else { step }));
             Column::inputs(column, &mut names);
         }
         let written = Schema {
@@ -71,7 +74,7 @@ impl Transform {
             target.before.fields.iter().filter(|field| names.contains(&field.name.as_str()));
         Self {
             source: source.cloned().collect(),
-            schema: Arc::new(blob::carried(&ArrowSchema::from(&written))),
+            schema: Arc::new(carried(&ArrowSchema::from(&written))),
             columns,
             filter,
         }
@@ -151,6 +154,12 @@ impl Transform {
             .doing(|| "make a batch of the target schema".to_owned())?;
         Ok(Made { batch, found: merged(found), left_out: 0 })
     }
+}
+
+/// Whether `column` keeps one of `source` that is a blob of the first kind.
+fn comes_from_first_kind(column: &Column, source: &Schema) -> bool {
+    let Column::Keep { name, .. } = column else { return false };
+    source.field(name).is_some_and(is_first_kind)
 }
 
 /// One of each column and problem: a column that others are computed from is made more than once.

@@ -14,6 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::schema::cast::{Problem, cast};
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;
+use crate::transform::blob::carried_anew;
 use crate::transform::shape::{retype, select, with_nulls_inside, without_nulls};
 
 /// Values that do not go through, of one column of one batch.
@@ -35,13 +36,37 @@ const EXAMPLES: usize = 3;
 /// How one column is made.
 #[derive(Debug)]
 pub(super) enum Step {
-    Keep { name: String, shape: Box<Field> },
+    Keep {
+        name: String,
+        shape: Box<Field>,
+    },
     Constant(Constant),
-    Cast { of: Box<Step>, to: DataType, path: String },
-    Fill { of: Box<Step>, value: ArrayRef },
-    NotNull { of: Box<Step>, path: String },
-    Sql { sql: Arc<Sql>, inputs: Vec<Step> },
-    Struct { of: Box<Step>, shape: Box<Field>, children: Vec<Step> },
+    Cast {
+        of: Box<Step>,
+        to: DataType,
+        path: String,
+    },
+    Fill {
+        of: Box<Step>,
+        value: ArrayRef,
+    },
+    NotNull {
+        of: Box<Step>,
+        path: String,
+    },
+    Sql {
+        sql: Arc<Sql>,
+        inputs: Vec<Step>,
+    },
+    Struct {
+        of: Box<Step>,
+        shape: Box<Field>,
+        children: Vec<Step>,
+    },
+    /// Blobs of the first kind, as those of the second.
+    Blobs {
+        of: Box<Step>,
+    },
 }
 
 /// A column of one value, kept at the longest length asked for so far: fresh memory costs more than
@@ -89,6 +114,11 @@ impl From<&Column> for Step {
 }
 
 impl Step {
+    /// The same blobs, as those of the second kind.
+    pub(super) fn with_blobs_anew(self) -> Self {
+        Self::Blobs { of: Box::new(self) }
+    }
+
     /// Makes the column of `rows`; what does not go through is null in it, and told to `found`.
     pub(super) fn make(&self, rows: &Rows<'_>, found: &mut Vec<Found>) -> Result<ArrayRef> {
         match self {
@@ -121,6 +151,7 @@ impl Step {
                     Some((to, path)) => rows.cast(&values, to, path, found),
                 }
             }
+            Self::Blobs { of } => carried_anew(&of.make(rows, found)?),
             Self::Struct { of, shape, children } => {
                 let outer = of.make(rows, found)?;
                 make_struct(&outer, shape, children, rows, found)

@@ -1,9 +1,10 @@
 //! Blobs in files of their own, through a rewrite: every byte is kept, and no file is left over.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::StreamExt;
 use lance::dataset::WriteParams;
@@ -112,4 +113,55 @@ async fn a_damaged_sidecar_stops_the_migration_and_is_named() {
     let ran = db.relance("migrate", "t", &["--strategy", "rewrite"]);
     ran.expect(1).says(".blob").says("a blob of `b`");
     assert!(db.staged_files().is_empty());
+}
+
+/// What row `row` of a table of the first kind holds: beside nulls and empty ones, some of every size class.
+fn first_kind(row: u8) -> Option<Vec<u8>> {
+    let size = [0, 10, 65_536, 65_537, 300_000, 4_194_305][usize::from(row % 6)];
+    (row % 5 != 3).then(|| vec![row; size])
+}
+
+/// Blobs that lie in their column, of storage version 2.1.
+async fn table_of_first_kind(db: &Db, rows: u8) {
+    let key = ("lance-encoding:blob".to_owned(), "true".to_owned());
+    let blob = Field::new("b", DataType::LargeBinary, true).with_metadata([key].into());
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), blob]);
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..i64::from(rows)));
+    let blobs: LargeBinaryArray = (0..rows).map(first_kind).collect();
+    let batch = RecordBatch::try_new(Arc::new(schema), vec![ids, Arc::new(blobs)]).unwrap();
+    let params = WriteParams {
+        max_rows_per_file: 7,
+        data_storage_version: Some(LanceFileVersion::V2_1),
+        ..WriteParams::default()
+    };
+    db.write("t", vec![batch], params).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_of_the_first_kind_become_those_of_the_second_with_a_newer_version() {
+    let db = Db::new();
+    table_of_first_kind(&db, 24).await;
+    let newer = ["--storage-version", "2.2", "--rename", "b=c", "--add", "n:int64=7"];
+    db.relance("plan", "t", &newer).expect(0).says("those of `c` become Lance's second kind");
+    db.relance("migrate", "t", &newer).expect(0);
+    let live = Arc::new(db.open("t").await);
+    let there: Vec<u64> = (0..24).filter(|row| first_kind(*row).is_some()).map(u64::from).collect();
+    let blobs = live.take_blobs_by_indices(&there, "c").await.unwrap();
+    assert_eq!(blobs.len(), there.len());
+    for (blob, row) in blobs.iter().zip(there) {
+        let held = blob.as_ref().unwrap().read().await.unwrap().to_vec();
+        assert_eq!(Some(held), first_kind(u8::try_from(row).unwrap()), "row {row}");
+    }
+    assert_eq!(live.count_rows(Some("c is null".to_owned())).await.unwrap(), 5);
+    db.relance("verify", "t", &[]).expect(0);
+    assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
+    let is_sidecar = |file: &str| Path::new(file).extension().is_some_and(|end| end == "blob");
+    let sidecars = db.files().into_iter().filter(|(file, _)| is_sidecar(file));
+    // One for those side by side, and one for each that is alone.
+    assert_eq!(sidecars.count(), 4);
+    // From here on they are what a rewrite carries.
+    db.relance("migrate", "t", &["--strategy", "rewrite", "--drop", "n"]).expect(0);
+    db.relance("verify", "t", &[]).expect(0);
+    db.relance("rollback", "t", &[]).expect(0);
+    db.relance("finalize", "t", &[]).expect(0);
 }

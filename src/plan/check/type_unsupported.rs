@@ -60,7 +60,8 @@ fn not_carried(field: &Field, nested: bool, version: ConcreteFileVersion) -> Opt
         // At the top level they are carried: see `schema/blob.rs`.
         nested.then_some("blobs inside another type")
     } else if field.is_blob() && !old {
-        Some("blobs, which this storage version keeps in files of their own")
+        // At the top level they become those of the second kind.
+        nested.then_some("blobs inside another type")
     } else if is_list && field.children.iter().any(Field::is_blob) {
         // Lance itself reads them wrong in 2.1.
         Some("lists of blobs")
