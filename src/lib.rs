@@ -57,11 +57,13 @@ mod schema;
 mod settings;
 mod sidecar;
 mod source;
+mod span;
 mod stage;
 mod table;
 mod template;
 mod transform;
 
+pub use crate::span::{SPAN_TARGET, SPANS};
 pub use cancel::Cancel;
 pub use chunk::{Chunk, ChunkId, Origin, Signature, SourceFragment};
 pub use clock::{Clock, SystemClock};

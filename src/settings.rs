@@ -1,6 +1,7 @@
 //! How a migration is run: plain data, with defaults. What is asked for is in
 //! [`Request`](crate::Request).
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct Settings {
     pub memory_bytes: u64,
     /// Bytes written a second, at most. Default: no limit.
     pub max_rate: Option<u64>,
+    /// A file that may change `max_rate` while a migration runs: `max-rate = "50MB"` or `"none"`, in TOML.
+    /// Default: none.
+    pub control: Option<PathBuf>,
     /// How much is read back before the swap. Default: all.
     pub verify: Verify,
     /// Stop before the swap and wait for `resume`. Default: no.
@@ -108,6 +112,7 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             memory_bytes: 512 << 20,
             max_rate: None,
+            control: None,
             verify: Verify::Full,
             hold: Hold::No,
             max_rounds: 100,

@@ -32,6 +32,7 @@ use object_store::path::Path;
 use tokio::io::AsyncWriteExt as _;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::budget::Throttle;
 use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE, PACKED};
@@ -354,6 +355,7 @@ fn runs(rows: &[Option<Described>]) -> Vec<Range<usize>> {
 /// The sidecars of a staged file that is being written.
 pub(crate) struct Sidecars {
     file: String,
+    throttle: Arc<Throttle>,
     /// How many there are.
     count: u32,
     /// Those that are copies, by what they are copies of.
@@ -371,8 +373,9 @@ struct Pack {
 
 impl Sidecars {
     /// None yet, for the data file `name`.
-    pub(crate) fn of(name: &str) -> Self {
-        Self { file: stem(name).to_owned(), count: 0, copies: HashMap::new(), pack: None }
+    pub(crate) fn of(name: &str, throttle: &Arc<Throttle>) -> Self {
+        let (file, throttle) = (stem(name).to_owned(), Arc::clone(throttle));
+        Self { file, throttle, count: 0, copies: HashMap::new(), pack: None }
     }
 
     /// Finishes what is open; before this, nothing may name the file.
@@ -418,7 +421,8 @@ impl Sidecars {
 
     async fn open(&mut self, store: &ObjectStore, directory: &Path) -> Result<Pack> {
         let id = self.next_id()?;
-        let writer = datafile::create(store, &blob_path(directory, &self.file, id)).await?;
+        let writer =
+            datafile::create(store, &blob_path(directory, &self.file, id), &self.throttle).await?;
         Ok(Pack { id, bytes: 0, writer })
     }
 

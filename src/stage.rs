@@ -27,6 +27,7 @@ use crate::schema::cast::Problem;
 use crate::settings::OnBadValue;
 use crate::sidecar::Sidecars;
 use crate::source::{ScanLimits, Source, What};
+use crate::span;
 use crate::template::{Template, Templates};
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::rebatch::Rebatch;
@@ -58,8 +59,6 @@ pub(crate) struct Stager {
     pub transforms_max: usize,
     /// Bytes in flight.
     pub budget: Budget,
-    /// Bytes a second.
-    pub throttle: Arc<Throttle>,
     /// Where the files go, and how they are written.
     pub files: FileSpec,
     /// Files that others are like.
@@ -83,6 +82,8 @@ pub(crate) struct FileSpec {
     pub version: ConcreteFileVersion,
     /// Rows after which a file is closed.
     pub rows_max: u64,
+    /// Bytes a second.
+    pub throttle: Arc<Throttle>,
 }
 
 /// What was staged for a chunk.
@@ -228,12 +229,14 @@ impl Stager {
         let mut batches = self.batches(&part.chunk).await?;
         while let Some(batch) = batches.try_next().await? {
             let made = self.transform(part.chunk.id, batch, None).await?;
-            self.throttle.wait(made.bytes).await;
             self.tell(&made);
             digests = self.pool.digest(digests, made.batch).await?;
         }
-        let FileSpec { store, directory, id, .. } = &self.files;
-        staged.fragments.push(template.write(store, directory, id).await?);
+        let FileSpec { store, directory, id, throttle, .. } = &self.files;
+        let writing = span::write();
+        staged.fragments.push(template.write(store, directory, id, throttle).await?);
+        drop(writing);
+        throttle.wait().await;
         Ok(digests)
     }
 
@@ -264,7 +267,9 @@ impl Stager {
         let mut left_out = 0;
         while let Some(in_flight) = transformed.try_next().await? {
             left_out += in_flight.left_out;
+            let taking = span::transform();
             digests = self.pool.digest(digests, in_flight.batch.clone()).await?;
+            drop(taking);
             if in_flight.batch.num_rows() > 0 && sender.send(in_flight).await.is_err() {
                 return Ok(None);
             }
@@ -287,7 +292,10 @@ impl Stager {
             let Some((mut scanned, mut rebatch)) = state else {
                 return Ok(None);
             };
-            Ok(match scanned.try_next().await? {
+            let scanning = span::scan();
+            let batch = scanned.try_next().await?;
+            drop(scanning);
+            Ok(match batch {
                 Some(batch) => Some((rebatch.push(batch)?, Some((scanned, rebatch)))),
                 None => Some((rebatch.flush()?, None)),
             })
@@ -306,6 +314,7 @@ impl Stager {
         let share = self.budget.take(read).await;
         let share = share.ok_or_else(|| Error::failed("the memory budget is closed"))?;
         let transform = Arc::clone(&self.transform);
+        let _transforming = span::transform();
         // A few constants are made sooner than they are passed on.
         let made = if read == 0 && batch.num_rows() <= HERE_ROWS_MAX {
             transform.make(&batch, hidden)?
@@ -336,14 +345,20 @@ impl Stager {
     async fn write(self, mut receiver: mpsc::Receiver<InFlight>) -> Result<Vec<Fragment>> {
         let mut writer = StagedWriter::new(&self.files);
         while let Some(in_flight) = receiver.recv().await {
-            self.throttle.wait(in_flight.bytes).await;
+            let writing = span::write();
             if let Err(error) = writer.write(&in_flight.batch).await {
                 writer.discard().await;
                 return Err(error);
             }
+            drop(writing);
+            self.files.throttle.wait().await;
             self.tell(&in_flight);
         }
-        writer.finish().await
+        let writing = span::write();
+        let written = writer.finish().await;
+        drop(writing);
+        self.files.throttle.wait().await;
+        written
     }
 }
 
@@ -461,10 +476,10 @@ impl<'a> StagedWriter<'a> {
 async fn open_file(spec: &FileSpec) -> Result<OpenFile> {
     let name = datafile::new_name(&spec.id);
     let path = spec.directory.clone().join(name.as_str());
-    let object = datafile::create(&spec.store, &path).await?;
+    let object = datafile::create(&spec.store, &path, &spec.throttle).await?;
     let writer = create_writer(spec.version, object, spec.schema.clone(), options());
     let writer = writer.doing(|| format!("write {name}"))?;
-    let sidecars = Sidecars::of(&name);
+    let sidecars = Sidecars::of(&name, &spec.throttle);
     Ok(OpenFile { name, rows: 0, writer, sidecars })
 }
 

@@ -11,6 +11,7 @@ use lance_table::format::Fragment;
 use object_store::path::Path;
 use tokio::io::AsyncWriteExt;
 
+use crate::budget::Throttle;
 use crate::datafile;
 use crate::error::{Context, Result};
 
@@ -79,10 +80,11 @@ impl Template {
         store: &ObjectStore,
         directory: &Path,
         id: &str,
+        throttle: &Arc<Throttle>,
     ) -> Result<Fragment> {
         let name = datafile::new_name(id);
         let path = directory.clone().join(name.as_str());
-        let mut writer = datafile::create(store, &path).await?;
+        let mut writer = datafile::create(store, &path, throttle).await?;
         writer.write_all(&self.bytes).await.doing(|| format!("write {name}"))?;
         // The trait's own: the other one leaves the file unfinished.
         Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {name}"))?;

@@ -1,5 +1,6 @@
 //! The command line, as it is typed. No logic.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -238,6 +239,10 @@ pub(super) struct Engine {
     /// Bytes written a second, at most
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub max_rate: Option<u64>,
+    /// A file that may say otherwise while it runs: `max-rate = "50MB"`, or "none". It is looked at every
+    /// second
+    #[arg(long, value_name = "FILE")]
+    pub control: Option<PathBuf>,
     /// How much is read back before the swap
     #[arg(long, value_enum, default_value_t = VerifyArg::Full, value_name = "HOW")]
     pub verify: VerifyArg,
@@ -292,7 +297,10 @@ pub(super) struct Output {
     /// Say less
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more; twice for Lance's own log
+    /// Write what was done when to this file, for Chrome's or Perfetto's trace viewer
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Say more, and where the time went; twice for Lance's own log
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }

@@ -1,17 +1,53 @@
-//! Logging to stderr, for those who ask.
+//! Listening to the run: a log for those who ask, where the time goes, and a trace of it.
 
-use tracing_subscriber::EnvFilter;
+use std::fs::File;
+use std::path::Path;
 
-/// Logs as much as `verbose` asks for; `RELANCE_LOG` overrides it.
-pub(super) fn start(verbose: u8) {
+use relance::{Error, Result, SPAN_TARGET};
+use tracing::Level;
+use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt, registry};
+
+use crate::cli::breakdown::Breakdown;
+
+/// What listens. A trace is complete when this is dropped.
+pub(super) struct Log {
+    pub(super) breakdown: Breakdown,
+    _trace: Option<FlushGuard>,
+}
+
+/// Logs as much as `verbose` asks for; `RELANCE_LOG` overrides it. Writes a trace to `trace`, for Chrome or
+/// Perfetto.
+///
+/// # Errors
+/// `Usage`, when `trace` cannot be written.
+pub(super) fn start(verbose: u8, trace: Option<&Path>) -> Result<Log> {
     let level = match verbose {
         0 => "off",
         1 => "relance=debug",
         _ => "relance=debug,lance=info,lancedb=info",
     };
     let filter = EnvFilter::try_from_env("RELANCE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let started =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let ours = || Targets::new().with_target(SPAN_TARGET, Level::INFO);
+    let (chrome, guard) = match trace {
+        None => (None, None),
+        Some(path) => {
+            let name = path.display();
+            let file = File::create(path).map_err(|error| {
+                Error::usage(format!("--trace: cannot write {name}")).caused_by(error)
+            })?;
+            let builder = ChromeLayerBuilder::new().writer(file);
+            let (layer, guard) = builder.trace_style(TraceStyle::Async).build();
+            (Some(layer.with_filter(ours())), Some(guard))
+        }
+    };
+    let breakdown = Breakdown::begin();
+    let log = fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let all = registry().with(log).with(breakdown.clone().with_filter(ours())).with(chrome);
     // A second start changes nothing, and is no error.
-    drop(started);
+    drop(all.try_init());
+    Ok(Log { breakdown, _trace: guard })
 }

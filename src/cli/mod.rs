@@ -1,6 +1,7 @@
 //! The command line: dispatch, exit codes, and what goes to stdout.
 
 mod args;
+mod breakdown;
 mod changes;
 mod log;
 mod progress;
@@ -17,6 +18,7 @@ use relance::{
 use serde_json::{Value, json};
 
 use crate::cli::args::{Changes, Cli, Command, Engine, Output, Place};
+use crate::cli::breakdown::Breakdown;
 
 /// Exit code of a migration that is held or interrupted.
 const HELD: u8 = 5;
@@ -26,6 +28,24 @@ struct Printed {
     text: String,
     json: Value,
     exit: u8,
+    /// Whether to tell where the time went.
+    timed: bool,
+}
+
+impl Printed {
+    /// With what most of the time went into, where rows went through.
+    fn with_time(mut self, breakdown: &Breakdown) -> Self {
+        if !self.timed {
+            return self;
+        }
+        if let Some(limit) = breakdown.limit() {
+            self.text = format!("{}\n  limited by {limit}", self.text);
+        }
+        if let Value::Object(object) = &mut self.json {
+            object.insert("time".to_owned(), breakdown.json());
+        }
+        self
+    }
 }
 
 /// Runs the command line of this process.
@@ -47,16 +67,24 @@ pub(crate) fn run() -> ExitCode {
         }
     };
     let output = output(&cli.command);
-    log::start(output.verbose);
-    let json = output.json;
+    let (json, verbose) = (output.json, output.verbose > 0);
+    let log = match log::start(output.verbose, output.trace.as_deref()) {
+        Ok(log) => log,
+        Err(error) => return fail(&error, json, &[]),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let mut secrets = Vec::new();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(dispatch(cli.command, &mut secrets)),
         Err(error) => Err(Error::failed("cannot start the runtime").caused_by(error)),
     };
+    if verbose {
+        // Nobody reads a closed stderr.
+        let _ = writeln!(std::io::stderr().lock(), "{}", log.breakdown.text());
+    }
     match result {
         Ok(printed) => {
+            let printed = printed.with_time(&log.breakdown);
             print(&if json { printed.json.to_string() } else { printed.text });
             ExitCode::from(printed.exit)
         }
@@ -258,16 +286,18 @@ fn ended_printed(ended: &Ended) -> Printed {
             text: show::held(held),
             json: json!({ "ended": "held", "held": to_json(held) }),
             exit: HELD,
+            timed: true,
         },
-        Ended::Swapped(report) => {
-            done(show::report(report), json!({ "ended": "swapped", "report": to_json(report) }))
-        }
+        Ended::Swapped(report) => Printed {
+            timed: true,
+            ..done(show::report(report), json!({ "ended": "swapped", "report": to_json(report) }))
+        },
         _ => done("Done".to_owned(), json!({ "ended": "done" })),
     }
 }
 
 fn done(text: String, json: Value) -> Printed {
-    Printed { text, json, exit: 0 }
+    Printed { text, json, exit: 0, timed: false }
 }
 
 fn to_json<T: serde::Serialize>(value: &T) -> Value {

@@ -4,11 +4,13 @@
 //! migration's id before their first byte is written, so that whatever a killed run left behind can
 //! be told from everybody else's.
 
+mod counted;
 mod local;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -21,6 +23,8 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _};
 use uuid::Uuid;
 
+use crate::budget::Throttle;
+use crate::datafile::counted::Counted;
 use crate::datafile::local::{LocalFile, blocking};
 use crate::error::{Context, Result};
 
@@ -278,16 +282,22 @@ pub(crate) fn remove_empty(store: &ObjectStore, root: &Path) {
 }
 
 /// Opens `file` for writing. On a disk it is written under its own name, and durable after [`sync`]; in
-/// an object store it appears when it is finished.
+/// an object store it appears when it is finished. `throttle` counts its bytes.
 ///
 /// # Errors
 /// `Failed`, when it cannot be created.
-pub(crate) async fn create(store: &ObjectStore, file: &Path) -> Result<Box<dyn Writer>> {
-    if store.has_direct_local_paths() {
+pub(crate) async fn create(
+    store: &ObjectStore,
+    file: &Path,
+    throttle: &Arc<Throttle>,
+) -> Result<Box<dyn Writer>> {
+    let inner: Box<dyn Writer> = if store.has_direct_local_paths() {
         let writer = LocalFile::create(PathBuf::from(to_local_path(file)));
-        return Ok(Box::new(writer.doing(|| format!("create {file}"))?));
-    }
-    store.create(file).await.doing(|| format!("create {file}"))
+        Box::new(writer.doing(|| format!("create {file}"))?)
+    } else {
+        store.create(file).await.doing(|| format!("create {file}"))?
+    };
+    Ok(Box::new(Counted { inner, throttle: Arc::clone(throttle) }))
 }
 
 /// Makes the bytes and the names of `files` durable, where the store is a disk: what the journal names

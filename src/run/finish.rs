@@ -15,7 +15,7 @@ use crate::run::{Migration, Underway};
 use crate::schema::change::Change;
 use crate::schema::show::field_text;
 use crate::table::newest;
-use crate::{database, index, leftover, source};
+use crate::{database, index, leftover, source, span};
 
 impl Migration {
     /// Rebuilds indices, removes what is left over, looks at the result, and removes the staging table.
@@ -46,6 +46,7 @@ impl Migration {
         let mut after = newest(swapped).await?;
         if missing > 0 {
             self.begin_phase(Phase::Index, Amount { chunks: missing, ..Amount::default() });
+            let _building = span::index();
             let source = Arc::clone(&underway.source);
             let indices = index::rebuild(&source, after, &wanted, &id, &self.progress);
             after = self.beating(&mut underway.journal, Phase::Index, indices).await?;

@@ -9,7 +9,6 @@ use tokio::time::interval;
 
 use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Error, Result};
-use crate::history;
 use crate::journal::{Journal, Lease};
 use crate::phase::Phase;
 use crate::process::ProcessId;
@@ -18,6 +17,7 @@ use crate::retry::Backoff;
 use crate::run::Migration;
 use crate::run::work::BEAT;
 use crate::table::newest;
+use crate::{history, span};
 
 impl Migration {
     pub(super) fn lease(&self, phase: Phase, released: bool) -> Lease {
@@ -37,6 +37,7 @@ impl Migration {
         phase: Phase,
         released: bool,
     ) -> Result<()> {
+        let _committing = span::commit();
         let mut backoff = Backoff::of(&self.progress, "checkpoint");
         loop {
             match journal.checkpoint(self.lease(phase, released)).await {

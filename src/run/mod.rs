@@ -1,5 +1,6 @@
 //! The orchestrator: phases in order, all branching, all state.
 
+mod control;
 mod finish;
 mod hold;
 mod lease;

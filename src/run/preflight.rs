@@ -12,7 +12,6 @@ use lance::Dataset;
 use roaring::RoaringTreemap;
 
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
-use crate::deletion;
 use crate::error::{Context, Error, Result};
 use crate::phase::Phase;
 use crate::plan::{Example, Finding, Plan};
@@ -26,6 +25,7 @@ use crate::table::source_fragments;
 use crate::transform::pool::Pool;
 use crate::transform::step::Found;
 use crate::transform::{Transform, batch_bytes};
+use crate::{deletion, span};
 
 /// Rows of a batch, at most.
 const BATCH_ROWS: u32 = 8192;
@@ -67,7 +67,9 @@ impl Migration {
             Preflight::Full => u64::MAX,
             Preflight::Sample => SAMPLE_ROWS,
         };
+        let trying = span::plan();
         let tried = self.try_rows(live, plan, rows_max).await?;
+        drop(trying);
         plan.findings = tried.findings.into_values().collect();
         refuse(plan)?;
         self.expect_quarantine(plan).await?;

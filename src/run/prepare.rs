@@ -23,7 +23,7 @@ use crate::plan::{Plan, Strategy};
 use crate::progress::Amount;
 use crate::run::report::seconds;
 use crate::run::{Migration, Underway};
-use crate::{datafile, deletion, index};
+use crate::{datafile, deletion, index, span};
 
 /// The swap's operation, and the files that it was prepared with.
 pub(super) struct Prepared {
@@ -238,6 +238,7 @@ impl Migration {
             return Ok(false);
         }
         let began = Instant::now();
+        let _building = span::index();
         let total = Amount { chunks: wanted.len() as u64, ..Amount::default() };
         self.begin_phase(Phase::Index, total);
         let prepared = Prepared::rows(underway, true).await?;

@@ -15,7 +15,7 @@ use crate::retry::{Backoff, retrying};
 use crate::run::prepare::Prepared;
 use crate::run::report::seconds;
 use crate::run::{Migration, Underway};
-use crate::{datafile, history};
+use crate::{datafile, history, span};
 
 /// Transaction property of the swap that holds the request, for `verify`.
 pub(super) const PROPERTY_REQUEST: &str = "relance.request";
@@ -39,6 +39,7 @@ impl Migration {
     /// Makes the staged fragments the live table, if nobody was faster.
     pub(super) async fn swap(&self, underway: &mut Underway) -> Result<Swap> {
         let began = Instant::now();
+        let _committing = span::commit();
         self.begin_phase(Phase::Swap, Amount::default());
         self.checkpoint(&mut underway.journal, Phase::Swap, false).await?;
         expect_files(&underway.source, &underway.journal).await?;

@@ -15,6 +15,7 @@ use crate::phase::Phase;
 use crate::plan::explain::count_text;
 use crate::progress::{Amount, Event, note};
 use crate::retry::retrying;
+use crate::run::control::Control;
 use crate::run::report::seconds;
 use crate::run::worker::{Done, Task, Worker};
 use crate::run::{Migration, Underway, amount};
@@ -23,6 +24,9 @@ use crate::settings::Verify;
 /// How often the journal is written while chunks are in progress: what a crash can cost, and how often
 /// the run is seen to be alive.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
+
+/// How often the control file is looked at.
+const LISTEN: Duration = Duration::from_secs(1);
 
 /// Chunks in progress for each worker, where they wait for the disk most of the time.
 const TASKS_A_WORKER: usize = 4;
@@ -137,6 +141,10 @@ impl<'a> Work<'a> {
     async fn run(&mut self) -> Result<()> {
         let mut beat = interval(BEAT);
         beat.tick().await;
+        let mut listen = interval(LISTEN);
+        let settings = &self.migration.settings;
+        let control = settings.control.as_ref();
+        let mut control = control.map(|path| Control::of(path, settings.max_rate));
         loop {
             self.fill();
             if self.running.is_empty() {
@@ -151,6 +159,11 @@ impl<'a> Work<'a> {
                 _ = beat.tick() => {
                     self.checkpoint().await?;
                     self.look_meanwhile().await?;
+                }
+                _ = listen.tick(), if control.is_some() => {
+                    if let Some(control) = &mut control {
+                        control.hear(&self.underway.throttle, &self.migration.progress);
+                    }
                 }
                 done = self.running.join_next_with_id() => self.took(done)?,
             }

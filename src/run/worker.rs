@@ -25,7 +25,7 @@ use crate::settings::Verify;
 use crate::source::{ScanLimits, Source, What};
 use crate::stage::{FileSpec, Stager};
 use crate::template::Templates;
-use crate::{datafile, deletion};
+use crate::{datafile, deletion, span};
 
 /// Lance reads this far ahead for a chunk. Two reads share it: where it holds less than a few of a file's
 /// largest pages (32 MiB), each can wait for what the other one has taken, forever.
@@ -145,6 +145,7 @@ impl Migration {
             } else {
                 underway.journal.header().rows_per_file
             },
+            throttle: Arc::clone(&underway.throttle),
         };
         let stager = Stager {
             source: Source::of(Arc::clone(live)),
@@ -155,7 +156,6 @@ impl Migration {
             scan: ScanLimits { batch_rows, io_buffer_bytes },
             transforms_max: 2,
             budget: underway.budget.clone(),
-            throttle: Arc::clone(&underway.throttle),
             files,
             templates: Templates::default(),
             progress: Arc::clone(&self.progress),
@@ -262,10 +262,15 @@ impl Worker {
         let paths = self.own_files(&fragments).map(|file| self.path(&file.path)).collect();
         let with_sidecars = !blob::columns(&self.stager.files.schema).is_empty();
         // The disk writes while the page cache is read.
-        futures::try_join!(
-            self.reader.verify(&fragments, &expected, self.verify),
-            datafile::sync(self.store(), paths, with_sidecars)
-        )?;
+        let reading = async {
+            let _verifying = span::verify();
+            self.reader.verify(&fragments, &expected, self.verify).await
+        };
+        let syncing = async {
+            let _writing = span::write();
+            datafile::sync(self.store(), paths, with_sidecars).await
+        };
+        futures::try_join!(reading, syncing)?;
         record.verified = Some(self.verify);
         record.files = self.files_of(&fragments).await?;
         Ok((record, fragments))

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("chunk", 0),
     ("cancel", 0),
     ("process", 0),
+    ("span", 0),
     ("location", 1),
     ("settings", 1),
     ("schema", 1),
@@ -80,7 +81,9 @@ fn the_lower_layers_never_touch_a_dataset_or_async() {
 #[test]
 fn only_the_command_uses_its_packages() {
     for (_, file, text) in sources() {
-        for package in ["clap", "indicatif", "mimalloc", "tracing_subscriber"] {
+        for package in
+            ["clap", "indicatif", "mimalloc", "plotters", "tracing_chrome", "tracing_subscriber"]
+        {
             assert!(!text.contains(&format!("{package}::")), "{file} uses {package}");
         }
     }

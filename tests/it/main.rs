@@ -33,6 +33,7 @@ mod rewrite;
 mod rollback;
 mod storage;
 mod swap;
+mod time;
 mod types;
 mod undo;
 mod verify;

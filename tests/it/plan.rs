@@ -57,7 +57,7 @@ async fn what_a_rewrite_would_lose_is_refused_by_name() {
         ("materialised view", WriteParams::default(), "mv.definition", "schema"),
         ("computed by LanceDB", WriteParams::default(), "computed_column", "field"),
         (
-            "blobs",
+            "blobs inside another type",
             crate::support::at_version(LanceFileVersion::V2_1),
             "lance-encoding:blob",
             "blob",
@@ -75,7 +75,7 @@ async fn what_a_rewrite_would_lose_is_refused_by_name() {
 
 /// Documents whose schema or `text` field has the metadata `key`.
 fn marked(key: &str, place: &str) -> arrow::array::RecordBatch {
-    use arrow::array::{Array, ArrayRef, LargeBinaryArray};
+    use arrow::array::{Array, ArrayRef, LargeBinaryArray, StructArray};
     use arrow::datatypes::{DataType, Field, Schema};
     let batch = crate::support::documents(0, 50);
     let mut fields: Vec<Field> =
@@ -87,9 +87,12 @@ fn marked(key: &str, place: &str) -> arrow::array::RecordBatch {
         "field" => fields[1].set_metadata([(key.to_owned(), "true".to_owned())].into()),
         "blob" => {
             let bytes: LargeBinaryArray = (0..batch.num_rows()).map(|_| Some(b"blob")).collect();
-            columns[1] = std::sync::Arc::new(bytes) as ArrayRef;
             let metadata = [(key.to_owned(), "true".to_owned())].into();
-            fields[1] = Field::new("text", DataType::LargeBinary, true).with_metadata(metadata);
+            let blob = Field::new("b", DataType::LargeBinary, true).with_metadata(metadata);
+            let bytes = vec![std::sync::Arc::new(bytes) as ArrayRef];
+            let inside = StructArray::try_new(vec![blob].into(), bytes, None).unwrap();
+            fields[1] = Field::new("text", inside.data_type().clone(), false);
+            columns[1] = std::sync::Arc::new(inside) as ArrayRef;
         }
         _ => {}
     }

@@ -1,0 +1,69 @@
+//! How fast a migration may go, and where its time went.
+
+use std::time::Instant;
+
+use crate::support::{Db, wait_until};
+
+const REWRITE: &[&str] = &["--add", "n:int64=7", "--strategy", "rewrite"];
+
+/// About 5 MB, in four fragments.
+fn sample(db: &Db) {
+    db.relance("sample", "t", &["--rows", "20000", "--dim", "64"]).expect(0);
+}
+
+#[test]
+fn a_rate_holds_and_is_what_the_time_went_into() {
+    let db = Db::new();
+    sample(&db);
+    let began = Instant::now();
+    let ran = db.relance("migrate", "t", &[REWRITE, &["--max-rate", "3MB", "--json"]].concat());
+    let outside = began.elapsed().as_secs_f64();
+    let json = ran.expect(0).json();
+    let bytes = json["report"]["bytes_written"].as_f64().unwrap();
+    assert!(bytes / outside < 3.15e6, "{bytes} bytes in {outside} s");
+    assert_eq!(json["time"]["limited_by"], "--max-rate");
+    let parts = json["time"]["seconds"].as_object().unwrap();
+    assert!(["scan", "transform", "write", "verify"].iter().all(|part| parts.contains_key(*part)));
+    let sum: f64 = parts.values().map(|seconds| seconds.as_f64().unwrap()).sum();
+    let swapped = json["report"]["swapped_after"].as_f64().unwrap();
+    assert!((swapped..outside).contains(&sum), "{sum} s of {outside} s: {parts:?}");
+}
+
+#[test]
+fn a_rate_is_changed_while_it_runs() {
+    let db = Db::new();
+    sample(&db);
+    let file = db.path().join("control.toml");
+    std::fs::write(&file, "max-rate = 1000").unwrap();
+    let name = file.to_str().unwrap();
+    let more = [REWRITE, &["--control", name, "--progress", "json"]].concat();
+    let mut child = db.start("migrate", "t", &more);
+    // At this rate it would take longer than anybody waits.
+    wait_until("something is staged", || !db.staged_files().is_empty());
+    std::fs::write(&file, "max-rate = \"fast\"").unwrap();
+    std::fs::write(&file, "max-rate = \"none\"").unwrap();
+    wait_until("it is done", || child.try_wait().unwrap().is_some());
+    assert!(child.wait().unwrap().success());
+    db.relance("verify", "t", &[]).expect(0);
+}
+
+#[test]
+fn a_trace_and_a_breakdown_name_the_parts() {
+    let db = Db::new();
+    sample(&db);
+    let nowhere = db.path().join("nowhere/trace.json");
+    let before = db.files();
+    let more = [REWRITE, &["--trace", nowhere.to_str().unwrap()]].concat();
+    db.relance("migrate", "t", &more).expect(2).says("--trace");
+    assert_eq!(db.files(), before);
+    let file = db.path().join("trace.json");
+    let more = [REWRITE, &["-v", "--trace", file.to_str().unwrap()]].concat();
+    db.relance("migrate", "t", &more).expect(0).says("seconds: ").says(" in all");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let events = trace.as_array().unwrap();
+    for name in ["scan", "transform", "write", "verify", "commit"] {
+        let of =
+            |kind: &str| events.iter().filter(|e| e["name"] == name && e["ph"] == kind).count();
+        assert!(of("b") > 0 && of("b") == of("e"), "{name}");
+    }
+}
