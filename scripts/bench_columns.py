@@ -1,12 +1,13 @@
 """New columns beside the others: relance's `columns` against LanceDB's own `add_columns` and `alter_columns`.
 
-usage: python bench_columns.py RELANCE_BINARY [ROUNDS]
+usage: python bench_columns.py RELANCE_BINARY [ROUNDS]     prints JSON; scripts/bench --columns makes a table of it
 
 Tables of 1,000,000 rows, in one fragment and in a thousand; medians of rounds in turn. relance's time has the process
 start and the verification in it; LanceDB's is that of the call alone. Nothing is deleted before the end: for minutes after
 files were deleted, ext4 takes several times as long to create others.
 """
 
+import json
 import os
 import shutil
 import statistics
@@ -20,8 +21,6 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-BINARY = sys.argv[1]
-ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 5
 ADDS = ["created_at:timestamp[us]=2026-01-01", "category:string=general", "is_active:bool=true"]
 SQL = {"created_at": "cast('2026-01-01' as timestamp)", "category": "'general'", "is_active": "true"}
 HALF = "vector:fixed_size_list<halffloat>[64]"
@@ -41,9 +40,9 @@ def alter_columns(path):
     return time.perf_counter() - began
 
 
-def relance(path, *changes):
+def relance(binary, path, *changes):
     began = time.perf_counter()
-    done = subprocess.run([BINARY, "migrate", path, "t", *changes], capture_output=True, text=True)
+    done = subprocess.run([binary, "migrate", path, "t", *changes], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return time.perf_counter() - began
 
@@ -54,9 +53,9 @@ JOBS = {
 }
 
 
-def main():
-    print("| | fragments | LanceDB, s | relance, s | LanceDB / relance |\n| --- | --- | --- | --- | --- |")
-    rows = 1_000_000
+def measure(binary, rounds):
+    """What was measured: the medians of each job, in seconds."""
+    rows, found = 1_000_000, []
     with tempfile.TemporaryDirectory() as base:
         rng = np.random.default_rng(0)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.random(rows * 64, dtype=np.float32)), 64)
@@ -66,17 +65,18 @@ def main():
         for name, (own, changes) in JOBS.items():
             for fragments in (1, 1000):
                 times = {"own": [], "relance": []}
-                for round_ in range(ROUNDS):
+                for round_ in range(rounds):
                     for who in ("own", "relance") if round_ % 2 else ("relance", "own"):
                         path = tempfile.mkdtemp(dir=base)
                         # Second names for the data files, which nobody writes to.
                         shutil.copytree(f"{base}/{fragments}.lance", f"{path}/t.lance", copy_function=os.link)
                         os.sync()
-                        run = own(path) if who == "own" else relance(path, *changes)
+                        run = own(path) if who == "own" else relance(binary, path, *changes)
                         times[who].append(run)
-                own_, ours = statistics.median(times["own"]), statistics.median(times["relance"])
-                print(f"| {name} | {fragments} | {own_:.3f} | {ours:.3f} | {own_ / ours:.1f} |", flush=True)
+                medians = {who: statistics.median(runs) for who, runs in times.items()}
+                found.append({"job": name, "fragments": fragments, "rounds": rounds, **medians})
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5)))

@@ -9,7 +9,7 @@ use lance_core::datatypes::Schema;
 use lancedb::query::{ExecutableQuery, QueryBase};
 
 use crate::error::{Context, Error, Result};
-use crate::location::{Location, STAGING_SUFFIX};
+use crate::location::{Location, is_own};
 use crate::schema::show::field_text;
 
 /// Names that are suggested for one that is not there.
@@ -42,7 +42,7 @@ pub(crate) async fn connect(location: &Location) -> Result<lancedb::Connection> 
 /// `Failed`, when they cannot be listed.
 pub async fn table_names(location: &Location) -> Result<Vec<String>> {
     let names = all_names(location).await?;
-    let live = names.into_iter().filter(|name| !name.ends_with(STAGING_SUFFIX));
+    let live = names.into_iter().filter(|name| !is_own(name));
     Ok(live.collect())
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn expect_table(location: &Location) -> Result<()> {
     if names.iter().any(|name| name == table) {
         return Ok(());
     }
-    let live = names.into_iter().filter(|name| !name.ends_with(STAGING_SUFFIX));
+    let live = names.into_iter().filter(|name| !is_own(name));
     let near = nearest(table, live.collect());
     let message = format!("no table is called `{table}` in {}", location.database());
     let advice = match near.as_slice() {

@@ -62,8 +62,10 @@ mod stage;
 mod table;
 mod template;
 mod transform;
+mod tuning;
 
 pub use crate::span::{SPAN_TARGET, SPANS};
+pub use crate::tuning::{Knobs, Trial, Tuned};
 pub use cancel::Cancel;
 pub use chunk::{Chunk, ChunkId, Origin, Signature, SourceFragment};
 pub use clock::{Clock, SystemClock};

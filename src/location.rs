@@ -9,6 +9,14 @@ use crate::error::{Error, Result};
 /// What the name of every staging table ends with.
 pub const STAGING_SUFFIX: &str = "__relance_staging";
 
+/// What the name of the table ends with that settings are tried in.
+pub(crate) const TUNE_SUFFIX: &str = "__relance_tune";
+
+/// Whether `table` is one of relance's own, made for another.
+pub(crate) fn is_own(table: &str) -> bool {
+    table.ends_with(STAGING_SUFFIX) || table.ends_with(TUNE_SUFFIX)
+}
+
 /// Schemes whose commits are atomic in Lance 14 (lance-table `src/io/commit.rs`,
 /// `commit_handler_from_url`). On any other, two writers could both believe that they won.
 const SAFE_SCHEMES: &[&str] = &[
@@ -138,6 +146,11 @@ fn check_table_name(table: &str) -> Result<()> {
     if let Some(live) = table.strip_suffix(STAGING_SUFFIX) {
         return Err(Error::usage(format!(
             "`{table}` is relance's staging table; name the table itself: `{live}`"
+        )));
+    }
+    if let Some(live) = table.strip_suffix(TUNE_SUFFIX) {
+        return Err(Error::usage(format!(
+            "`{table}` is where relance tries settings; name the table itself: `{live}`"
         )));
     }
     Ok(())

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchSize {
+    /// By the width of the rows, as measured: see the README.
+    Auto,
     /// A number of rows.
     Rows(u32),
     /// About this many bytes, as many rows as fit.
@@ -23,13 +25,25 @@ impl BatchSize {
     pub fn rows(self, row_bytes: u64) -> u32 {
         match self {
             Self::Rows(rows) => rows.max(1),
-            Self::Bytes(bytes) => {
-                let rows = bytes / row_bytes.max(1);
+            Self::Auto | Self::Bytes(_) => {
+                let rows = self.bytes(row_bytes) / row_bytes.max(1);
                 u32::try_from(rows.clamp(1, 1 << 20)).unwrap_or(1)
             }
         }
     }
+
+    /// Bytes in a batch of a table whose rows are `row_bytes` wide.
+    pub fn bytes(self, row_bytes: u64) -> u64 {
+        match self {
+            Self::Auto => AUTO_BYTES,
+            Self::Rows(rows) => u64::from(rows).saturating_mul(row_bytes),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
 }
+
+/// Bytes of a batch that is sized by itself.
+const AUTO_BYTES: u64 = 1 << 20;
 
 /// How much is read back before the swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,10 +58,12 @@ pub enum Verify {
 /// How a migration is run. Every field has a default, and none changes the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Size of a record batch in the pipeline. Default 2 MiB: measured, see the README.
+    /// Size of a record batch in the pipeline. Default: by the width of the rows.
     pub batch_size: BatchSize,
     /// Chunks staged at once, and threads of the transform pool. Default: the processors.
     pub workers: usize,
+    /// Batches of a chunk that wait between the transform and the writer. Default 2.
+    pub queue: usize,
     /// Bytes of record batches in flight, all workers together. Default 512 MiB.
     pub memory_bytes: u64,
     /// Bytes written a second, at most. Default: no limit.
@@ -108,7 +124,8 @@ pub(crate) const ROWS_PER_FILE: u64 = 1 << 20;
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            batch_size: BatchSize::Bytes(2 << 20),
+            batch_size: BatchSize::Auto,
+            queue: 2,
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             memory_bytes: 512 << 20,
             max_rate: None,
@@ -133,6 +150,8 @@ impl Settings {
             (zero_batch, "batch size must be at least one row or byte"),
             (*workers == 0, "workers must be at least 1"),
             (*workers > 1024, "workers must be at most 1024"),
+            (self.queue == 0, "queue must be at least 1"),
+            (self.queue > 1024, "queue must be at most 1024"),
             (*memory_bytes < MEMORY_BYTES_MIN, "memory must be at least 16MiB"),
             (*max_rate == Some(0), "max rate must be at least one byte a second"),
             (self.max_rounds == 0, "max rounds must be at least 1"),
@@ -196,12 +215,15 @@ fn not_a_time(text: &str) -> Error {
     Error::usage(format!("not a time: `{text}`. Try 30s, 5m or 2h"))
 }
 
-/// Reads `8192` as rows and anything with a unit as bytes.
+/// Reads `8192` as rows, anything with a unit as bytes, and `auto`.
 ///
 /// # Errors
 /// `Usage`, when `text` is neither.
 pub fn parse_batch_size(text: &str) -> Result<BatchSize> {
     let text = text.trim();
+    if text == "auto" {
+        return Ok(BatchSize::Auto);
+    }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         let rows = text.parse::<u32>();
         return rows

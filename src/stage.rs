@@ -34,9 +34,6 @@ use crate::transform::rebatch::Rebatch;
 use crate::transform::step::Found;
 use crate::transform::{Transform, batch_bytes};
 
-/// Batches that wait between the transform and the writer.
-const QUEUE_BATCHES: usize = 2;
-
 /// Rows of a batch without inputs that are made without going to another thread.
 const HERE_ROWS_MAX: usize = 8_192;
 
@@ -57,6 +54,8 @@ pub(crate) struct Stager {
     pub scan: ScanLimits,
     /// Transforms in progress for one chunk.
     pub transforms_max: usize,
+    /// Batches that wait between the transform and the writer.
+    pub queue: usize,
     /// Bytes in flight.
     pub budget: Budget,
     /// Where the files go, and how they are written.
@@ -174,7 +173,7 @@ impl Stager {
         digests: Digests,
         staged: &mut Staged,
     ) -> Result<Digests> {
-        let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
+        let (sender, receiver) = mpsc::channel(self.queue);
         // A task of its own, so that encoding and writing go on while the next rows are read; it is
         // aborted with this one.
         let mut writer = JoinSet::new();

@@ -115,6 +115,23 @@ pub(super) enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Measure batch sizes, workers and queues on this table's first rows, and say which to use
+    Tune {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        changes: Changes,
+        #[command(flatten)]
+        engine: Engine,
+        /// How long to measure, about, as 30s or 5m
+        #[arg(long, default_value = "60s", value_name = "TIME", value_parser = duration)]
+        time: Duration,
+        /// Draw throughput and peak memory by batch size into this file
+        #[arg(long, value_name = "FILE.svg")]
+        plot: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Make a sample table (text, vector) to try things on
     Sample {
         #[command(flatten)]
@@ -227,12 +244,15 @@ pub(super) enum Exists {
 
 #[derive(Debug, Args)]
 pub(super) struct Engine {
-    /// Rows in a batch, or bytes with a unit
+    /// Rows in a batch, bytes with a unit, or `auto` [default: auto]
     #[arg(long, value_name = "ROWS|BYTES", value_parser = batch_size)]
     pub batch_size: Option<BatchSize>,
     /// Chunks staged at once, and transform threads [default: the processors]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+    /// Batches of a chunk that wait between the transform and the writer [default: 2]
+    #[arg(long, value_name = "N")]
+    pub queue: Option<usize>,
     /// Bytes of record batches in flight [default: 512MiB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,

@@ -4,6 +4,7 @@ mod args;
 mod breakdown;
 mod changes;
 mod log;
+mod plot;
 mod progress;
 mod request;
 mod show;
@@ -131,6 +132,7 @@ fn output(command: &Command) -> &Output {
         | Command::Verify { output, .. }
         | Command::Rollback { output, .. }
         | Command::Finalize { output, .. }
+        | Command::Tune { output, .. }
         | Command::Sample { output, .. } => output,
     }
 }
@@ -176,6 +178,15 @@ async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed
             let migration = migration(place, default(), &output, secrets)?;
             let finalized = migration.finalize(history).await?;
             Ok(done(show::finalized(&finalized), to_json(&finalized)))
+        }
+        Command::Tune { place, changes, engine, time, plot, output } => {
+            let migration = migration(place, request::settings(&engine), &output, secrets)?;
+            let migration = asked(migration, &changes).await?.cancel(cancel_on_signal());
+            let tuned = migration.tune(time).await?;
+            if let Some(file) = plot {
+                plot::draw(&tuned, &file)?;
+            }
+            Ok(done(show::tuned(&tuned), to_json(&tuned)))
         }
         Command::Sample { place, rows, dim, fragments, output: _ } => {
             sample(place, Sample { rows, dim, fragments }, secrets).await

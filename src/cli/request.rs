@@ -82,11 +82,12 @@ pub(super) fn request(changes: &Changes) -> Result<Request> {
 
 /// The settings of `engine`.
 pub(super) fn settings(engine: &Engine) -> Settings {
-    let Engine { batch_size, workers, memory, max_rate, control, verify } = engine;
+    let Engine { batch_size, workers, queue, memory, max_rate, control, verify } = engine;
     let default = Settings::default();
     Settings {
         batch_size: batch_size.unwrap_or(default.batch_size),
         workers: workers.unwrap_or(default.workers),
+        queue: queue.unwrap_or(default.queue),
         memory_bytes: memory.unwrap_or(default.memory_bytes),
         max_rate: max_rate.or(default.max_rate),
         control: control.clone(),

@@ -3,7 +3,7 @@
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use relance::{
     Aborted, Finalized, Held, Report, RolledBack, STAGING_SUFFIX, Sampled, StagedStatus,
-    TableStatus, Verified, bytes_text, count_text,
+    TableStatus, Trial, Tuned, Verified, bytes_text, count_text,
 };
 
 /// Characters of a value in a sample.
@@ -77,6 +77,37 @@ fn cell(text: &str) -> String {
     }
     let kept: String = text.chars().take(CELL_WIDTH - 1).collect();
     format!("{kept}…")
+}
+
+/// What was found for a table.
+pub(super) fn tuned(tuned: &Tuned) -> String {
+    let mut lines = vec![format!(
+        "Tried on {} rows of `{}`, {} each, {} in all\n  {:>10}  {:>7}  {:>5}  {:>9}  {:>10}  {:>6}",
+        count_text(tuned.sample_rows),
+        tuned.table,
+        bytes_text(tuned.row_bytes),
+        bytes_text(tuned.sample_bytes),
+        "batch size",
+        "workers",
+        "queue",
+        "MB/s",
+        "peak MB",
+        "rounds",
+    )];
+    for trial in &tuned.trials {
+        let Trial { knobs, rounds, bytes_per_second, peak_bytes, .. } = trial;
+        let peak = peak_bytes.map_or("unknown".to_owned(), |bytes| (bytes / 1_000_000).to_string());
+        let used = if *trial == tuned.best { "  <- best" } else { "" };
+        lines.push(format!(
+            "  {:>10}  {:>7}  {:>5}  {:>9.0}  {peak:>10}  {rounds:>6}{used}",
+            bytes_text(knobs.batch_bytes),
+            knobs.workers,
+            knobs.queue,
+            bytes_per_second / 1e6,
+        ));
+    }
+    lines.push(format!("Use {}", tuned.flags));
+    lines.join("\n")
 }
 
 /// A migration that waits.

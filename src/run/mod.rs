@@ -11,6 +11,7 @@ mod prepare;
 mod quarantine;
 pub(crate) mod report;
 mod swap;
+mod tune;
 pub(crate) mod undo;
 mod work;
 mod worker;

@@ -11,20 +11,23 @@ use lance_table::io::commit::ManifestNamingScheme;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 
+use crate::budget::{Budget, Throttle};
 use crate::catchup::{Deletions, Need, staged_deletions};
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
 use crate::clock::Clock;
 use crate::deletion::STAGED;
 use crate::error::{Context, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
-use crate::progress::note;
+use crate::plan::Plan;
+use crate::progress::{SharedProgress, note};
 use crate::readback::{Expected, Reader};
 use crate::run::{Migration, Underway};
 use crate::schema::blob;
-use crate::settings::Verify;
+use crate::settings::{Settings, Verify};
 use crate::source::{ScanLimits, Source, What};
 use crate::stage::{FileSpec, Stager};
 use crate::template::Templates;
+use crate::transform::pool::Pool;
 use crate::{datafile, deletion, span};
 
 /// Lance reads this far ahead for a chunk. Two reads share it: where it holds less than a few of a file's
@@ -120,56 +123,89 @@ impl Task {
     }
 }
 
-impl Migration {
-    /// What stages and verifies the chunks of the plan.
-    pub(super) async fn worker(&self, underway: &Underway) -> Result<Worker> {
-        let settings = &self.settings;
-        let plan = &underway.plan;
-        let live = &underway.source;
-        let store = live.object_store(None).await;
-        let store = store.doing(|| "open the live table's store".to_owned())?;
-        let pool = underway.pool.clone();
+/// What a stager and its reader are made of.
+pub(super) struct Pipeline<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) settings: &'a Settings,
+    pub(super) source: Source,
+    /// The store that is written to.
+    pub(super) store: Arc<ObjectStore>,
+    /// Where the files go.
+    pub(super) directory: Path,
+    /// Whose they are.
+    pub(super) id: String,
+    /// Rows after which a file is closed.
+    pub(super) rows_max: u64,
+    pub(super) pool: Pool,
+    pub(super) budget: Budget,
+    pub(super) throttle: Arc<Throttle>,
+    pub(super) progress: SharedProgress,
+}
+
+impl Pipeline<'_> {
+    /// What stages chunks of the plan, and what reads back what was staged.
+    pub(super) fn parts(self) -> (Stager, Reader) {
+        let Self { plan, settings, store, directory, pool, .. } = self;
         let batch_rows = settings.batch_size.rows(plan.row_bytes());
         let io_buffer_bytes = IO_BUFFER_BYTES;
         let transform = plan.transform();
         let what = What { schema: Arc::new(transform.inputs()), aligned: plan.is_aligned() };
-        let directory = live.data_dir();
+        let (schema, version) = (plan.written_schema(), plan.storage_version);
         let files = FileSpec {
-            id: underway.journal.header().id.clone(),
+            id: self.id,
             store: Arc::clone(&store),
             directory: directory.clone(),
-            schema: plan.written_schema(),
-            version: plan.storage_version,
-            rows_max: if plan.is_aligned() {
-                u64::MAX
-            } else {
-                underway.journal.header().rows_per_file
-            },
-            throttle: Arc::clone(&underway.throttle),
+            schema: schema.clone(),
+            version,
+            rows_max: self.rows_max,
+            throttle: self.throttle,
         };
         let stager = Stager {
-            source: Source::of(Arc::clone(live)),
+            source: self.source,
             what,
             on_bad_value: plan.request.on_bad_value,
             transform: Arc::new(transform),
             pool: pool.clone(),
             scan: ScanLimits { batch_rows, io_buffer_bytes },
             transforms_max: 2,
-            budget: underway.budget.clone(),
+            queue: settings.queue,
+            budget: self.budget,
             files,
             templates: Templates::default(),
-            progress: Arc::clone(&self.progress),
+            progress: self.progress,
         };
-        let schema = plan.written_schema();
-        let version = plan.storage_version;
         let reader =
             Reader { store, directory, schema, version, batch_rows, io_buffer_bytes, pool };
+        (stager, reader)
+    }
+}
+
+impl Migration {
+    /// What stages and verifies the chunks of the plan.
+    pub(super) async fn worker(&self, underway: &Underway) -> Result<Worker> {
+        let live = &underway.source;
+        let store = live.object_store(None).await;
+        let header = underway.journal.header();
+        let pipeline = Pipeline {
+            plan: &underway.plan,
+            settings: &self.settings,
+            source: Source::of(Arc::clone(live)),
+            store: store.doing(|| "open the live table's store".to_owned())?,
+            directory: live.data_dir(),
+            id: header.id.clone(),
+            rows_max: if underway.plan.is_aligned() { u64::MAX } else { header.rows_per_file },
+            pool: underway.pool.clone(),
+            budget: underway.budget.clone(),
+            throttle: Arc::clone(&underway.throttle),
+            progress: Arc::clone(&self.progress),
+        };
+        let (stager, reader) = pipeline.parts();
         let staging = underway.journal.staging();
         let staging_store = staging.object_store(None).await;
         Ok(Worker {
             stager,
             reader,
-            verify: settings.verify,
+            verify: self.settings.verify,
             live: live.branch_location().path,
             staging: staging.branch_location().path,
             staging_store: staging_store.doing(|| "open the staging table's store".to_owned())?,

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("digest", 2),
     ("transform", 2),
     ("plan", 2),
+    ("tuning", 2),
     ("catchup", 2),
     ("numbering", 2),
     ("commit", 3),

@@ -67,3 +67,31 @@ fn a_trace_and_a_breakdown_name_the_parts() {
         assert!(of("b") > 0 && of("b") == of("e"), "{name}");
     }
 }
+
+#[test]
+fn settings_are_tried_on_the_table_and_nothing_is_left_of_it() {
+    let db = Db::new();
+    sample(&db);
+    // What a killed run left.
+    let left = db.table("t__relance_tune").join("data/0-relance-0123-left.lance");
+    let before = db.files();
+    std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+    std::fs::write(&left, b"left").unwrap();
+    let picture = db.path().join("tune.svg");
+    let more = ["--time", "1s", "--json", "--plot", picture.to_str().unwrap()];
+    let json = db.relance("tune", "t", &more).expect(0).json();
+    let trials = json["trials"].as_array().unwrap();
+    let of = |knob: &str| {
+        let values = trials.iter().map(|trial| trial[knob].as_u64().unwrap());
+        values.collect::<std::collections::BTreeSet<_>>().len()
+    };
+    assert!(of("batch_bytes") == 7 && of("workers") >= 2 && of("queue") == 4, "{trials:?}");
+    assert!(trials.iter().all(|trial| trial["bytes_per_second"].as_f64().unwrap() > 0.0));
+    assert!(std::fs::read_to_string(&picture).unwrap().contains("peak memory"));
+    std::fs::remove_file(&picture).unwrap();
+    assert_eq!(db.files(), before);
+    let flags = json["flags"].as_str().unwrap().split(' ').collect::<Vec<_>>();
+    db.relance("migrate", "t", &[REWRITE, &flags].concat()).expect(0);
+    db.relance("tune", "t", &["--time", "1s"]).expect(0).says("<- best").says("Use --batch-size");
+    db.relance("tune", "nothing", &[]).expect(1);
+}
