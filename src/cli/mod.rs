@@ -4,6 +4,7 @@ mod args;
 mod breakdown;
 mod changes;
 mod log;
+mod memory;
 mod plot;
 mod progress;
 mod request;
@@ -67,6 +68,7 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(if usage { 2 } else { 0 });
         }
     };
+    memory::settle(&cli.command);
     let output = output(&cli.command);
     let (json, verbose) = (output.json, output.verbose > 0);
     let log = match log::start(output.verbose, output.trace.as_deref()) {

@@ -34,6 +34,9 @@ use crate::{datafile, deletion, span};
 /// largest pages (32 MiB), each can wait for what the other one has taken, forever.
 const IO_BUFFER_BYTES: u64 = 64 << 20;
 
+/// As far ahead as files are read back, one read at a time: their pages are Lance's own size.
+const READBACK_BUFFER_BYTES: u64 = 32 << 20;
+
 /// Deletion files that are read at once.
 const READS_AT_ONCE: usize = 16;
 
@@ -174,6 +177,7 @@ impl Pipeline<'_> {
             templates: Templates::default(),
             progress: self.progress,
         };
+        let io_buffer_bytes = READBACK_BUFFER_BYTES;
         let reader =
             Reader { store, directory, schema, version, batch_rows, io_buffer_bytes, pool };
         (stager, reader)
