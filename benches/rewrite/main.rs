@@ -1,5 +1,5 @@
-//! Whole rewrites by batch size and workers, against a naive Lance stream in the same run. Run it with
-//! `scripts/bench`.
+//! Whole migrations by strategy, batch size, workers, queue, row width and fragments, against a naive Lance
+//! stream in the same run. `scripts/bench --criterion` runs it; the report is in `target/criterion`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,11 +15,14 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 use futures::StreamExt;
 use lance::Dataset;
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
-use relance::{BatchSize, Change, Ended, Location, Migration, Sample, Settings, Verify};
+use relance::{Change, Ended, Location, Migration, Sample, Settings, Strategy, Verify};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -29,42 +32,77 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SAMPLE: Sample = Sample { rows: 100_000, dim: 384, fragments: 4 };
 
+/// Text, lengths and what else a row has beside its vector, in bytes.
+const ROW_BYTES: u64 = 70;
+
 fn location(directory: &Path) -> Location {
     Location::new(directory.to_str().unwrap(), "documents").unwrap()
 }
 
-/// A table made once; every run works on a version of it and takes itself back.
-fn sample(runtime: &Runtime) -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    runtime.block_on(SAMPLE.make(&location(directory.path()))).unwrap();
-    directory
+/// A table, and the copies of it that were worked on: all go at the end, since a file system that has just
+/// deleted files is slow to create others.
+struct Bench<'a> {
+    runtime: &'a Runtime,
+    sample: Sample,
+    base: TempDir,
+    used: Vec<TempDir>,
 }
 
-fn copy(from: &Path) -> TempDir {
-    let to = tempfile::tempdir().unwrap();
-    let status = std::process::Command::new("cp")
-        .arg("-r")
-        .arg(from.join("documents.lance"))
-        .arg(to.path())
-        .status();
-    assert!(status.unwrap().success());
-    to
-}
-
-/// The time of `run` over fresh copies of the table.
-fn timed(base: &Path, rounds: u64, mut run: impl FnMut(&Path)) -> Duration {
-    let mut total = Duration::ZERO;
-    for _ in 0..rounds {
-        let table = copy(base);
-        let began = Instant::now();
-        run(table.path());
-        total += began.elapsed();
+impl<'a> Bench<'a> {
+    fn of(runtime: &'a Runtime, sample: Sample) -> Self {
+        let base = tempfile::tempdir().unwrap();
+        runtime.block_on(sample.make(&location(base.path()))).unwrap();
+        Self { runtime, sample, base, used: Vec::new() }
     }
-    total
+
+    fn bytes(&self) -> Throughput {
+        Throughput::Bytes(self.sample.rows * (u64::from(self.sample.dim) * 4 + ROW_BYTES))
+    }
+
+    /// Second names for the table's files, which nobody writes to.
+    fn copy(&self) -> TempDir {
+        let to = tempfile::tempdir().unwrap();
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("-rl").arg(self.base.path().join("documents.lance")).arg(to.path());
+        assert!(copy.status().unwrap().success());
+        to
+    }
+
+    /// The time of `rounds` runs, each over a fresh copy.
+    fn timed(&mut self, rounds: u64, mut run: impl FnMut(&Path)) -> Duration {
+        let mut total = Duration::ZERO;
+        for _ in 0..rounds {
+            let table = self.copy();
+            let began = Instant::now();
+            run(table.path());
+            total += began.elapsed();
+            self.used.push(table);
+        }
+        total
+    }
+
+    fn relance(
+        &mut self,
+        group: &mut BenchmarkGroup<'_, WallTime>,
+        id: BenchmarkId,
+        strategy: Strategy,
+        settings: &Settings,
+    ) {
+        group.throughput(self.bytes());
+        let runtime = self.runtime;
+        group.bench_function(id, |bench| {
+            bench.iter_custom(|rounds| {
+                self.timed(rounds, |table| {
+                    runtime.block_on(relance(table, strategy, settings.clone()));
+                })
+            });
+        });
+    }
 }
 
-async fn relance(directory: &Path, settings: Settings) {
+async fn relance(directory: &Path, strategy: Strategy, settings: Settings) {
     let migration = Migration::of(location(directory))
+        .strategy(strategy)
         .change(Change::parse_add("category:string=general").unwrap())
         .change(Change::parse_add("is_active:bool=true").unwrap())
         .settings(settings);
@@ -96,48 +134,62 @@ async fn naive(directory: &Path) {
 
 fn rewrite(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
-    let base = sample(&runtime);
+    let mut table = Bench::of(&runtime, SAMPLE);
     let mut group = criterion.benchmark_group("rewrite");
     group.sample_size(10);
-    group.throughput(Throughput::Bytes(SAMPLE.rows * (u64::from(SAMPLE.dim) * 4 + 70)));
+    group.throughput(table.bytes());
     group.bench_function("naive lance stream", |bench| {
-        bench.iter_custom(|rounds| {
-            timed(base.path(), rounds, |table| runtime.block_on(naive(table)))
-        });
+        bench.iter_custom(|rounds| table.timed(rounds, |table| runtime.block_on(naive(table))));
     });
-    for batch in ["512KiB", "2MiB", "8MiB", "32MiB"] {
-        let size = relance::parse_batch_size(batch).unwrap();
-        let settings = Settings { batch_size: size, ..Settings::default() };
-        group.bench_function(BenchmarkId::new("batch size", batch), |bench| {
-            bench.iter_custom(|rounds| {
-                timed(base.path(), rounds, |table| {
-                    runtime.block_on(relance(table, settings.clone()));
-                })
-            });
-        });
+    for batch in ["512KiB", "1MiB", "2MiB", "8MiB", "32MiB"] {
+        let batch_size = relance::parse_batch_size(batch).unwrap();
+        let settings = Settings { batch_size, ..Settings::default() };
+        let id = BenchmarkId::new("batch size", batch);
+        table.relance(&mut group, id, Strategy::Rewrite, &settings);
     }
     for workers in [1, 2, 4] {
         let settings = Settings { workers, ..Settings::default() };
-        group.bench_function(BenchmarkId::new("workers, 4 chunks", workers), |bench| {
-            bench.iter_custom(|rounds| {
-                timed(base.path(), rounds, |table| {
-                    runtime.block_on(relance(table, settings.clone()));
-                })
-            });
-        });
+        let id = BenchmarkId::new("workers, 4 chunks", workers);
+        table.relance(&mut group, id, Strategy::Rewrite, &settings);
     }
-    let quick = Settings {
-        verify: Verify::Quick,
-        batch_size: BatchSize::Bytes(2 << 20),
-        ..Settings::default()
-    };
-    group.bench_function("verify quick", |bench| {
-        bench.iter_custom(|rounds| {
-            timed(base.path(), rounds, |table| runtime.block_on(relance(table, quick.clone())))
-        });
-    });
+    for queue in [1, 2, 8] {
+        let settings = Settings { queue, ..Settings::default() };
+        let id = BenchmarkId::new("queue", queue);
+        table.relance(&mut group, id, Strategy::Rewrite, &settings);
+    }
+    let quick = Settings { verify: Verify::Quick, ..Settings::default() };
+    let id = BenchmarkId::new("verify", "quick");
+    table.relance(&mut group, id, Strategy::Rewrite, &quick);
     group.finish();
 }
 
-criterion_group!(benches, rewrite);
+/// The same bytes in rows of other widths.
+fn row_width(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let mut group = criterion.benchmark_group("row width");
+    group.sample_size(10);
+    for (rows, dim) in [(1_000_000, 16), (100_000, 384), (10_000, 4096)] {
+        let mut table = Bench::of(&runtime, Sample { rows, dim, fragments: 4 });
+        let id = BenchmarkId::new("vector", dim);
+        table.relance(&mut group, id, Strategy::Rewrite, &Settings::default());
+    }
+    group.finish();
+}
+
+/// The same rows in more and more fragments, by both strategies.
+fn fragments(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let mut group = criterion.benchmark_group("fragments");
+    group.sample_size(10);
+    for fragments in [1, 16, 256] {
+        let mut table = Bench::of(&runtime, Sample { fragments, ..SAMPLE });
+        for strategy in [Strategy::Rewrite, Strategy::Columns] {
+            let id = BenchmarkId::new(format!("{strategy}"), fragments);
+            table.relance(&mut group, id, strategy, &Settings::default());
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, rewrite, row_width, fragments);
 criterion_main!(benches);

@@ -25,6 +25,18 @@ use crate::settings::Verify;
 /// the run is seen to be alive.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
 
+/// The same for the largest tables: well within the minute after which a run counts as dead.
+const BEAT_MAX: Duration = Duration::from_secs(20);
+
+/// Times as long as it took to write the journal until it is written again. Each time all of it is
+/// written: so its bytes grow with the table, not with its square.
+const BEAT_SHARE: u32 = 20;
+
+/// The time until the journal is written again, after it `took` that long.
+fn next_beat(took: Duration) -> Duration {
+    (took * BEAT_SHARE).clamp(BEAT, BEAT_MAX)
+}
+
 /// How often the control file is looked at.
 const LISTEN: Duration = Duration::from_secs(1);
 
@@ -157,7 +169,9 @@ impl<'a> Work<'a> {
                 biased;
                 () = self.migration.cancel.cancelled() => return Err(self.migration.interrupted()),
                 _ = beat.tick() => {
+                    let began = Instant::now();
                     self.checkpoint().await?;
+                    beat.reset_after(next_beat(began.elapsed()));
                     self.look_meanwhile().await?;
                 }
                 _ = listen.tick(), if control.is_some() => {
@@ -402,5 +416,16 @@ impl Migration {
         .with_advice(
             "write less for a while, or raise --max-rounds, --cutover-timeout or --workers",
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_takes_long_is_written_less_often() {
+        let next = |millis| next_beat(Duration::from_millis(millis)).as_secs();
+        assert_eq!([next(1), next(250), next(400), next(900), next(60_000)], [5, 5, 8, 18, 20]);
     }
 }
