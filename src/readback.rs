@@ -30,7 +30,7 @@ use crate::source::joined;
 use crate::transform::pool::{Digests, Pool};
 
 /// Batches decoded ahead of the digest.
-const READAHEAD: usize = 4;
+const READAHEAD: usize = 2;
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: usize = 100;
 

@@ -19,7 +19,7 @@ use crate::run::control::Control;
 use crate::run::report::seconds;
 use crate::run::worker::{Done, Task, Worker};
 use crate::run::{Migration, Underway, amount};
-use crate::settings::Verify;
+use crate::settings::{Settings, Verify};
 
 /// How often the journal is written while chunks are in progress: what a crash can cost, and how often
 /// the run is seen to be alive.
@@ -40,8 +40,11 @@ fn next_beat(took: Duration) -> Duration {
 /// How often the control file is looked at.
 const LISTEN: Duration = Duration::from_secs(1);
 
-/// Chunks in progress for each worker, where they wait for the disk most of the time.
+/// Chunks in progress for each worker, where they are small and wait for the disk most of the time.
 const TASKS_A_WORKER: usize = 4;
+
+/// Bytes that a small chunk holds at once, at most.
+const SMALL_BYTES: u64 = 8 << 20;
 
 /// Chunks in progress, those that wait, and what the run knows of them.
 struct Work<'a> {
@@ -52,8 +55,8 @@ struct Work<'a> {
     lease: Phase,
     waiting: VecDeque<Task>,
     running: JoinSet<Result<Done>>,
-    /// The source fragments of each task that runs.
-    in_flight: HashMap<Id, Vec<Origin>>,
+    /// Each task that runs.
+    in_flight: HashMap<Id, InFlight>,
     /// The place in the plan of each run of source fragments.
     places: HashMap<Vec<Signature>, usize>,
     /// The fragments that are copied for the first time; all others are caught up with.
@@ -61,6 +64,12 @@ struct Work<'a> {
     lap: Lap,
     /// Whether the table was caught up with at all.
     followed: bool,
+}
+
+/// A task that runs: its source fragments, and the bytes that it may hold.
+struct InFlight {
+    origins: Vec<Origin>,
+    held: u64,
 }
 
 /// When the table was last caught up with, and how long it took.
@@ -184,12 +193,15 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Starts tasks while there are workers free.
+    /// Starts tasks while there are workers and memory free.
     fn fill(&mut self) {
-        let workers = self.migration.settings.workers;
-        // Where nothing is read, most of the time is spent waiting for the disk.
-        let most = if self.worker.reads() { workers } else { workers * TASKS_A_WORKER };
-        while self.running.len() < most {
+        let room = Room::of(&self.migration.settings);
+        while let Some(task) = self.waiting.front() {
+            let held = self.worker.held(task);
+            let in_use = self.in_flight.values().map(|other| other.held).sum();
+            if !room.takes(held, self.running.len(), in_use) {
+                break;
+            }
             let Some(task) = self.waiting.pop_front() else { break };
             let origins = task.origins();
             let (worker, progress) = (self.worker.clone(), Arc::clone(&self.migration.progress));
@@ -197,7 +209,7 @@ impl<'a> Work<'a> {
                 let what = format!("chunk {}", task.chunk());
                 retrying(&progress, &what, || worker.clone().run(task.clone())).await
             });
-            self.in_flight.insert(handle.id(), origins);
+            self.in_flight.insert(handle.id(), InFlight { origins, held });
         }
     }
 
@@ -289,7 +301,7 @@ impl<'a> Work<'a> {
     /// Lines up what is left to do: catching up first, then copying, in row order.
     fn queue(&mut self) {
         let now = self.migration.clock.now();
-        let runs = self.in_flight.values().map(signatures);
+        let runs = self.in_flight.values().map(|task| signatures(&task.origins));
         let runs: HashSet<Vec<Signature>> = runs.collect();
         let chunks = self.underway.plan.chunks.iter();
         let free = chunks.filter(|chunk| !runs.contains(&chunk.signatures()));
@@ -392,6 +404,26 @@ impl<'a> Work<'a> {
     }
 }
 
+/// How much may be in progress at once.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    workers: usize,
+    bytes: u64,
+}
+
+impl Room {
+    fn of(settings: &Settings) -> Self {
+        // The other half is for the record batches.
+        Self { workers: settings.workers, bytes: settings.memory_bytes / 2 }
+    }
+
+    /// Whether a task that holds `held` bytes may join `running` others, which hold `in_use`.
+    fn takes(self, held: u64, running: usize, in_use: u64) -> bool {
+        let share = if held <= SMALL_BYTES { TASKS_A_WORKER } else { 1 };
+        running == 0 || (running < self.workers * share && in_use + held <= self.bytes)
+    }
+}
+
 fn places(chunks: &[Chunk]) -> HashMap<Vec<Signature>, usize> {
     chunks.iter().map(Chunk::signatures).zip(0..).collect()
 }
@@ -422,6 +454,16 @@ impl Migration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_chunks_are_in_progress_as_there_is_memory_for() {
+        let room = Room { workers: 16, bytes: 256 << 20 };
+        let chunks = |held: u64| (0_usize..100).find(|n| !room.takes(held, *n, held * *n as u64));
+        // However large it is, one is.
+        let mib = |count: u64| chunks(count << 20);
+        assert_eq!([mib(1_000), mib(256), mib(100), mib(9)], [Some(1), Some(1), Some(2), Some(16)]);
+        assert_eq!([mib(8), mib(1), mib(0)], [Some(32), Some(64), Some(64)]);
+    }
 
     #[test]
     fn a_journal_that_takes_long_is_written_less_often() {

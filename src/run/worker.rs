@@ -35,7 +35,10 @@ use crate::{datafile, deletion, span};
 const IO_BUFFER_BYTES: u64 = 64 << 20;
 
 /// As far ahead as files are read back, one read at a time: their pages are Lance's own size.
-const READBACK_BUFFER_BYTES: u64 = 32 << 20;
+const READBACK_BUFFER_BYTES: u64 = 8 << 20;
+
+/// Bytes that the largest chunk holds, about: as measured, a second one at once adds 80 to 150 MB to the peak.
+const HELD_BYTES_MAX: u64 = 128 << 20;
 
 /// Deletion files that are read at once.
 const READS_AT_ONCE: usize = 16;
@@ -268,9 +271,18 @@ impl Migration {
 }
 
 impl Worker {
-    /// Whether anything is read to stage a chunk.
-    pub(super) fn reads(&self) -> bool {
-        self.stager.reads()
+    /// Bytes that `task` holds at once, at most: pages that are read, decoded, encoded and read back.
+    pub(super) fn held(&self, task: &Task) -> u64 {
+        let bytes = match task {
+            Task::Stage(_) if !self.stager.reads() => 0,
+            Task::Stage(chunk) if self.stager.what.aligned => {
+                chunk.fragments.iter().map(|fragment| fragment.bytes).max().unwrap_or_default()
+            }
+            Task::Stage(chunk) => chunk.bytes(),
+            Task::Verify(record, _) => record.files.iter().map(|file| file.bytes).sum(),
+            Task::Delete(..) | Task::Renew(..) => 0,
+        };
+        bytes.min(HELD_BYTES_MAX)
     }
 
     /// Does `task`.
