@@ -171,7 +171,8 @@ async fn ctrl_c_stops_it_with_everything_kept() {
     db.documents("t", 4_000, 100).await;
     let more = ["--add", "n:int64=7", "--max-rate", "100KB", "--rows-per-file", "100"];
     let child = db.start("migrate", "t", &more);
-    wait_until("a few staged files", || db.staged_files().len() > 4);
+    // More than are in progress at once.
+    wait_until("a few finished files", || db.staged_files().len() > 16);
     let pid = child.id().to_string();
     run(std::process::Command::new("kill").args(["-INT", &pid])).expect(0);
     let ended = ran(child.wait_with_output().unwrap());
