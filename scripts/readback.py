@@ -77,7 +77,8 @@ def the_seeds_job():
 
 def many_types():
     """Types as Python makes them, on each storage version."""
-    for way in WAYS:
+    # A rewrite puts the small fragments together row by row; where each keeps a file of its own, page by page.
+    for way in [["columns"], ["rewrite"], ["rewrite", "--rows-per-file", "70"]]:
         n = 300
         some = lambda make: [make(i) if i % 4 else None for i in range(n)]
         columns = {
@@ -94,7 +95,7 @@ def many_types():
             with tempfile.TemporaryDirectory() as path:
                 lance.write_dataset(pa.table(columns), f"{path}/t.lance", data_storage_version=version, max_rows_per_file=70)
                 before = lance.dataset(f"{path}/t.lance")
-                relance("migrate", path, "t", "--add", "n:int64 not null=5", "--strategy", way)
+                relance("migrate", path, "t", "--add", "n:int64 not null=5", "--strategy", *way)
                 after = lance.dataset(f"{path}/t.lance")
                 assert after.data_storage_version == before.data_storage_version
                 old, new = before.to_table(), after.to_table(columns=list(columns))

@@ -56,6 +56,9 @@ pub struct Chunk {
     pub fragments: Vec<SourceFragment>,
 }
 
+/// Bytes of files that are read and written on one thread: most of their time would go into waking others.
+pub(crate) const SMALL_BYTES: u64 = 1 << 20;
+
 impl Chunk {
     /// Rows in the chunk.
     pub fn rows(&self) -> u64 {
@@ -70,6 +73,11 @@ impl Chunk {
     /// Bytes of the chunk's source files.
     pub fn bytes(&self) -> u64 {
         self.fragments.iter().map(|fragment| fragment.bytes).sum()
+    }
+
+    /// Whether it is so little that it is done sooner on one thread than passed on from one to the next.
+    pub(crate) fn is_small(&self) -> bool {
+        self.bytes() <= SMALL_BYTES
     }
 
     /// Where its rows come from, in order.

@@ -23,6 +23,13 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(u128);
 
+impl Digest {
+    /// The digest of what `hash` has taken in.
+    pub(crate) fn of(hash: &Xxh3) -> Self {
+        Self(hash.digest128())
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
@@ -87,7 +94,7 @@ impl ColumnDigest {
     pub fn finish(mut self) -> Digest {
         let mut whole = Xxh3::new();
         self.level.finish(&mut whole);
-        Digest(whole.digest128())
+        Digest::of(&whole)
     }
 }
 

@@ -45,6 +45,7 @@ mod journal;
 mod leftover;
 mod location;
 mod numbering;
+mod pages;
 mod phase;
 mod plan;
 mod process;

@@ -5,38 +5,44 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema as ArrowSchema;
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_core::cache::LanceCache;
 use lance_core::datatypes::Schema;
-use lance_encoding::decoder::{DecoderPlugins, FilterExpression};
-use lance_file::reader::{FileReader, FileReaderOptions};
+use lance_encoding::decoder::{DecoderPlugins, FilterExpression, ReadBatchTask};
+use lance_file::reader::{FileReader, FileReaderOptions, ReaderProjection};
 use lance_file::version::ConcreteFileVersion;
-use lance_file::versions::reader_projection_from_whole_schema;
+use lance_file::versions::{
+    physical_column_count, reader_projection_from_column_names, reader_projection_from_whole_schema,
+};
 use lance_io::ReadBatchParams;
 use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::Fragment;
 use object_store::path::Path;
 
-use crate::chunk::ChunkId;
+use crate::chunk::{ChunkId, SMALL_BYTES};
 use crate::datafile;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
+use crate::pages::{self, PageFile};
+use crate::plan::copies::Copies;
 use crate::schema::blob;
 use crate::settings::Verify;
 use crate::sidecar::Blobs;
 use crate::source::joined;
 use crate::transform::pool::{Digests, Pool};
 
+/// Bytes of a file that are asked for at once.
+const READ_BYTES: u64 = 16 << 20;
 /// Batches decoded ahead of the digest.
 const READAHEAD: usize = 2;
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: usize = 100;
 
 /// Bytes and rows of a file that is kept for comparing, at most.
-const SMALL_BYTES: u64 = 64 << 10;
-const SMALL_ROWS: usize = 64 << 10;
+const KEPT_BYTES: u64 = 64 << 10;
+const KEPT_ROWS: usize = 64 << 10;
 
 /// A small file that was decoded.
 struct Decoded {
@@ -62,6 +68,8 @@ pub(crate) struct Reader {
     pub io_buffer_bytes: u64,
     /// Where digests are taken.
     pub pool: Pool,
+    /// Which columns are the source's own, where pages are copied.
+    pub copies: Option<Arc<Copies>>,
 }
 
 /// What a chunk's staged files have to hold.
@@ -73,6 +81,8 @@ pub(crate) struct Expected<'a> {
     pub rows: u64,
     /// A digest for each column, taken while transforming.
     pub digests: &'a [Digest],
+    /// Whether those of the columns that stay as they are were taken of their pages, while copying.
+    pub copied: bool,
 }
 
 impl Reader {
@@ -87,6 +97,7 @@ impl Reader {
         verify: Verify,
     ) -> Result<()> {
         let compared = match verify {
+            Verify::Full if expected.copied => self.copied(fragments, expected).await,
             Verify::Full => self.full(fragments, expected).await,
             Verify::Quick => self.quick(fragments, expected).await,
         };
@@ -105,26 +116,81 @@ impl Reader {
         let mut digests = Digests::of(&schema)?;
         let mut known = None;
         for fragment in fragments {
-            let rows = ReadBatchParams::RangeFull;
-            let mut batches = self.read_unless(fragment, rows, &mut known).await?;
+            let mut batches = self.read_unless(fragment, u64::MAX, &mut known).await?;
             while let Some(batch) = batches.try_next().await? {
                 digests = self.pool.digest(digests, batch).await?;
             }
         }
         compare_rows(expected, digests.rows())?;
-        let found = digests.finish();
-        for (column, (found, wanted)) in
-            schema.fields().iter().zip(found.iter().zip(expected.digests))
-        {
-            if found != wanted {
-                let (chunk, name) = (expected.chunk, column.name());
-                return Err(Error::mismatch(format!(
-                    "column `{name}` of chunk {chunk} was staged with other values than the source \
-                     has (expected digest {wanted}, found {found})"
-                )));
+        let wanted = schema.fields().iter().zip(expected.digests);
+        let mut compared = wanted.zip(digests.finish());
+        compared.try_for_each(|((column, wanted), found)| {
+            compare_column(expected.chunk, column.name(), *wanted, found)
+        })
+    }
+
+    /// Compares the pages of the columns that were copied, and the values of the others.
+    async fn copied(&self, fragments: &[Fragment], expected: &Expected<'_>) -> Result<()> {
+        // Whether Lance's own reader takes the file for what it should be.
+        self.quick(fragments, expected).await?;
+        let ([fragment], Some(copies)) = (fragments, &self.copies) else {
+            return Err(Error::mismatch("pages were copied that should not have been".to_owned()));
+        };
+        let Some(file) = fragment.files.last() else { return Err(no_file()) };
+        let opened = Arc::new(PageFile::open(&self.store, &self.directory, file).await?);
+        let (mut made, mut kept, mut columns, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let fields = self.schema.fields.iter().zip(copies.columns.iter().zip(expected.digests));
+        for (field, (source, wanted)) in fields {
+            let count = physical_column_count(self.version, field);
+            if source.is_some() {
+                columns.extend(first..first + count);
+                kept.push((field.name.as_str(), *wanted, count));
+            } else {
+                made.push((field.name.as_str(), *wanted));
             }
+            first += count;
+        }
+        let hashes = pages::hashes(&opened, &columns).await?;
+        let mut hashes = hashes.as_slice();
+        for (name, wanted, count) in kept {
+            let (own, rest) = hashes.split_at_checked(count).unwrap_or((hashes, &[]));
+            hashes = rest;
+            compare_column(expected.chunk, name, wanted, pages::digest_of(own))?;
+        }
+        if made.is_empty() { Ok(()) } else { self.made(fragment, expected, &made).await }
+    }
+
+    /// Compares the values of the columns of these names with the digests beside them.
+    async fn made(
+        &self,
+        fragment: &Fragment,
+        expected: &Expected<'_>,
+        wanted: &[(&str, Digest)],
+    ) -> Result<()> {
+        let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+        let projection = reader_projection_from_column_names(self.version, &self.schema, &names);
+        let projection = projection.doing(|| "read the columns that were made".to_owned())?;
+        let schema = ArrowSchema::from(projection.schema.as_ref());
+        let mut digests = Digests::of(&schema)?;
+        let mut batches = self.read(fragment, u64::MAX, projection).await?;
+        while let Some(batch) = batches.try_next().await? {
+            digests = self.pool.digest(digests, batch).await?;
+        }
+        compare_rows(expected, digests.rows())?;
+        let found = digests.finish();
+        for (name, wanted) in wanted {
+            let place = schema.index_of(name).ok();
+            let found = place.and_then(|place| found.get(place)).copied();
+            let found =
+                found.ok_or_else(|| Error::mismatch(format!("there is no column `{name}`")));
+            compare_column(expected.chunk, name, *wanted, found?)?;
         }
         Ok(())
+    }
+
+    /// Every column that was staged.
+    fn everything(&self) -> ReaderProjection {
+        reader_projection_from_whole_schema(&blob::stored(&self.schema), self.version)
     }
 
     async fn quick(&self, fragments: &[Fragment], expected: &Expected<'_>) -> Result<()> {
@@ -133,8 +199,7 @@ impl Reader {
         for fragment in fragments {
             rows += fragment.physical_rows.unwrap_or_default() as u64;
             let first = fragment.physical_rows.unwrap_or_default().min(QUICK_ROWS);
-            let range = ReadBatchParams::Range(0..first);
-            let batches = self.read_unless(fragment, range, &mut known).await?;
+            let batches = self.read_unless(fragment, first as u64, &mut known).await?;
             let read: Vec<RecordBatch> = batches.try_collect().await?;
             let read: usize = read.iter().map(RecordBatch::num_rows).sum();
             if read != first {
@@ -152,20 +217,20 @@ impl Reader {
     async fn read_unless(
         &self,
         fragment: &Fragment,
-        rows: ReadBatchParams,
+        rows: u64,
         known: &mut Option<Decoded>,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let Some(bytes) = self.small(fragment).await? else {
-            return self.read(fragment, rows).await;
+            return self.read(fragment, rows, self.everything()).await;
         };
         let held = fragment.physical_rows;
         let same = known.as_ref().filter(|known| known.bytes == bytes && known.held == held);
         let batches = match same {
             Some(known) => known.batches.clone(),
-            None => self.read(fragment, rows).await?.try_collect().await?,
+            None => self.read(fragment, rows, self.everything()).await?.try_collect().await?,
         };
         *known = Some(Decoded { bytes, held, batches: batches.clone() });
-        Ok(futures::stream::iter(batches).map(Ok).boxed())
+        Ok(stream::iter(batches).map(Ok).boxed())
     }
 
     /// The bytes of the staged file of a fragment, if it is a small one that says everything itself.
@@ -174,29 +239,26 @@ impl Reader {
         let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
         let rows = fragment.physical_rows.unwrap_or(usize::MAX);
         let beside = !blob::columns(&self.schema).is_empty();
-        if size > SMALL_BYTES || rows > SMALL_ROWS || beside {
+        if size > KEPT_BYTES || rows > KEPT_ROWS || beside {
             return Ok(None);
         }
         let path = self.directory.clone().join(file.path.as_str());
         datafile::read(&self.store, &path).await.map(Some)
     }
 
-    /// The rows of the staged file of a fragment, its last one.
+    /// The first `rows` of some columns of the staged file of a fragment, its last one.
     async fn read(
         &self,
         fragment: &Fragment,
-        rows: ReadBatchParams,
+        rows: u64,
+        projection: ReaderProjection,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let Some(file) = fragment.files.last() else {
-            return Err(Error::mismatch("a staged fragment names no file".to_owned()));
-        };
+        let Some(file) = fragment.files.last() else { return Err(no_file()) };
         let name = file.path.clone();
         let path = self.directory.clone().join(name.as_str());
         let scheduler =
             ScanScheduler::new(Arc::clone(&self.store), SchedulerConfig::new(self.io_buffer_bytes));
         let opened = scheduler.open_file(&path, &file.file_size_bytes).await;
-        let stored = blob::stored(&self.schema);
-        let projection = reader_projection_from_whole_schema(&stored, self.version);
         let reader = FileReader::try_open(
             opened.doing(|| format!("open {name}"))?,
             Some(projection.clone()),
@@ -213,16 +275,18 @@ impl Reader {
             )));
         }
         let blobs = Blobs::of_file(&self.store, &self.directory, &self.schema, &name);
-        let tasks = reader.read_tasks(
-            rows,
-            self.batch_rows,
-            Some(projection),
-            FilterExpression::no_filter(),
-        );
-        let tasks = tasks.await.doing(|| format!("read {name}"))?;
-        // Decoding is most of the work: each batch on a task of its own, in order.
-        let batches = tasks.map(|batch| tokio::spawn(batch.task)).buffered(READAHEAD);
-        let named = batches.map(move |batch| joined(batch).doing(|| format!("read {name}")));
+        let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
+        // Decoding is most of the work: each batch on a task of its own, in order, but for those of small files.
+        let here = size <= SMALL_BYTES;
+        let step = step_rows(self.batch_rows, held, size);
+        let tasks = reads(reader, projection, held.min(rows), step, self.batch_rows);
+        let batches = tasks.map(move |task| match task {
+            Ok(task) if here => task.task,
+            Ok(task) => tokio::spawn(task.task).map(joined).boxed(),
+            Err(error) => std::future::ready(Err(error)).boxed(),
+        });
+        let named = batches.buffered(READAHEAD);
+        let named = named.map(move |batch| batch.doing(|| format!("read {name}")));
         let Some(blobs) = blobs else { return Ok(named.boxed()) };
         let carried = named.and_then(move |batch| {
             let blobs = blobs.clone();
@@ -230,6 +294,54 @@ impl Reader {
         });
         Ok(carried.boxed())
     }
+}
+
+/// Rows that are asked for at once: about [`READ_BYTES`], in whole batches.
+fn step_rows(batch_rows: u32, rows: u64, bytes: u64) -> u64 {
+    let batch = u64::from(batch_rows.max(1));
+    let wanted = READ_BYTES / (bytes / rows.max(1)).max(1);
+    (wanted / batch).max(1) * batch
+}
+
+/// Reads the first `rows`, so many at a `step`: a single read of a whole file holds the pages of every column at once.
+fn reads(
+    reader: FileReader,
+    projection: ReaderProjection,
+    rows: u64,
+    step: u64,
+    batch_rows: u32,
+) -> BoxStream<'static, lance::Result<ReadBatchTask>> {
+    let reader = Arc::new(reader);
+    let starts = (0..rows.div_ceil(step)).map(move |read| read * step);
+    // One after the other: two would share the buffer, and each could wait for what the other has taken.
+    let begun = stream::iter(starts).then(move |start| {
+        let (reader, projection) = (Arc::clone(&reader), projection.clone());
+        let range = place(start)..place(rows.min(start + step));
+        async move {
+            let params = ReadBatchParams::Range(range);
+            let filter = FilterExpression::no_filter();
+            reader.read_tasks(params, batch_rows, Some(projection), filter).await
+        }
+    });
+    begun.map_ok(|tasks| tasks.map(Ok)).try_flatten().boxed()
+}
+
+fn place(row: u64) -> usize {
+    usize::try_from(row).unwrap_or(usize::MAX)
+}
+
+fn no_file() -> Error {
+    Error::mismatch("a staged fragment names no file".to_owned())
+}
+
+fn compare_column(chunk: ChunkId, name: &str, wanted: Digest, found: Digest) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::mismatch(format!(
+        "column `{name}` of chunk {chunk} was staged with other values than the source has \
+         (expected digest {wanted}, found {found})"
+    )))
 }
 
 fn compare_rows(expected: &Expected<'_>, found: u64) -> Result<()> {

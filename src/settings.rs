@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchSize {
-    /// By the width of the rows, as measured: see the README.
+    /// By the width of the rows and their columns, as measured: see the README.
     Auto,
     /// A number of rows.
     Rows(u32),
@@ -21,29 +21,46 @@ pub enum BatchSize {
 }
 
 impl BatchSize {
-    /// Rows in a batch of a table whose rows are `row_bytes` wide. Never 0.
-    pub fn rows(self, row_bytes: u64) -> u32 {
+    /// Rows in a batch of rows of this `width`. Never 0.
+    pub fn rows(self, width: Width) -> u32 {
         match self {
             Self::Rows(rows) => rows.max(1),
             Self::Auto | Self::Bytes(_) => {
-                let rows = self.bytes(row_bytes) / row_bytes.max(1);
+                let rows = self.bytes(width) / width.bytes.max(1);
                 u32::try_from(rows.clamp(1, 1 << 20)).unwrap_or(1)
             }
         }
     }
 
-    /// Bytes in a batch of a table whose rows are `row_bytes` wide.
-    pub fn bytes(self, row_bytes: u64) -> u64 {
+    /// Bytes in a batch of rows of this `width`.
+    pub fn bytes(self, width: Width) -> u64 {
         match self {
-            Self::Auto => AUTO_BYTES,
-            Self::Rows(rows) => u64::from(rows).saturating_mul(row_bytes),
+            Self::Auto => {
+                let (least, most) = AUTO_BYTES;
+                width.columns.saturating_mul(AUTO_COLUMN_BYTES).clamp(least, most)
+            }
+            Self::Rows(rows) => u64::from(rows).saturating_mul(width.bytes),
             Self::Bytes(bytes) => bytes,
         }
     }
 }
 
-/// Bytes of a batch that is sized by itself.
-const AUTO_BYTES: u64 = 1 << 20;
+/// How wide a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Width {
+    /// Bytes of a row, on average.
+    pub bytes: u64,
+    /// Its columns, each field inside a struct or list counted by itself.
+    pub columns: u64,
+}
+
+/// Bytes of a batch that is sized by itself, at least and at most: below, throughput is the same, but memory
+/// is not; above, it falls.
+const AUTO_BYTES: (u64, u64) = (256 << 10, 4 << 20);
+
+/// Bytes that such a batch has for each column: with less, handing arrays around costs more than what is
+/// in them.
+const AUTO_COLUMN_BYTES: u64 = 8 << 10;
 
 /// How much is read back before the swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -289,9 +306,16 @@ mod tests {
 
     #[test]
     fn byte_batches_hold_at_least_one_row() {
-        assert_eq!(BatchSize::Bytes(1 << 20).rows(1 << 30), 1);
-        assert_eq!(BatchSize::Bytes(1 << 20).rows(0), 1 << 20);
-        assert_eq!(BatchSize::Bytes(8 << 20).rows(1 << 10), 8192);
+        let wide = |bytes| Width { bytes, columns: 1 };
+        assert_eq!(BatchSize::Bytes(1 << 20).rows(wide(1 << 30)), 1);
+        assert_eq!(BatchSize::Bytes(1 << 20).rows(wide(0)), 1 << 20);
+        assert_eq!(BatchSize::Bytes(8 << 20).rows(wide(1 << 10)), 8192);
+    }
+
+    #[test]
+    fn more_columns_have_larger_batches() {
+        let bytes = |columns| BatchSize::Auto.bytes(Width { bytes: 3_200, columns }) >> 10;
+        assert_eq!([bytes(1), bytes(32), bytes(100), bytes(9_000)], [256, 256, 800, 4_096]);
     }
 
     #[test]

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::Schema as ArrowSchema;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance::Dataset;
 use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
 use lance_core::datatypes::Schema;
+use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::Fragment;
 use lance_table::utils::stream::ReadBatchFut;
+use object_store::path::Path;
 use tokio::task::JoinError;
 
 use crate::chunk::{Chunk, SourceFragment};
@@ -125,11 +127,9 @@ impl Source {
             let rows = chunk.fragments.iter().map(counted).sum();
             return Ok(bare(rows, limits.batch_rows));
         }
-        let store = self.dataset.object_store(None).await;
-        let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
+        let (store, directory) = self.place().await?;
         let rows = chunk.fragments.iter().map(counted);
         let fragments = self.fragments_of(chunk)?;
-        let directory = self.dataset.data_dir();
         let blobs = Blobs::of_fragments(&store, &directory, &what.schema, &fragments)?;
         let config = FragReadConfig::default()
             .with_scan_scheduler(ScanScheduler::new(
@@ -143,6 +143,8 @@ impl Source {
         let files = fragments.iter().flat_map(|(fragment, _)| &fragment.files);
         let names: Vec<String> = files.map(|file| file.path.clone()).collect();
         let dataset = Arc::clone(&self.dataset);
+        // Decoding is most of the work: each batch on a task of its own.
+        let here = chunk.is_small();
         let reads = stream::iter(fragments)
             .map(move |(fragment, rows)| {
                 let fragment = FileFragment::new(Arc::clone(&dataset), fragment);
@@ -150,14 +152,16 @@ impl Source {
                 async move { lance::Result::Ok((fragment.open(&schema, config).await?, rows)) }
             })
             .buffered(FRAGMENT_READAHEAD)
-            .map_ok(move |(reader, rows)| reads(reader, rows, limits.batch_rows))
+            .map_ok(move |(reader, rows)| reads(reader, rows, limits.batch_rows, here))
             .try_flatten();
         let (id, uri, files) = (chunk.id, self.dataset.uri().to_owned(), files_text(&names));
-        let batches =
-            reads.map(|read| tokio::spawn(async move { read?.await })).buffered(BATCH_READAHEAD);
-        let told = batches.map(move |batch| {
-            joined(batch).doing(|| format!("read chunk {id} of {uri} ({files})"))
+        let batches = reads.map(move |read| {
+            let decoded = async move { read?.await };
+            if here { decoded.boxed() } else { tokio::spawn(decoded).map(joined).boxed() }
         });
+        let told = batches
+            .buffered(BATCH_READAHEAD)
+            .map(move |batch| batch.doing(|| format!("read chunk {id} of {uri} ({files})")));
         let Some(blobs) = blobs else { return Ok(told.boxed()) };
         let carried = told.and_then(move |batch| {
             let blobs = blobs.clone();
@@ -181,6 +185,16 @@ impl Source {
         let stream = scanner.try_into_stream().await;
         let stream = stream.doing(|| format!("scan {uri}"))?;
         Ok(stream.map(move |batch| batch.doing(|| format!("read {uri}"))).boxed())
+    }
+
+    /// The store that its data files are in, and their directory.
+    ///
+    /// # Errors
+    /// `Failed`, when the store cannot be opened.
+    pub(crate) async fn place(&self) -> Result<(Arc<ObjectStore>, Path)> {
+        let store = self.dataset.object_store(None).await;
+        let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
+        Ok((store, self.dataset.data_dir()))
     }
 
     /// All columns of the source, deleted rows left out.
@@ -221,11 +235,13 @@ fn files_text(names: &[String]) -> String {
     if names.len() <= 3 { names.join(", ") } else { format!("one of {} files", names.len()) }
 }
 
-/// The reads that give the first `rows` rows of `reader`, deleted ones not counted, in order.
+/// The reads that give the first `rows` rows of `reader`, deleted ones not counted, in order; `here`, or
+/// on tasks of their own.
 fn reads(
     reader: FragmentReader,
     rows: u64,
     batch_rows: u32,
+    here: bool,
 ) -> BoxStream<'static, lance::Result<ReadBatchFut>> {
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     let step = batch_rows.saturating_mul(BATCHES_A_READ).max(1);
@@ -235,11 +251,11 @@ fn reads(
         .map(move |start| {
             let reader = Arc::clone(&reader);
             let range = start..rows.min(start.saturating_add(step));
+            let read = async move { reader.read_range(range, batch_rows).await };
             // On a task of its own, so that the next read begins before this one is used up.
-            tokio::spawn(async move { reader.read_range(range, batch_rows).await })
+            if here { read.boxed() } else { tokio::spawn(read).map(joined).boxed() }
         })
         .buffered(READS_AHEAD)
-        .map(joined)
         .map_ok(|batches| batches.map(Ok))
         .try_flatten()
         .boxed()

@@ -1,5 +1,5 @@
 //! Staged files that are byte for byte the same: where nothing is read, all files of so many rows are. The
-//! first is encoded, the others get its bytes.
+//! first is encoded; the others are further names of it on a disk, and get its bytes elsewhere.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,7 +68,8 @@ impl Templates {
 }
 
 impl Template {
-    /// Writes the same bytes into a new file of the migration `id`.
+    /// Makes a new file of the migration `id` with the same bytes. On a disk it is another name for the same
+    /// ones, since nobody ever writes into a data file; where a disk cannot do that, they are written.
     ///
     /// # Errors
     /// `Failed`, when it cannot be written; nothing is left of it then.
@@ -84,10 +85,14 @@ impl Template {
     ) -> Result<Fragment> {
         let name = datafile::new_name(id);
         let path = directory.clone().join(name.as_str());
-        let mut writer = datafile::create(store, &path, throttle).await?;
-        writer.write_all(&self.bytes).await.doing(|| format!("write {name}"))?;
-        // The trait's own: the other one leaves the file unfinished.
-        Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {name}"))?;
+        let first =
+            self.fragment.files.first().map(|file| directory.clone().join(file.path.as_str()));
+        if !first.is_some_and(|first| datafile::link(store, &first, &path)) {
+            let mut writer = datafile::create(store, &path, throttle).await?;
+            writer.write_all(&self.bytes).await.doing(|| format!("write {name}"))?;
+            // The trait's own: the other one leaves the file unfinished.
+            Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {name}"))?;
+        }
         let mut fragment = self.fragment.clone();
         for file in &mut fragment.files {
             file.path.clone_from(&name);

@@ -1,5 +1,5 @@
 //! Whole migrations by strategy, batch size, workers, queue, row width and fragments, against a naive Lance
-//! stream in the same run. `scripts/bench --criterion` runs it; the report is in `target/criterion`.
+//! stream in the same run. A rewrite that copies pages knows no batches: those are tried where rows are encoded anew. `scripts/bench --criterion` runs it; the report is in `target/criterion`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,13 +22,24 @@ use criterion::{
 use futures::StreamExt;
 use lance::Dataset;
 use lance::dataset::{InsertBuilder, WriteMode, WriteParams};
-use relance::{Change, Ended, Location, Migration, Sample, Settings, Strategy, Verify};
+use relance::{Change, Ended, Location, Migration, Request, Sample, Settings, Strategy, Verify};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// The allocator is the binary's own, since the allocator decides the speed.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How two columns are added.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// A rewrite that copies the pages of the others.
+    Copied,
+    /// A rewrite that encodes every row anew, as for a filter.
+    Encoded,
+    /// In files of their own.
+    Beside,
+}
 
 const SAMPLE: Sample = Sample { rows: 100_000, dim: 384, fragments: 4 };
 
@@ -85,7 +96,7 @@ impl<'a> Bench<'a> {
         &mut self,
         group: &mut BenchmarkGroup<'_, WallTime>,
         id: BenchmarkId,
-        strategy: Strategy,
+        way: Way,
         settings: &Settings,
     ) {
         group.throughput(self.bytes());
@@ -93,19 +104,23 @@ impl<'a> Bench<'a> {
         group.bench_function(id, |bench| {
             bench.iter_custom(|rounds| {
                 self.timed(rounds, |table| {
-                    runtime.block_on(relance(table, strategy, settings.clone()));
+                    runtime.block_on(relance(table, way, settings.clone()));
                 })
             });
         });
     }
 }
 
-async fn relance(directory: &Path, strategy: Strategy, settings: Settings) {
-    let migration = Migration::of(location(directory))
-        .strategy(strategy)
-        .change(Change::parse_add("category:string=general").unwrap())
-        .change(Change::parse_add("is_active:bool=true").unwrap())
-        .settings(settings);
+async fn relance(directory: &Path, way: Way, settings: Settings) {
+    let adds = ["category:string=general", "is_active:bool=true"];
+    let strategy = if matches!(way, Way::Beside) { Strategy::Columns } else { Strategy::Rewrite };
+    let request = Request {
+        changes: adds.iter().map(|add| Change::parse_add(add).unwrap()).collect(),
+        strategy: Some(strategy),
+        filter: matches!(way, Way::Encoded).then(|| "text is not null".to_owned()),
+        ..Request::default()
+    };
+    let migration = Migration::of(location(directory)).request(request).settings(settings);
     assert!(matches!(migration.migrate().await.unwrap(), Ended::Swapped(_)));
 }
 
@@ -141,25 +156,29 @@ fn rewrite(criterion: &mut Criterion) {
     group.bench_function("naive lance stream", |bench| {
         bench.iter_custom(|rounds| table.timed(rounds, |table| runtime.block_on(naive(table))));
     });
-    for batch in ["512KiB", "1MiB", "2MiB", "8MiB", "32MiB"] {
+    for batch in ["64KiB", "256KiB", "1MiB", "4MiB", "32MiB"] {
         let batch_size = relance::parse_batch_size(batch).unwrap();
         let settings = Settings { batch_size, ..Settings::default() };
         let id = BenchmarkId::new("batch size", batch);
-        table.relance(&mut group, id, Strategy::Rewrite, &settings);
+        table.relance(&mut group, id, Way::Encoded, &settings);
     }
     for workers in [1, 2, 4] {
         let settings = Settings { workers, ..Settings::default() };
         let id = BenchmarkId::new("workers, 4 chunks", workers);
-        table.relance(&mut group, id, Strategy::Rewrite, &settings);
+        table.relance(&mut group, id, Way::Encoded, &settings);
     }
     for queue in [1, 2, 8] {
         let settings = Settings { queue, ..Settings::default() };
         let id = BenchmarkId::new("queue", queue);
-        table.relance(&mut group, id, Strategy::Rewrite, &settings);
+        table.relance(&mut group, id, Way::Encoded, &settings);
     }
-    let quick = Settings { verify: Verify::Quick, ..Settings::default() };
-    let id = BenchmarkId::new("verify", "quick");
-    table.relance(&mut group, id, Strategy::Rewrite, &quick);
+    for way in [Way::Copied, Way::Encoded] {
+        for verify in [Verify::Quick, Verify::Full] {
+            let settings = Settings { verify, ..Settings::default() };
+            let id = BenchmarkId::new(format!("{way:?}"), format!("{verify:?}"));
+            table.relance(&mut group, id, way, &settings);
+        }
+    }
     group.finish();
 }
 
@@ -170,22 +189,24 @@ fn row_width(criterion: &mut Criterion) {
     group.sample_size(10);
     for (rows, dim) in [(1_000_000, 16), (100_000, 384), (10_000, 4096)] {
         let mut table = Bench::of(&runtime, Sample { rows, dim, fragments: 4 });
-        let id = BenchmarkId::new("vector", dim);
-        table.relance(&mut group, id, Strategy::Rewrite, &Settings::default());
+        for way in [Way::Copied, Way::Encoded] {
+            let id = BenchmarkId::new(format!("{way:?}, vector"), dim);
+            table.relance(&mut group, id, way, &Settings::default());
+        }
     }
     group.finish();
 }
 
-/// The same rows in more and more fragments, by both strategies.
+/// The same rows in more and more fragments, by every way.
 fn fragments(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut group = criterion.benchmark_group("fragments");
     group.sample_size(10);
     for fragments in [1, 16, 256] {
         let mut table = Bench::of(&runtime, Sample { fragments, ..SAMPLE });
-        for strategy in [Strategy::Rewrite, Strategy::Columns] {
-            let id = BenchmarkId::new(format!("{strategy}"), fragments);
-            table.relance(&mut group, id, strategy, &Settings::default());
+        for way in [Way::Copied, Way::Encoded, Way::Beside] {
+            let id = BenchmarkId::new(format!("{way:?}"), fragments);
+            table.relance(&mut group, id, way, &Settings::default());
         }
     }
     group.finish();

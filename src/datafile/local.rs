@@ -57,12 +57,16 @@ impl LocalFile {
         }
         self.put_small()?;
         let mut file = self.file.as_ref();
+        if bytes.len() <= WRITE_BYTES {
+            // Over sooner than another thread would have taken this one's place.
+            return file.write_all(bytes);
+        }
         blocking(|| bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece)))
     }
 
     fn put_small(&mut self) -> io::Result<()> {
         let mut file = self.file.as_ref();
-        let written = blocking(|| file.write_all(&self.small));
+        let written = file.write_all(&self.small);
         self.small.clear();
         written
     }

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::budget::Throttle;
 use crate::datafile::counted::Counted;
-use crate::datafile::local::{LocalFile, blocking};
+use crate::datafile::local::LocalFile;
 use crate::error::{Context, Result};
 
 /// A new file name of the migration `id`. It begins with 24 random bits, as Lance's own names do,
@@ -153,7 +153,7 @@ pub(crate) async fn look(store: &ObjectStore, file: &Path) -> Result<(u64, DateT
 pub(crate) async fn read(store: &ObjectStore, file: &Path) -> Result<Bytes> {
     let doing = || format!("read {file}");
     if store.has_direct_local_paths() {
-        return Ok(blocking(|| std::fs::read(to_local_path(file))).doing(doing)?.into());
+        return Ok(std::fs::read(to_local_path(file)).doing(doing)?.into());
     }
     store.inner.get(file).await.doing(doing)?.bytes().await.doing(doing)
 }
@@ -300,6 +300,12 @@ pub(crate) async fn create(
     Ok(Box::new(Counted { inner, throttle: Arc::clone(throttle) }))
 }
 
+/// Gives `file` the further name `link`, where the store is a disk that can; false, when it cannot.
+pub(crate) fn link(store: &ObjectStore, file: &Path, link: &Path) -> bool {
+    store.has_direct_local_paths()
+        && std::fs::hard_link(to_local_path(file), to_local_path(link)).is_ok()
+}
+
 /// Makes the bytes and the names of `files` durable, where the store is a disk: what the journal names
 /// after this is there after a power loss. `with_sidecars`, when they may have any: looking for them costs
 /// a call for each file.
@@ -320,8 +326,9 @@ pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>, with_sidecars: b
         .iter()
         .filter_map(|file| PathBuf::from(to_local_path(file)).parent().map(FilePath::to_path_buf))
         .collect();
+    let files = files.iter().map(to_local_path).map(PathBuf::from).collect();
+    let files = without_further_names(files).doing(|| "look at the staged files".to_owned())?;
     // A disk takes many at once in hardly more time than one.
-    let files: Vec<PathBuf> = files.iter().map(to_local_path).map(PathBuf::from).collect();
     let share = files.len().div_ceil(SYNCS_AT_ONCE).max(1);
     let shares = files.chunks(share).map(|share| sync_each(share.to_vec(), false));
     let synced = futures::future::try_join_all(shares).await;
@@ -329,6 +336,24 @@ pub(crate) async fn sync(store: &ObjectStore, files: Vec<Path>, with_sidecars: b
     let directories = directories.into_iter().filter(|_| cfg!(unix)).collect();
     let synced = sync_each(directories, true).await;
     synced.doing(|| "sync the directory of the staged files to the disk".to_owned())
+}
+
+/// One name of each of `files`: their bytes are synced once.
+fn without_further_names(mut files: Vec<PathBuf>) -> io::Result<Vec<PathBuf>> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut seen = BTreeSet::new();
+        let mut first = Vec::with_capacity(files.len());
+        for file in files {
+            let meta = std::fs::metadata(&file)?;
+            if seen.insert((meta.dev(), meta.ino())) {
+                first.push(file);
+            }
+        }
+        files = first;
+    }
+    Ok(files)
 }
 
 /// Files that are synced at once.

@@ -31,7 +31,7 @@ use crate::table::Opener;
 use crate::{datafile, deletion};
 
 /// The layout of what is written here. Another layout is not resumed.
-pub(crate) const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 4;
 
 const KEY_HEADER: &str = "relance.header";
 const KEY_LEASE: &str = "relance.lease";

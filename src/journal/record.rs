@@ -96,6 +96,8 @@ pub(crate) struct ChunkRecord {
     pub files: Vec<StagedFile>,
     /// A digest for each column of the expected rows in its files.
     pub digests: Vec<Digest>,
+    /// Whether those of the columns that stay as they are are digests of their pages, which were copied.
+    pub copied: bool,
     /// How its files were compared with the digests, if they were.
     pub verified: Option<Verify>,
 }

@@ -7,6 +7,7 @@ use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use serde_json::{Value, json};
 
+use crate::plan::copies::Copies;
 use crate::plan::strategy::of_change;
 use crate::plan::{IndexFate, Plan};
 use crate::schema::blob::is_first_kind;
@@ -73,6 +74,7 @@ impl Plan {
             "verify_bytes": self.cost.verify_bytes,
             "needed_bytes": self.cost.needed_bytes,
             "free_bytes": self.cost.free_bytes,
+            "copied_columns": Copies::of(self).map(|copies| copies.names()).unwrap_or_default(),
             "indices": indices,
             "undo": self.inverse().map(|undo| undo.iter().map(Change::text).collect::<Vec<_>>()),
         })
@@ -108,6 +110,15 @@ impl Plan {
         writeln!(out, "  read       {}", bytes_text(cost.read_bytes))?;
         let verify = bytes_text(cost.verify_bytes);
         writeln!(out, "  write      up to {}, read back {verify}", bytes_text(cost.write_bytes))?;
+        let copied = Copies::of(self).map(|copies| copies.names()).unwrap_or_default();
+        if !copied.is_empty() {
+            let names = copied.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+            let names = names.join(", ");
+            writeln!(
+                out,
+                "  as it is   {names}: encoded pages, of fragments without deleted rows"
+            )?;
+        }
         if let Some(free) = cost.free_bytes {
             let needed = bytes_text(cost.needed_bytes);
             writeln!(out, "  space      {needed} needed, {} free", bytes_text(free))?;

@@ -1,6 +1,7 @@
 //! Decides what a migration does, from plain facts about a table. Same facts, same plan.
 
 pub(crate) mod check;
+pub(crate) mod copies;
 pub(crate) mod cost;
 pub(crate) mod explain;
 pub(crate) mod finding;
@@ -23,7 +24,7 @@ use crate::plan::strategy::{Choice, choose};
 use crate::schema::change::Change;
 use crate::schema::sql::Sql;
 use crate::schema::target::{IfExists, Target};
-use crate::settings::{OnBadValue, Preflight, ROWS_PER_FILE};
+use crate::settings::{OnBadValue, Preflight, ROWS_PER_FILE, Width};
 use crate::transform::Transform;
 
 /// What is asked of a table.
@@ -314,6 +315,13 @@ impl Plan {
     /// Bytes that go through it for a row.
     pub(crate) fn row_bytes(&self) -> u64 {
         self.through_bytes() / self.rows.max(1)
+    }
+
+    /// How wide a row is that goes through it.
+    pub(crate) fn width(&self) -> Width {
+        let written = self.written_schema();
+        let leaves = written.fields_pre_order().filter(|field| field.children.is_empty()).count();
+        Width { bytes: self.row_bytes(), columns: leaves as u64 }
     }
 
     /// Whether nothing is left to do.

@@ -7,11 +7,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use lance::Dataset;
 use roaring::RoaringTreemap;
+use tokio::task::JoinSet;
 
-use crate::chunk::{Chunk, ChunkId, SourceFragment};
+use crate::chunk::{Chunk, ChunkId, SMALL_BYTES, SourceFragment};
 use crate::error::{Context, Error, Result};
 use crate::phase::Phase;
 use crate::plan::{Example, Finding, Plan};
@@ -32,6 +33,8 @@ const BATCH_ROWS: u32 = 8192;
 const IO_BUFFER_BYTES: u64 = 64 << 20;
 /// Batches of a fragment that are tried at once.
 const TRIED_AT_ONCE: usize = 2;
+/// Small fragments that are tried at once for each worker: most of their time they wait.
+const SMALL_A_WORKER: usize = 4;
 /// Rows of each fragment that a sample looks at.
 const SAMPLE_ROWS: u64 = 1_000;
 /// Rows that are shown of each problem.
@@ -103,29 +106,44 @@ impl Migration {
             transform: Arc::new(transform),
             what,
             pool: Pool::of(self.settings.workers)?,
-            batch_rows: self.settings.batch_size.rows(plan.row_bytes()).min(BATCH_ROWS),
+            batch_rows: self.settings.batch_size.rows(plan.width()).min(BATCH_ROWS),
             rows_max,
         };
         let fragments = source_fragments(live).await?;
         let rows = fragments.iter().map(|fragment| fragment.physical_rows.min(rows_max)).sum();
         self.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
-        let mut tasks = Vec::new();
-        for fragment in fragments {
-            let (trial, progress) = (trial.clone(), Arc::clone(&self.progress));
-            tasks.push(async move { trial.fragment(&fragment, &progress).await }.boxed());
-        }
-        let mut done = futures::stream::iter(tasks).buffered(self.settings.workers);
-        let mut tried = Tried::default();
+        self.try_fragments(&trial, fragments).await
+    }
+
+    /// Tries `fragments` side by side, each on a task of its own.
+    async fn try_fragments(&self, trial: &Trial, fragments: Vec<SourceFragment>) -> Result<Tried> {
+        let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_BYTES);
+        let at_once = self.settings.workers * if small { SMALL_A_WORKER } else { 1 };
+        let mut waiting = fragments.into_iter().enumerate();
+        let mut running = JoinSet::new();
+        let mut done: BTreeMap<usize, Tried> = BTreeMap::new();
         loop {
+            while running.len() < at_once
+                && let Some((place, fragment)) = waiting.next()
+            {
+                let (trial, progress) = (trial.clone(), Arc::clone(&self.progress));
+                running.spawn(async move { (place, trial.fragment(&fragment, &progress).await) });
+            }
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return Err(Error::interrupted("interrupted; nothing was written")),
-                next = done.try_next() => match next? {
-                    Some(one) => tried.take(one),
-                    None => return Ok(tried),
+                next = running.join_next() => match next {
+                    None => break,
+                    Some(Ok((place, tried))) => drop(done.insert(place, tried?)),
+                    Some(Err(error)) => return Err(Error::failed("a trial died; this is a bug in relance").caused_by(error)),
                 },
             }
         }
+        let mut tried = Tried::default();
+        for one in done.into_values() {
+            tried.take(one);
+        }
+        Ok(tried)
     }
 }
 
@@ -147,11 +165,11 @@ impl Trial {
         let chunk = Chunk { id: ChunkId(0), fragments: vec![part] };
         let limits = ScanLimits { batch_rows: self.batch_rows, io_buffer_bytes: IO_BUFFER_BYTES };
         let batches = self.source.scan(&chunk, &self.what, limits).await?;
-        let mut next: u64 = 0;
+        let (mut next, small) = (0, chunk.is_small());
         let made = batches.map_ok(|batch| {
             let rows = next..next + batch.num_rows() as u64;
             next = rows.end;
-            self.batch(batch, hidden_of(&deleted, rows.clone()), rows)
+            self.batch(batch, hidden_of(&deleted, rows.clone()), rows, small)
         });
         let mut made = made.try_buffered(TRIED_AT_ONCE);
         let mut tried = Tried::default();
@@ -170,11 +188,12 @@ impl Trial {
         batch: RecordBatch,
         hidden: Option<BooleanArray>,
         rows: Range<u64>,
+        here: bool,
     ) -> Result<(Vec<Found>, u64, Amount)> {
         let amount = Amount { rows: rows.end - rows.start, bytes: batch_bytes(&batch), chunks: 0 };
         let transform = Arc::clone(&self.transform);
-        let made = self.pool.run(move || Ok(transform.make(&batch, hidden)?.found)).await?;
-        Ok((made, rows.start, amount))
+        let tries = move || Ok(transform.make(&batch, hidden)?.found);
+        Ok((self.pool.run_or_here(here, tries).await?, rows.start, amount))
     }
 }
 

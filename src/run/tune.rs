@@ -101,7 +101,7 @@ impl Bench<'_> {
     async fn run(&self, time: Duration) -> Result<Tuned> {
         let settings = &self.migration.settings;
         let mut knobs = Knobs {
-            batch_bytes: settings.batch_size.bytes(self.plan.row_bytes()),
+            batch_bytes: settings.batch_size.bytes(self.plan.width()),
             workers: settings.workers,
             queue: settings.queue,
         };
@@ -174,6 +174,8 @@ impl Bench<'_> {
         };
         let pipeline = Pipeline {
             plan: &self.plan,
+            // What is copied page by page depends on none of the settings.
+            copies: None,
             settings: &settings,
             source: self.source.clone(),
             store: Arc::clone(&self.store),
@@ -197,7 +199,7 @@ impl Bench<'_> {
                 let paths: Vec<Path> =
                     files.map(|file| directory.clone().join(file.path.as_str())).collect();
                 let (rows, digests) = (done.rows, &done.digests);
-                let expected = Expected { chunk: chunk.id, rows, digests };
+                let expected = Expected { chunk: chunk.id, rows, digests, copied: done.copied };
                 futures::try_join!(
                     reader.verify(&done.fragments, &expected, verify),
                     datafile::sync(&stager.files.store, paths, false)

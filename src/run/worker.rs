@@ -18,13 +18,16 @@ use crate::clock::Clock;
 use crate::deletion::STAGED;
 use crate::error::{Context, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
+use crate::pages;
 use crate::plan::Plan;
+use crate::plan::copies::Copies;
 use crate::progress::{SharedProgress, note};
 use crate::readback::{Expected, Reader};
 use crate::run::{Migration, Underway};
 use crate::schema::blob;
 use crate::settings::{Settings, Verify};
 use crate::source::{ScanLimits, Source, What};
+use crate::stage::copy::Copying;
 use crate::stage::{FileSpec, Stager};
 use crate::template::Templates;
 use crate::transform::pool::Pool;
@@ -132,6 +135,8 @@ impl Task {
 /// What a stager and its reader are made of.
 pub(super) struct Pipeline<'a> {
     pub(super) plan: &'a Plan,
+    /// Which columns' pages are copied, if any are.
+    pub(super) copies: Option<Copies>,
     pub(super) settings: &'a Settings,
     pub(super) source: Source,
     /// The store that is written to.
@@ -152,7 +157,7 @@ impl Pipeline<'_> {
     /// What stages chunks of the plan, and what reads back what was staged.
     pub(super) fn parts(self) -> (Stager, Reader) {
         let Self { plan, settings, store, directory, pool, .. } = self;
-        let batch_rows = settings.batch_size.rows(plan.row_bytes());
+        let batch_rows = settings.batch_size.rows(plan.width());
         let io_buffer_bytes = IO_BUFFER_BYTES;
         let transform = plan.transform();
         let what = What { schema: Arc::new(transform.inputs()), aligned: plan.is_aligned() };
@@ -164,9 +169,10 @@ impl Pipeline<'_> {
             schema: schema.clone(),
             version,
             rows_max: self.rows_max,
+            cache_bytes: settings.memory_bytes / 4,
             throttle: self.throttle,
         };
-        let stager = Stager {
+        let mut stager = Stager {
             source: self.source,
             what,
             on_bad_value: plan.request.on_bad_value,
@@ -178,11 +184,16 @@ impl Pipeline<'_> {
             budget: self.budget,
             files,
             templates: Templates::default(),
+            copying: None,
             progress: self.progress,
         };
+        let copies = self.copies.clone().map(Arc::new);
+        if let Some(copies) = self.copies {
+            stager.copying = Some(Arc::new(Copying::of(copies, plan, &stager)));
+        }
         let io_buffer_bytes = READBACK_BUFFER_BYTES;
         let reader =
-            Reader { store, directory, schema, version, batch_rows, io_buffer_bytes, pool };
+            Reader { store, directory, schema, version, batch_rows, io_buffer_bytes, pool, copies };
         (stager, reader)
     }
 }
@@ -195,6 +206,7 @@ impl Migration {
         let header = underway.journal.header();
         let pipeline = Pipeline {
             plan: &underway.plan,
+            copies: Copies::of(&underway.plan),
             settings: &self.settings,
             source: Source::of(Arc::clone(live)),
             store: store.doing(|| "open the live table's store".to_owned())?,
@@ -278,7 +290,9 @@ impl Worker {
             Task::Stage(chunk) if self.stager.what.aligned => {
                 chunk.fragments.iter().map(|fragment| fragment.bytes).max().unwrap_or_default()
             }
+            Task::Stage(chunk) if self.stager.copyable(chunk).is_some() => pages::HELD_BYTES,
             Task::Stage(chunk) => chunk.bytes(),
+            Task::Verify(record, _) if record.copied => pages::HELD_BYTES,
             Task::Verify(record, _) => record.files.iter().map(|file| file.bytes).sum(),
             Task::Delete(..) | Task::Renew(..) => 0,
         };
@@ -309,8 +323,12 @@ impl Worker {
 
     /// Reads back what was staged, and makes it durable.
     async fn verify(&self, mut record: ChunkRecord, fragments: Vec<Fragment>) -> Result<Done> {
-        let expected =
-            Expected { chunk: record.chunk, rows: record.rows, digests: &record.digests };
+        let expected = Expected {
+            chunk: record.chunk,
+            rows: record.rows,
+            digests: &record.digests,
+            copied: record.copied,
+        };
         let paths = self.own_files(&fragments).map(|file| self.path(&file.path)).collect();
         let with_sidecars = !blob::columns(&self.stager.files.schema).is_empty();
         // The disk writes while the page cache is read.
@@ -348,6 +366,7 @@ impl Worker {
             deletions: Vec::new(),
             files: Vec::new(),
             digests: staged.digests,
+            copied: staged.copied,
             verified: None,
         };
         let fragments = if self.stager.what.aligned {

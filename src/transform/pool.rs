@@ -54,6 +54,18 @@ impl Pool {
         }
     }
 
+    /// Runs `job` on one of the threads, or `here`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) async fn run_or_here<R: Send + 'static>(
+        &self,
+        here: bool,
+        job: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        if here { job() } else { self.run(job).await }
+    }
+
     /// Takes `batch` into `digests`, columns side by side.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ async fn table(db: &Db) -> RecordBatch {
 enum Way {
     /// A column, by streaming every row.
     Rewrite,
+    /// A column, by copying the pages of the others, but for the fragment with a deletion.
+    Copy,
     /// A column, beside the others.
     Columns,
     /// A column, and another name for one that is there: two steps of Lance's in one commit.
@@ -40,7 +42,7 @@ enum Way {
 impl Way {
     fn changes(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Rewrite | Self::Columns => &[("add", "n:int64=7")],
+            Self::Rewrite | Self::Copy | Self::Columns => &[("add", "n:int64=7")],
             Self::Both => &[("add", "n:int64=7"), ("rename", "text=body")],
             Self::Metadata => &[("add", "n:int64"), ("rename", "text=body")],
         }
@@ -60,7 +62,11 @@ fn migration(db: &Db, way: Way, mortal: &Arc<Mortal>) -> Migration {
     let changes = way.changes().iter().map(|(verb, text)| Change::parse(verb, text).unwrap());
     let migration = changes.fold(Migration::of(location), Migration::change);
     let migration = migration.settings(small()).store_wrapper(wrapper);
-    if way == Way::Rewrite { migration.rows_per_file(200) } else { migration }
+    match way {
+        Way::Rewrite => migration.rows_per_file(200),
+        Way::Copy => migration.rows_per_file(100),
+        Way::Columns | Way::Both | Way::Metadata => migration,
+    }
 }
 
 /// What is being done when the process dies.
@@ -196,7 +202,7 @@ async fn die_once(way: Way, act: Act, at: usize, how: How) {
     check(&db, way, act, &before, &what).await;
 }
 
-const WAYS: [Way; 4] = [Way::Rewrite, Way::Columns, Way::Both, Way::Metadata];
+const WAYS: [Way; 5] = [Way::Rewrite, Way::Copy, Way::Columns, Way::Both, Way::Metadata];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_survives_death_at_every_write_of_a_migration() {
@@ -218,7 +224,7 @@ async fn it_survives_death_at_every_write_of_a_resume_that_catches_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_survives_death_at_every_write_of_what_takes_back() {
-    for way in [Way::Rewrite, Way::Both] {
+    for way in [Way::Rewrite, Way::Copy, Way::Both] {
         let mut deaths = 0;
         for act in [Act::Abort, Act::Rollback, Act::KeepWrites, Act::Finalize] {
             deaths += sweep(way, act).await;

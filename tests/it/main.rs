@@ -25,6 +25,7 @@ mod index;
 mod layers;
 mod lease;
 mod model;
+mod pages;
 mod plan;
 mod property;
 mod readers;

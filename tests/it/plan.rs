@@ -31,6 +31,7 @@ Plan for `t` at version 2
              vector: fixed_size_list<item: float>[8]
            + n: int64 not null
   rows       1,000 in 4 fragments, 2 chunks
+  as it is   `id`, `text`, `vector`: encoded pages, of fragments without deleted rows
   index      `bits` (Bitmap on `id`): rebuilt with the same parameters
   undo       `rollback`, at once; `rollback --keep-writes` carries later writes back (drop n)";
     assert_eq!(lines.copied().collect::<Vec<_>>().join("\n"), golden);

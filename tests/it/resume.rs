@@ -151,7 +151,7 @@ async fn a_second_run_is_locked_out() {
     let mut first = db.start(
         "migrate",
         "t",
-        &["--add", "n:int64=7", "--max-rate", "20KB", "--batch-size", "100"],
+        &["--add", "n:int64=7", "--strategy", "rewrite", "--max-rate", "20KB"],
     );
     wait_until("the staging table", || db.staging_exists("t"));
     wait_until("the journal", || db.relance("status", "t", &[]).stdout.contains("running"));

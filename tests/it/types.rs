@@ -188,8 +188,15 @@ async fn goes_through(rows: &RecordBatch, version: LanceFileVersion) {
         migration.rollback(Writes::Refuse).await.unwrap();
     };
     let migration = db.migration("t", &["n:int64 not null=1"]).settings(small());
-    for way in [Strategy::Rewrite, Strategy::Columns] {
-        let ended = migration.clone().strategy(way).migrate().await.unwrap();
+    // The fragments are put together row by row, or, where each keeps a file of its own, page by page.
+    let page_by_page = migration.clone().rows_per_file(100);
+    let ways = [
+        migration.clone().strategy(Strategy::Rewrite),
+        page_by_page.strategy(Strategy::Rewrite),
+        migration.clone().strategy(Strategy::Columns),
+    ];
+    for way in ways {
+        let ended = way.migrate().await.unwrap();
         assert!(matches!(ended, Ended::Swapped(_)));
         assert_kept(&before, &db.rows("t").await);
         back(&migration).await;

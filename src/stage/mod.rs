@@ -1,33 +1,31 @@
-//! Stages a chunk: scan, transform, digest, write. What comes out is fragments that no table names yet.
+//! Stages a chunk: scan, transform, digest, write; or by copying pages, where nothing else is to be done.
+//! What comes out is fragments that no table names yet.
 
-use std::num::NonZeroU64;
+pub(crate) mod copy;
+mod writer;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use futures::{StreamExt, TryStreamExt};
-use lance_core::datatypes::Schema;
-use lance_file::version::ConcreteFileVersion;
-use lance_file::versions::{create_writer, data_file_columns};
-use lance_file::writer::{FileWriter, FileWriterOptions};
-use lance_io::object_store::ObjectStore;
-use lance_table::format::{DataFile, Fragment};
-use object_store::path::Path;
+use lance_table::format::Fragment;
 use roaring::RoaringBitmap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 
-use crate::budget::{Budget, Throttle};
+use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId};
-use crate::datafile;
 use crate::digest::Digest;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::schema::cast::Problem;
 use crate::settings::OnBadValue;
-use crate::sidecar::Sidecars;
 use crate::source::{ScanLimits, Source, What};
 use crate::span;
+use crate::stage::copy::Copying;
+pub(crate) use crate::stage::writer::FileSpec;
+use crate::stage::writer::{StagedWriter, discard};
 use crate::template::{Template, Templates};
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::rebatch::Rebatch;
@@ -62,40 +60,25 @@ pub(crate) struct Stager {
     pub files: FileSpec,
     /// Files that others are like.
     pub templates: Templates,
+    /// How pages are copied, where they can be.
+    pub copying: Option<Arc<Copying>>,
     /// Who is told.
     pub progress: SharedProgress,
 }
 
-/// Where staged files go, and how they are written.
-#[derive(Debug, Clone)]
-pub(crate) struct FileSpec {
-    /// The migration whose files they are.
-    pub id: String,
-    /// The live table's store.
-    pub store: Arc<ObjectStore>,
-    /// The live table's `data/`.
-    pub directory: Path,
-    /// The schema of what is written.
-    pub schema: Schema,
-    /// The format.
-    pub version: ConcreteFileVersion,
-    /// Rows after which a file is closed.
-    pub rows_max: u64,
-    /// Bytes a second.
-    pub throttle: Arc<Throttle>,
-}
-
 /// What was staged for a chunk.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Staged {
     /// The new fragments, in row order; their files are named relative to the live table.
     pub fragments: Vec<Fragment>,
-    /// A digest for each column of the expected rows.
+    /// A digest for each column of the expected rows: of its values, or of its pages, if it was copied.
     pub digests: Vec<Digest>,
     /// Rows.
     pub rows: u64,
     /// Rows of the source that were left out.
     pub left_out: u64,
+    /// Whether pages were copied of the columns that stay as they are.
+    pub copied: bool,
 }
 
 /// A batch on its way to the writer, and its share of the budget.
@@ -122,8 +105,12 @@ impl Stager {
     /// # Crash
     /// Files that no journal names are left in `data/`; their names tell whose they are.
     pub(crate) async fn stage(&self, chunk: &Chunk, hidden: Vec<RoaringBitmap>) -> Result<Staged> {
-        let mut staged =
-            Staged { fragments: Vec::new(), digests: Vec::new(), rows: 0, left_out: 0 };
+        if let Some(sources) = self.copyable(chunk)
+            && let Some(staged) = self.stage_copied(chunk, &sources).await?
+        {
+            return Ok(staged);
+        }
+        let mut staged = Staged::default();
         let mut digests = Digests::of(self.transform.schema())?;
         for part in self.parts(chunk, hidden) {
             let staged_part = match self.template(&part) {
@@ -174,21 +161,11 @@ impl Stager {
         staged: &mut Staged,
     ) -> Result<Digests> {
         let (sender, receiver) = mpsc::channel(self.queue);
-        // A task of its own, so that encoding and writing go on while the next rows are read; it is
-        // aborted with this one.
-        let mut writer = JoinSet::new();
-        writer.spawn(self.clone().write(receiver));
-        let read = match self.read(part, digests, sender).await {
-            Ok(read) => read,
-            Err(error) => {
-                writer.shutdown().await;
-                return Err(error);
-            }
-        };
-        let gone = || Error::failed(format!("the writer of chunk {} died", part.chunk.id));
-        let fragments = match writer.join_next().await {
-            Some(Ok(written)) => written?,
-            _ => return Err(gone()),
+        let (read, fragments) = if part.chunk.is_small() {
+            let both = tokio::join!(self.read(part, digests, sender), self.clone().write(receiver));
+            (both.0?, both.1?)
+        } else {
+            self.read_and_write(part, digests, sender, receiver).await?
         };
         let kept = match fragments.as_slice() {
             [one] if !self.reads() => {
@@ -199,9 +176,33 @@ impl Stager {
         };
         staged.fragments.extend(fragments);
         kept?;
-        let (digests, left_out) = read.ok_or_else(gone)?;
+        let (digests, left_out) = read.ok_or_else(|| writer_died(part.chunk.id))?;
         staged.left_out += left_out;
         Ok(digests)
+    }
+
+    /// Reads `part` while what was read before is written. The writer has a task of its own, which is
+    /// aborted with this one.
+    async fn read_and_write(
+        &self,
+        part: &Part,
+        digests: Digests,
+        sender: mpsc::Sender<InFlight>,
+        receiver: mpsc::Receiver<InFlight>,
+    ) -> Result<(Option<(Digests, u64)>, Vec<Fragment>)> {
+        let mut writer = JoinSet::new();
+        writer.spawn(self.clone().write(receiver));
+        let read = match self.read(part, digests, sender).await {
+            Ok(read) => read,
+            Err(error) => {
+                writer.shutdown().await;
+                return Err(error);
+            }
+        };
+        match writer.join_next().await {
+            Some(Ok(written)) => Ok((read, written?)),
+            _ => Err(writer_died(part.chunk.id)),
+        }
     }
 
     /// Whether anything is read to stage a chunk.
@@ -227,7 +228,7 @@ impl Stager {
     ) -> Result<Digests> {
         let mut batches = self.batches(&part.chunk).await?;
         while let Some(batch) = batches.try_next().await? {
-            let made = self.transform(part.chunk.id, batch, None).await?;
+            let made = self.transform(&part.chunk, batch, None).await?;
             self.tell(&made);
             digests = self.pool.digest(digests, made.batch).await?;
         }
@@ -260,7 +261,7 @@ impl Stager {
         let transformed = batches.map_ok(|batch| {
             let rows = row..row + batch.num_rows() as u64;
             row = rows.end;
-            self.transform(part.chunk.id, batch, hidden_of(&part.hidden, rows))
+            self.transform(&part.chunk, batch, hidden_of(&part.hidden, rows))
         });
         let mut transformed = transformed.try_buffered(self.transforms_max);
         let mut left_out = 0;
@@ -305,7 +306,7 @@ impl Stager {
 
     async fn transform(
         &self,
-        chunk: ChunkId,
+        chunk: &Chunk,
         batch: RecordBatch,
         hidden: Option<BooleanArray>,
     ) -> Result<InFlight> {
@@ -315,12 +316,9 @@ impl Stager {
         let transform = Arc::clone(&self.transform);
         let _transforming = span::transform();
         // A few constants are made sooner than they are passed on.
-        let made = if read == 0 && batch.num_rows() <= HERE_ROWS_MAX {
-            transform.make(&batch, hidden)?
-        } else {
-            self.pool.run(move || transform.make(&batch, hidden)).await?
-        };
-        self.refuse_bad(chunk, &made.found)?;
+        let here = chunk.is_small() || (read == 0 && batch.num_rows() <= HERE_ROWS_MAX);
+        let made = self.pool.run_or_here(here, move || transform.make(&batch, hidden)).await?;
+        self.refuse_bad(chunk.id, &made.found)?;
         let bytes = read.max(batch_bytes(&made.batch));
         Ok(InFlight { batch: made.batch, bytes, left_out: made.left_out, _share: share })
     }
@@ -361,6 +359,10 @@ impl Stager {
     }
 }
 
+fn writer_died(chunk: ChunkId) -> Error {
+    Error::failed(format!("the writer of chunk {chunk} died"))
+}
+
 /// Which of `rows` are hidden, if any is.
 pub(crate) fn hidden_of(hidden: &RoaringBitmap, rows: Range<u64>) -> Option<BooleanArray> {
     if hidden.is_empty() {
@@ -368,121 +370,4 @@ pub(crate) fn hidden_of(hidden: &RoaringBitmap, rows: Range<u64>) -> Option<Bool
     }
     let is_hidden = |row| u32::try_from(row).is_ok_and(|row| hidden.contains(row));
     Some(BooleanArray::from(rows.map(is_hidden).collect::<Vec<_>>()))
-}
-
-/// Removes what was written, as far as that goes: a later `abort` finds the rest by name.
-async fn discard(spec: &FileSpec, fragments: Vec<Fragment>) {
-    for file in fragments.iter().flat_map(|fragment| &fragment.files) {
-        let path = spec.directory.clone().join(file.path.as_str());
-        let _ = datafile::remove_whole(&spec.store, &path).await;
-    }
-}
-
-/// Writes batches into files of at most so many rows.
-struct StagedWriter<'a> {
-    spec: &'a FileSpec,
-    open: Option<OpenFile>,
-    done: Vec<Fragment>,
-}
-
-struct OpenFile {
-    name: String,
-    rows: u64,
-    writer: FileWriter,
-    sidecars: Sidecars,
-}
-
-impl OpenFile {
-    async fn write(&mut self, spec: &FileSpec, batch: RecordBatch) -> Result<()> {
-        let (store, directory) = (&spec.store, &spec.directory);
-        let batch = self.sidecars.prepare(store, directory, &spec.schema, batch).await?;
-        self.writer.write_batch(&batch).await.doing(|| format!("write {}", self.name))
-    }
-}
-
-impl<'a> StagedWriter<'a> {
-    fn new(spec: &'a FileSpec) -> Self {
-        Self { spec, open: None, done: Vec::new() }
-    }
-
-    async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let mut from = 0;
-        while from < batch.num_rows() {
-            let mut open = match self.open.take() {
-                Some(open) => open,
-                None => open_file(self.spec).await?,
-            };
-            let room = self.spec.rows_max.saturating_sub(open.rows);
-            let room = usize::try_from(room).unwrap_or(usize::MAX);
-            let rows = room.min(batch.num_rows() - from);
-            let part = batch.slice(from, rows);
-            let written = open.write(self.spec, part).await;
-            open.rows += rows as u64;
-            let full = open.rows >= self.spec.rows_max;
-            self.open = Some(open);
-            written?;
-            from += rows;
-            if full {
-                self.close().await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn close(&mut self) -> Result<()> {
-        let Some(mut open) = self.open.take() else {
-            return Ok(());
-        };
-        open.sidecars.finish().await?;
-        let summary = open.writer.finish().await;
-        let summary = summary.doing(|| format!("finish {}", open.name))?;
-        let (fields, columns) = data_file_columns(self.spec.version, &self.spec.schema);
-        let file = DataFile::new(
-            open.name,
-            fields,
-            columns,
-            self.spec.version,
-            NonZeroU64::new(summary.size_bytes),
-            None,
-        );
-        let mut fragment = Fragment::new(0);
-        fragment.physical_rows = usize::try_from(summary.num_rows).ok();
-        fragment.files.push(file);
-        self.done.push(fragment);
-        Ok(())
-    }
-
-    async fn finish(mut self) -> Result<Vec<Fragment>> {
-        if let Err(error) = self.close().await {
-            self.discard().await;
-            return Err(error);
-        }
-        Ok(self.done)
-    }
-
-    async fn discard(&mut self) {
-        if let Some(mut open) = self.open.take() {
-            open.writer.abort().await;
-            // What lies beside it is finished already.
-            let path = self.spec.directory.clone().join(open.name.as_str());
-            let _ = datafile::remove_whole(&self.spec.store, &path).await;
-        }
-        discard(self.spec, std::mem::take(&mut self.done)).await;
-    }
-}
-
-/// Opens the next file, under a name that tells whose it is.
-async fn open_file(spec: &FileSpec) -> Result<OpenFile> {
-    let name = datafile::new_name(&spec.id);
-    let path = spec.directory.clone().join(name.as_str());
-    let object = datafile::create(&spec.store, &path, &spec.throttle).await?;
-    let writer = create_writer(spec.version, object, spec.schema.clone(), options());
-    let writer = writer.doing(|| format!("write {name}"))?;
-    let sidecars = Sidecars::of(&name, &spec.throttle);
-    Ok(OpenFile { name, rows: 0, writer, sidecars })
-}
-
-/// Batches are ours alone, so their arrays can be kept until their page is full instead of copied.
-fn options() -> FileWriterOptions {
-    FileWriterOptions { keep_original_array: Some(true), ..FileWriterOptions::default() }
 }

@@ -1,0 +1,210 @@
+//! A data file that is read page by page.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lance_encoding::decoder::ColumnInfo;
+use lance_file::reader::{CachedFileMetadata, FileReader};
+use lance_io::local::to_local_path;
+use lance_io::object_store::ObjectStore;
+use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
+use lance_io::traits::Reader;
+use lance_table::format::DataFile;
+use object_store::path::Path;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::error::{Context, Error, Result};
+use crate::pages::cut::{Piece, Read};
+
+/// Bytes that are read ahead of a file's metadata.
+const METADATA_BYTES: u64 = 8 << 20;
+
+/// Bytes that are read at once, and how many reads are begun ahead: a disk's page cache is best read in
+/// small pieces of memory that are used again, a store's answers take their time.
+const DISK: (u64, usize) = (1 << 20, 3);
+const STORE: (u64, usize) = (8 << 20, 6);
+
+/// A data file that is read page by page.
+#[derive(Debug)]
+pub(crate) struct PageFile {
+    name: String,
+    metadata: Arc<CachedFileMetadata>,
+    access: Access,
+}
+
+/// Where its bytes come from.
+#[derive(Debug, Clone)]
+enum Access {
+    Disk(Arc<std::fs::File>),
+    Store(Arc<dyn Reader>),
+}
+
+/// What was read, and a hash of each of its pieces.
+pub(super) struct Taken {
+    pub read: Read,
+    pub block: Block,
+    pub hashes: Vec<u128>,
+}
+
+impl PageFile {
+    /// Opens `file` in `directory`.
+    ///
+    /// # Errors
+    /// `Failed`, when it cannot be read, or is no data file.
+    pub(crate) async fn open(
+        store: &Arc<ObjectStore>,
+        directory: &Path,
+        file: &DataFile,
+    ) -> Result<Self> {
+        let name = file.path.clone();
+        let opening = || format!("open {name}");
+        let path = directory.clone().join(name.as_str());
+        let scheduler = ScanScheduler::new(Arc::clone(store), SchedulerConfig::new(METADATA_BYTES));
+        let opened = scheduler.open_file(&path, &file.file_size_bytes).await.doing(opening)?;
+        let metadata = FileReader::read_all_metadata(&opened).await.doing(opening)?;
+        let access = if cfg!(unix) && store.has_direct_local_paths() {
+            let file = std::fs::File::open(PathBuf::from(to_local_path(&path)));
+            Access::Disk(Arc::new(file.doing(opening)?))
+        } else {
+            Access::Store(Arc::clone(opened.reader()))
+        };
+        let file = Self { name, metadata: Arc::new(metadata), access };
+        file.check_places()?;
+        Ok(file)
+    }
+
+    /// Every buffer lies inside the file.
+    fn check_places(&self) -> Result<()> {
+        let pages = self.columns().iter().flat_map(|column| column.page_infos.iter());
+        let mut buffers = pages.flat_map(|page| page.buffer_offsets_and_sizes.iter());
+        let end = self.metadata.file_size_bytes;
+        let inside =
+            |(offset, size): &(u64, u64)| offset.checked_add(*size).is_some_and(|e| e <= end);
+        if buffers.all(inside) {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(Error::failed(format!("{name} is damaged: a page of it lies beyond its end")))
+    }
+
+    /// What it says of itself.
+    pub(crate) fn metadata(&self) -> &CachedFileMetadata {
+        &self.metadata
+    }
+
+    /// Its columns.
+    pub(crate) fn columns(&self) -> &[Arc<ColumnInfo>] {
+        &self.metadata.column_infos
+    }
+
+    /// Bytes of a read, and reads ahead, that suit it.
+    pub(super) fn pace(&self) -> (u64, usize) {
+        match self.access {
+            Access::Disk(_) => DISK,
+            Access::Store(_) => STORE,
+        }
+    }
+
+    /// Reads, and takes the hash of each piece, on a task of its own.
+    pub(super) async fn take(self: Arc<Self>, read: Read, blocks: Blocks) -> Result<Taken> {
+        let name = self.name.clone();
+        let died = |error| Err(io::Error::other(error));
+        let taken = match self.access.clone() {
+            Access::Disk(file) => tokio::task::spawn_blocking(move || {
+                let mut block = blocks.take(length(&read));
+                read_at(&file, block.bytes_mut(), read.range.start)?;
+                Ok(hashed(read, block))
+            })
+            .await
+            .unwrap_or_else(died),
+            Access::Store(reader) => tokio::spawn(async move {
+                let place = |at| usize::try_from(at).map_err(io::Error::other);
+                let range = place(read.range.start)?..place(read.range.end)?;
+                let bytes = if range.is_empty() {
+                    bytes::Bytes::new()
+                } else {
+                    reader.get_range(range).await?
+                };
+                if bytes.len() != length(&read) {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Ok(hashed(read, Block::whole(bytes.into())))
+            })
+            .await
+            .unwrap_or_else(died),
+        };
+        taken.doing(|| format!("read {name}"))
+    }
+}
+
+fn length(read: &Read) -> usize {
+    usize::try_from(read.range.end - read.range.start).unwrap_or(usize::MAX)
+}
+
+#[cfg(unix)]
+fn read_at(file: &std::fs::File, into: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, at)
+}
+
+#[cfg(not(unix))]
+fn read_at(_: &std::fs::File, _: &mut [u8], _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn hashed(read: Read, block: Block) -> Taken {
+    let hashes = read.pieces.iter().map(|piece| xxh3_128(block.of(&read, piece)));
+    let hashes = hashes.collect();
+    Taken { read, block, hashes }
+}
+
+/// Memory that is used again: the first touch of fresh memory costs more than the copy into it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Blocks {
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Blocks {
+    fn take(&self, length: usize) -> Block {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut bytes = free.unwrap_or_default();
+        if bytes.len() < length {
+            bytes.resize(length, 0);
+        }
+        Block { bytes, length, home: Some(self.clone()) }
+    }
+}
+
+/// Bytes that were read; the memory goes back to where it came from.
+#[derive(Debug)]
+pub(super) struct Block {
+    bytes: Vec<u8>,
+    length: usize,
+    home: Option<Blocks>,
+}
+
+impl Block {
+    fn whole(bytes: Vec<u8>) -> Self {
+        Self { length: bytes.len(), bytes, home: None }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let length = self.length.min(self.bytes.len());
+        self.bytes.get_mut(..length).unwrap_or_default()
+    }
+
+    /// The bytes of `piece`, which is one of `read`, whose bytes these are.
+    pub(super) fn of(&self, read: &Read, piece: &Piece) -> &[u8] {
+        let place = |at: u64| usize::try_from(at - read.range.start).unwrap_or(usize::MAX);
+        self.bytes.get(place(piece.range.start)..place(piece.range.end)).unwrap_or_default()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(home) = &self.home {
+            let mut free = home.free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
