@@ -33,7 +33,9 @@ use crate::sidecar::Blobs;
 use crate::source::joined;
 use crate::transform::pool::{Digests, Pool};
 
-/// Bytes of a file that are asked for at once.
+/// Columns of a file that is read at once, at most: a page of each is held.
+const FEW_COLUMNS: usize = 8;
+/// Bytes that are asked for at once of a file of more columns.
 const READ_BYTES: u64 = 16 << 20;
 /// Batches decoded ahead of the digest.
 const READAHEAD: usize = 2;
@@ -278,7 +280,11 @@ impl Reader {
         let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
         // Decoding is most of the work: each batch on a task of its own, in order, but for those of small files.
         let here = size <= SMALL_BYTES;
-        let step = step_rows(self.batch_rows, held, size);
+        let step = if projection.column_indices.len() <= FEW_COLUMNS {
+            held.max(1)
+        } else {
+            step_rows(self.batch_rows, held, size)
+        };
         let tasks = reads(reader, projection, held.min(rows), step, self.batch_rows);
         let batches = tasks.map(move |task| match task {
             Ok(task) if here => task.task,

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -300,10 +300,15 @@ pub(crate) async fn create(
     Ok(Box::new(Counted { inner, throttle: Arc::clone(throttle) }))
 }
 
-/// Gives `file` the further name `link`, where the store is a disk that can; false, when it cannot.
+/// Age after which a file gets no further names: what is staged has to be young, and they have one age.
+const LINKED_AGE_MAX: Duration = Duration::from_hours(12);
+
+/// Gives `file`, if it is young, the further name `link`, where the store is a disk that can; false, when not.
 pub(crate) fn link(store: &ObjectStore, file: &Path, link: &Path) -> bool {
-    store.has_direct_local_paths()
-        && std::fs::hard_link(to_local_path(file), to_local_path(link)).is_ok()
+    let (file, link) = (to_local_path(file), to_local_path(link));
+    let written = || std::fs::metadata(&file).and_then(|meta| meta.modified());
+    let young = || written().is_ok_and(|at| at.elapsed().is_ok_and(|age| age < LINKED_AGE_MAX));
+    store.has_direct_local_paths() && young() && std::fs::hard_link(&file, link).is_ok()
 }
 
 /// Makes the bytes and the names of `files` durable, where the store is a disk: what the journal names

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use lance_encoding::decoder::{ColumnInfo, PageInfo};
 use lance_file::writer::FileWriter;
+use lance_io::object_store::ObjectStore;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::digest::Digest;
@@ -22,8 +23,10 @@ pub(crate) use crate::pages::file::PageFile;
 use crate::pages::file::{Blocks, Taken};
 use crate::span;
 
-/// Bytes that a copy holds at once, about, where the source is on a disk.
-pub(crate) const HELD_BYTES: u64 = 12 << 20;
+/// Bytes that a copy from or to `store` holds at once, about: what is read ahead, and what is written.
+pub(crate) fn held_bytes(store: &ObjectStore) -> u64 {
+    if store.has_direct_local_paths() { 12 << 20 } else { 64 << 20 }
+}
 
 /// A part of a column: the column of one of the files, and how many rows come before its own.
 #[derive(Debug, Clone)]

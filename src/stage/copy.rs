@@ -127,7 +127,8 @@ impl Stager {
             self.copy_with(chunk, &copying.copies, &mut inputs, &made_files, digests).await;
         for file in &made_files {
             let path = self.files.directory.clone().join(file.path.as_str());
-            datafile::remove_whole(&self.files.store, &path).await?;
+            // What cannot be removed now is found by its name later.
+            let _ = datafile::remove_whole(&self.files.store, &path).await;
         }
         copied.map(Some)
     }
@@ -215,7 +216,7 @@ impl Stager {
 
     async fn write_pages(&self, chunk: &Chunk, inputs: &Inputs) -> Result<(Fragment, Vec<u128>)> {
         let FileSpec { store, directory, version, throttle, .. } = &self.files;
-        let _share = self.budget.take(pages::HELD_BYTES).await;
+        let _share = self.budget.take(pages::held_bytes(store)).await;
         let name = datafile::new_name(&self.files.id);
         let path = directory.clone().join(name.as_str());
         let object = datafile::create(store, &path, throttle).await?;

@@ -162,8 +162,16 @@ impl Stager {
     ) -> Result<Digests> {
         let (sender, receiver) = mpsc::channel(self.queue);
         let (read, fragments) = if part.chunk.is_small() {
-            let both = tokio::join!(self.read(part, digests, sender), self.clone().write(receiver));
-            (both.0?, both.1?)
+            let (read, written) =
+                tokio::join!(self.read(part, digests, sender), self.clone().write(receiver));
+            match read {
+                Ok(read) => (read, written?),
+                Err(error) => {
+                    // The writer took the end of what it was sent for the end of the rows.
+                    discard(&self.files, written.unwrap_or_default()).await;
+                    return Err(error);
+                }
+            }
         } else {
             self.read_and_write(part, digests, sender, receiver).await?
         };

@@ -86,7 +86,8 @@ async fn a_damaged_copy_among_many_is_found() {
     let staged = db.staged_files();
     assert_eq!(staged.len(), 21);
     let bytes: Vec<_> = staged.iter().map(|file| std::fs::read(file).unwrap()).collect();
-    assert_eq!(bytes.iter().filter(|one| **one == bytes[0] || **one == bytes[1]).count(), 20);
+    let alike = |one: &Vec<u8>| bytes.iter().filter(|other| *other == one).count();
+    assert_eq!(bytes.iter().map(alike).max(), Some(20));
     let other = Db::new();
     other.documents("t", 100, 100).await;
     other.relance("migrate", "t", &["--add", "n:int64=8", "--hold"]).expect(5);
