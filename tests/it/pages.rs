@@ -1,6 +1,6 @@
 //! Pages that are copied are the source's, byte for byte; what cannot be copied is encoded anew.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_io::utils::CachedFileSize;
 
 use crate::support::walk::unreferenced;
-use crate::support::{Db, assert_kept, documents, rows_of};
+use crate::support::{Db, assert_kept, documents, flip, rows_of};
 
 const REWRITE: &[&str] = &["--strategy", "rewrite", "--add", "n:int64=7"];
 
@@ -83,15 +83,6 @@ async fn a_column_that_stays_has_the_pages_that_it_had() {
     assert_eq!(crate::support::ids(&taken.unwrap()), [3, 250_001, 499_999]);
     db.relance("verify", "t", &[]).expect(0);
     assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
-}
-
-fn flip(file: &Path, at: u64) {
-    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
-    let mut byte = [0];
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.read_exact(&mut byte).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&[byte[0] ^ 0x10]).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,8 @@
 //! Verification is the gate: what was damaged is not swapped in.
 
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
-
 use arrow::array::Int64Array;
 
-use crate::support::Db;
+use crate::support::{Db, flip};
 
 const ADD: &[&str] = &["--add", "n:int64=7"];
 
@@ -13,15 +10,6 @@ async fn held(db: &Db) -> std::path::PathBuf {
     db.documents("t", 2_000, 2_000).await;
     db.relance("migrate", "t", &[ADD, &["--hold"]].concat()).expect(5);
     db.staged_files().pop().unwrap()
-}
-
-fn flip(file: &Path, at: u64) {
-    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
-    let mut byte = [0];
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.read_exact(&mut byte).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&[byte[0] ^ 0x10]).unwrap();
 }
 
 async fn assert_refused(db: &Db) {

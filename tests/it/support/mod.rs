@@ -4,6 +4,7 @@ pub mod books;
 pub mod mortal;
 pub mod walk;
 
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -179,6 +180,16 @@ pub fn ran(output: std::process::Output) -> Ran {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Flips a bit of the byte `at` in `file`.
+pub fn flip(file: &Path, at: u64) {
+    let mut file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[byte[0] ^ 0x10]).unwrap();
 }
 
 /// Waits until `there` is true; fails after a long while.
