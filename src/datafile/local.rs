@@ -116,7 +116,7 @@ impl AsyncWrite for LocalFile {
 
 /// Does what may wait for a disk without keeping other tasks from this thread, where the runtime has
 /// other threads.
-pub(super) fn blocking<R>(act: impl FnOnce() -> R) -> R {
+fn blocking<R>(act: impl FnOnce() -> R) -> R {
     match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(act),
         _ => act(),

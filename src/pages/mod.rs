@@ -62,7 +62,6 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     writer: &mut FileWriter,
     mut wrote: impl FnMut(u64) -> W,
 ) -> Result<Copied> {
-    let pages = || columns.iter().flatten().flat_map(|part| part.column.page_infos.iter());
     let parts = columns.iter().flatten();
     let places: Vec<Place> = parts.flat_map(|part| places_of(part.file, &part.column)).collect();
     let mut written: Vec<Option<u64>> = vec![None; places.len()];
@@ -90,10 +89,6 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     drop(taken);
     let at = places.iter().zip(&written).map(|(place, at)| (at.unwrap_or_default(), place.bytes));
     let mut at = at.collect::<Vec<_>>().into_iter();
-    debug_assert_eq!(
-        pages().map(|page| page.buffer_offsets_and_sizes.len()).sum::<usize>(),
-        at.len()
-    );
     let columns = columns.iter().zip(0..).map(|(parts, index)| moved(parts, index, &mut at));
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let mut hashes = hashes.0.into_iter();

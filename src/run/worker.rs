@@ -1,6 +1,6 @@
 //! What is done for one chunk: staging it, reading it back, deleting from it, and looking after its files.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -248,20 +248,10 @@ impl Migration {
         let mut gone: Vec<ChunkId> = Vec::new();
         let mut touched: Vec<ChunkId> = Vec::new();
         let mut quick: Vec<ChunkId> = Vec::new();
-        // Files may be names of one, and made young again through another of them.
-        let files = || journal.records().flat_map(|record| &record.files);
-        let known: HashSet<_> = files().map(|file| (file.bytes, file.modified)).collect();
-        let is_touched = |file: &StagedFile| {
-            let now = there.get(&file.name);
-            now != Some(file)
-                && now.is_none_or(|now| {
-                    now.bytes != file.bytes || !known.contains(&(now.bytes, now.modified))
-                })
-        };
         for record in journal.records() {
             if record.files.iter().any(|file| !there.contains_key(&file.name)) {
                 gone.push(record.chunk);
-            } else if record.files.iter().any(is_touched) {
+            } else if record.files.iter().any(|file| there.get(&file.name) != Some(file)) {
                 touched.push(record.chunk);
             } else if self.settings.verify == Verify::Full && record.verified == Some(Verify::Quick)
             {
