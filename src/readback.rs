@@ -1,6 +1,7 @@
 //! Reads staged files back and compares them with what was expected. Repairs nothing.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema as ArrowSchema;
@@ -25,7 +26,7 @@ use crate::chunk::{ChunkId, SMALL_BYTES};
 use crate::datafile;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
-use crate::pages::{self, PageFile};
+use crate::pages::{self, PageFile, Seen};
 use crate::plan::copies::Copies;
 use crate::schema::blob;
 use crate::settings::Verify;
@@ -66,12 +67,41 @@ pub(crate) struct Reader {
     pub version: ConcreteFileVersion,
     /// Rows in a batch, at most.
     pub batch_rows: u32,
+    /// The same of the columns that are made, where the pages of the others are copied.
+    pub made_rows: u32,
     /// Bytes that Lance reads ahead.
     pub io_buffer_bytes: u64,
     /// Where digests are taken.
     pub pool: Pool,
     /// Which columns are the source's own, where pages are copied.
     pub copies: Option<Arc<Copies>>,
+    /// What the pages of made columns were found to hold.
+    pub known: Known,
+}
+
+/// Digests of pages by those of the values that were read from them: the same defaults of as many rows are
+/// the same pages in every chunk, and are decoded once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known(Arc<Mutex<HashMap<Digest, Digest>>>);
+
+impl Known {
+    /// Whether `pages` were found to hold these `values`.
+    fn holds(&self, pages: Digest, values: Digest) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&values) == Some(&pages)
+    }
+
+    fn learn(&self, pages: Digest, values: Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(values, pages);
+    }
+}
+
+/// A column of the table: its digest, of its pages if they were `kept`, and how many columns of the file it is.
+struct Wanted<'a> {
+    name: &'a str,
+    digest: Digest,
+    count: usize,
+    kept: bool,
 }
 
 /// What a chunk's staged files have to hold.
@@ -85,6 +115,8 @@ pub(crate) struct Expected<'a> {
     pub digests: &'a [Digest],
     /// Whether those of the columns that stay as they are were taken of their pages, while copying.
     pub copied: bool,
+    /// What was read back already.
+    pub seen: &'a Seen,
 }
 
 impl Reader {
@@ -140,26 +172,37 @@ impl Reader {
         };
         let Some(file) = fragment.files.last() else { return Err(no_file()) };
         let opened = Arc::new(PageFile::open(&self.store, &self.directory, file).await?);
-        let (mut made, mut kept, mut columns, mut first) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let fields = self.schema.fields.iter().zip(copies.columns.iter().zip(expected.digests));
-        for (field, (source, wanted)) in fields {
-            let count = physical_column_count(self.version, field);
-            if source.is_some() {
-                columns.extend(first..first + count);
-                kept.push((field.name.as_str(), *wanted, count));
-            } else {
-                made.push((field.name.as_str(), *wanted));
-            }
-            first += count;
-        }
-        let hashes = pages::hashes(&opened, &columns).await?;
+        let fields = fields.map(|(field, (source, wanted))| Wanted {
+            name: field.name.as_str(),
+            digest: *wanted,
+            count: physical_column_count(self.version, field),
+            kept: source.is_some(),
+        });
+        let fields: Vec<Wanted<'_>> = fields.collect();
+        let columns: Vec<usize> = (0..fields.iter().map(|field| field.count).sum()).collect();
+        let hashes = pages::hashes(&opened, &columns, expected.seen).await?;
         let mut hashes = hashes.as_slice();
-        for (name, wanted, count) in kept {
-            let (own, rest) = hashes.split_at_checked(count).unwrap_or((hashes, &[]));
+        let mut made = Vec::new();
+        for field in &fields {
+            let (own, rest) = hashes.split_at_checked(field.count).unwrap_or((hashes, &[]));
             hashes = rest;
-            compare_column(expected.chunk, name, wanted, pages::digest_of(own))?;
+            let found = pages::digest_of(own);
+            if field.kept {
+                compare_column(expected.chunk, field.name, field.digest, found)?;
+            } else if !self.known.holds(found, field.digest) {
+                made.push((field.name, field.digest, found));
+            }
         }
-        if made.is_empty() { Ok(()) } else { self.made(fragment, expected, &made).await }
+        if made.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<_> = made.iter().map(|(name, wanted, _)| (*name, *wanted)).collect();
+        self.made(fragment, expected, &wanted).await?;
+        for (_, values, pages) in made {
+            self.known.learn(pages, values);
+        }
+        Ok(())
     }
 
     /// Compares the values of the columns of these names with the digests beside them.
@@ -174,7 +217,8 @@ impl Reader {
         let projection = projection.doing(|| "read the columns that were made".to_owned())?;
         let schema = ArrowSchema::from(projection.schema.as_ref());
         let mut digests = Digests::of(&schema)?;
-        let mut batches = self.read(fragment, u64::MAX, projection).await?;
+        let made = Self { batch_rows: self.made_rows, ..self.clone() };
+        let mut batches = made.read(fragment, u64::MAX, projection).await?;
         while let Some(batch) = batches.try_next().await? {
             digests = self.pool.digest(digests, batch).await?;
         }

@@ -300,6 +300,12 @@ pub(crate) async fn create(
     Ok(Box::new(Counted { inner, throttle: Arc::clone(throttle) }))
 }
 
+/// Opens `file`, which is being written, to be read meanwhile: what an object store writes is not there yet.
+pub(crate) fn read_along(store: &ObjectStore, file: &Path) -> Option<std::fs::File> {
+    let reads = cfg!(unix) && store.has_direct_local_paths();
+    reads.then(|| std::fs::File::open(to_local_path(file)).ok()).flatten()
+}
+
 /// Age after which a file gets no further names: what is staged has to be young, and they have one age.
 const LINKED_AGE_MAX: Duration = Duration::from_hours(12);
 

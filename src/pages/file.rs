@@ -41,6 +41,7 @@ enum Access {
 }
 
 /// What was read, and a hash of each of its pieces.
+#[derive(Debug)]
 pub(super) struct Taken {
     pub read: Read,
     pub block: Block,
@@ -111,13 +112,10 @@ impl PageFile {
         let name = self.name.clone();
         let died = |error| Err(io::Error::other(error));
         let taken = match self.access.clone() {
-            Access::Disk(file) => tokio::task::spawn_blocking(move || {
-                let mut block = blocks.take(length(&read));
-                read_at(&file, block.bytes_mut(), read.range.start)?;
-                Ok(hashed(read, block))
-            })
-            .await
-            .unwrap_or_else(died),
+            Access::Disk(file) => {
+                let taken = tokio::task::spawn_blocking(move || read_disk(&file, read, &blocks));
+                taken.await.unwrap_or_else(died)
+            }
             Access::Store(reader) => tokio::spawn(async move {
                 let place = |at| usize::try_from(at).map_err(io::Error::other);
                 let range = place(read.range.start)?..place(read.range.end)?;
@@ -136,6 +134,13 @@ impl PageFile {
         };
         taken.doing(|| format!("read {name}"))
     }
+}
+
+/// Reads a file on a disk, and takes the hash of each piece.
+pub(super) fn read_disk(file: &std::fs::File, read: Read, blocks: &Blocks) -> io::Result<Taken> {
+    let mut block = blocks.take(length(&read));
+    read_at(file, block.bytes_mut(), read.range.start)?;
+    Ok(hashed(read, block))
 }
 
 fn length(read: &Read) -> usize {

@@ -7,6 +7,7 @@
 
 mod cut;
 mod file;
+mod seen;
 
 use std::sync::Arc;
 
@@ -18,9 +19,10 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
-use crate::pages::cut::{Place, reads};
+use crate::pages::cut::{Piece, Place, reads};
 pub(crate) use crate::pages::file::PageFile;
 use crate::pages::file::{Blocks, Taken};
+pub(crate) use crate::pages::seen::{ReadBack, Seen};
 use crate::span;
 
 /// Bytes that a copy from or to `store` holds at once, about: what is read ahead, and what is written.
@@ -46,10 +48,12 @@ pub(crate) struct Copied {
     pub columns: Vec<Arc<ColumnInfo>>,
     /// Their hashes.
     pub hashes: Vec<u128>,
+    /// What was read back of them meanwhile.
+    pub seen: Seen,
 }
 
 /// Copies `columns`, each put together from parts in row order, from `files` to `writer`. `wrote` is called
-/// with bytes as they are written, and waited for.
+/// with bytes as they are written, and waited for. What is written is read by `back` meanwhile, if it is there.
 ///
 /// # Errors
 /// `Failed`, when a file cannot be read, or the new one cannot be written.
@@ -60,6 +64,7 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     files: &[Arc<PageFile>],
     columns: &[Vec<Part>],
     writer: &mut FileWriter,
+    mut back: Option<ReadBack>,
     mut wrote: impl FnMut(u64) -> W,
 ) -> Result<Copied> {
     let parts = columns.iter().flatten();
@@ -73,6 +78,7 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
         drop(scanning);
         let Some(taken) = next else { break };
         let writing = span::write();
+        let mut moved = Vec::with_capacity(taken.read.pieces.len());
         for piece in &taken.read.pieces {
             let bytes = taken.block.of(&taken.read, piece);
             // Pieces are multiples of the alignment, but for the last one: nothing comes between them.
@@ -81,19 +87,28 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
             if let Some(first) = written.get_mut(piece.buffer) {
                 first.get_or_insert(at);
             }
+            moved.push(Piece { buffer: piece.buffer, range: at..at + bytes.len() as u64 });
         }
         drop(writing);
         hashes.add(&taken);
+        if let Some(back) = &mut back {
+            back.wrote(moved).await;
+        }
         wrote(taken.read.range.end - taken.read.range.start).await;
     }
     drop(taken);
     let at = places.iter().zip(&written).map(|(place, at)| (at.unwrap_or_default(), place.bytes));
-    let mut at = at.collect::<Vec<_>>().into_iter();
+    let at: Vec<_> = at.collect();
+    let seen = match back {
+        Some(back) => back.finish(at.iter().copied()).await,
+        None => Seen::default(),
+    };
+    let mut at = at.into_iter();
     let columns = columns.iter().zip(0..).map(|(parts, index)| moved(parts, index, &mut at));
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let mut hashes = hashes.0.into_iter();
     let hashes = columns.iter().map(|column| hash_of(column, &mut hashes)).collect();
-    Ok(Copied { columns, hashes })
+    Ok(Copied { columns, hashes, seen })
 }
 
 /// Bytes of the pages of `columns`.
@@ -102,24 +117,32 @@ pub(crate) fn bytes_of(columns: &[Vec<Part>]) -> u64 {
     parts.flat_map(|part| places_of(part.file, &part.column)).map(|place| place.bytes).sum()
 }
 
-/// The hashes of those columns of `file` that are at `places`.
+/// The hashes of those `columns` of `file`; what was `seen` of it is not read again.
 ///
 /// # Errors
 /// `Failed`, when it has no such column, or cannot be read.
-pub(crate) async fn hashes(file: &Arc<PageFile>, columns: &[usize]) -> Result<Vec<u128>> {
+pub(crate) async fn hashes(
+    file: &Arc<PageFile>,
+    columns: &[usize],
+    seen: &Seen,
+) -> Result<Vec<u128>> {
     let found = columns.iter().map(|place| {
         let column = file.columns().get(*place);
         column.ok_or_else(|| Error::failed(format!("there is no column {place} in the file")))
     });
     let columns = found.collect::<Result<Vec<_>>>()?;
     let places: Vec<Place> = columns.iter().flat_map(|column| places_of(0, column)).collect();
-    let mut hashes = Hashes::of(places.len());
+    let unseen: Vec<Place> =
+        places.iter().filter(|place| seen.hash(place).is_none()).cloned().collect();
+    let mut hashes = Hashes::of(unseen.len());
     let files = [Arc::clone(file)];
-    let mut taken = pieces(&files, &places);
+    let mut taken = pieces(&files, &unseen);
     while let Some(taken) = taken.try_next().await? {
         hashes.add(&taken);
     }
-    let mut hashes = hashes.0.into_iter();
+    let mut read = hashes.0.into_iter();
+    let hashes = places.iter().map(|place| seen.hash(place).or_else(|| read.next()));
+    let mut hashes = hashes.map(Option::unwrap_or_default);
     Ok(columns.iter().map(|column| hash_of(column, &mut hashes)).collect())
 }
 
@@ -155,6 +178,7 @@ fn pieces<'a>(
 }
 
 /// The hash of each buffer, over those of its pieces.
+#[derive(Debug)]
 struct Hashes(Vec<u128>);
 
 impl Hashes {
@@ -164,6 +188,9 @@ impl Hashes {
 
     fn add(&mut self, taken: &Taken) {
         for (piece, hash) in taken.read.pieces.iter().zip(&taken.hashes) {
+            if self.0.len() <= piece.buffer {
+                self.0.resize(piece.buffer + 1, 0);
+            }
             if let Some(buffer) = self.0.get_mut(piece.buffer) {
                 *buffer = xxh3_128(&[buffer.to_le_bytes(), hash.to_le_bytes()].concat());
             }

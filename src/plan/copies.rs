@@ -3,8 +3,9 @@
 use lance_core::datatypes::Field;
 use lance_file::version::ConcreteFileVersion;
 
-use crate::plan::{Plan, Strategy};
+use crate::plan::{Plan, Strategy, cost};
 use crate::schema::column::Column;
+use crate::settings::Width;
 use crate::transform::Transform;
 
 /// Where the columns of a staged file come from when pages are copied.
@@ -58,6 +59,17 @@ impl Copies {
     /// The names, in the source, of those that are copied.
     pub(crate) fn names(&self) -> Vec<String> {
         self.columns.iter().flatten().map(|source| source.name.clone()).collect()
+    }
+
+    /// How wide a row is of what is made.
+    pub(crate) fn made_width(&self, plan: &Plan) -> Width {
+        let mut bytes = 0;
+        for place in self.made().into_iter().filter_map(|place| plan.written.get(place)) {
+            if let Some(Column::Constant(value)) = plan.target.columns.get(*place) {
+                bytes += cost::constant(value);
+            }
+        }
+        Width { bytes, columns: self.made().len() as u64 }
     }
 
     /// What makes the other columns.

@@ -1,6 +1,7 @@
 //! What a plan costs, from a table's statistics.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
+use arrow::array::{Array as _, ArrayRef};
 use arrow::datatypes::DataType;
 use lance_core::datatypes::Field;
 use serde::Serialize;
@@ -104,12 +105,17 @@ impl<'a> Widths<'a> {
     /// Of a column that is made anew.
     fn made(&self, column: &Column, field: &Field) -> u64 {
         if let Column::Constant(value) = column {
-            return match value.data_type() {
-                DataType::Boolean | DataType::Null => 1,
-                _ => value.to_data().get_slice_memory_size().unwrap_or_default() as u64,
-            };
+            return constant(value);
         }
         width(&field.data_type()).unwrap_or(self.unknown)
+    }
+}
+
+/// Bytes of a row of a constant.
+pub(super) fn constant(value: &ArrayRef) -> u64 {
+    match value.data_type() {
+        DataType::Boolean | DataType::Null => 1,
+        _ => value.to_data().get_slice_memory_size().unwrap_or_default() as u64,
     }
 }
 

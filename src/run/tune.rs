@@ -199,7 +199,8 @@ impl Bench<'_> {
                 let paths: Vec<Path> =
                     files.map(|file| directory.clone().join(file.path.as_str())).collect();
                 let (rows, digests) = (done.rows, &done.digests);
-                let expected = Expected { chunk: chunk.id, rows, digests, copied: done.copied };
+                let (copied, seen) = (done.copied, &done.seen);
+                let expected = Expected { chunk: chunk.id, rows, digests, copied, seen };
                 futures::try_join!(
                     reader.verify(&done.fragments, &expected, verify),
                     datafile::sync(&stager.files.store, paths, false)

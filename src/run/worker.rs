@@ -18,14 +18,14 @@ use crate::clock::Clock;
 use crate::deletion::STAGED;
 use crate::error::{Context, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile};
-use crate::pages;
+use crate::pages::{self, Seen};
 use crate::plan::Plan;
 use crate::plan::copies::Copies;
 use crate::progress::{SharedProgress, note};
-use crate::readback::{Expected, Reader};
+use crate::readback::{Expected, Known, Reader};
 use crate::run::{Migration, Underway};
 use crate::schema::blob;
-use crate::settings::{Settings, Verify};
+use crate::settings::{BatchSize, Settings, Verify};
 use crate::source::{ScanLimits, Source, What};
 use crate::stage::copy::Copying;
 use crate::stage::{FileSpec, Stager};
@@ -153,6 +153,15 @@ pub(super) struct Pipeline<'a> {
     pub(super) progress: SharedProgress,
 }
 
+/// Bytes of a batch of columns that are made: with more, the memory of those that were freed by another
+/// thread adds up before it is used again, as measured; with less, it takes longer.
+const MADE_BYTES: u64 = 64 << 10;
+
+/// The size of a batch of columns that are made, where nothing else is.
+fn made_batch(batch_size: BatchSize) -> BatchSize {
+    if batch_size == BatchSize::Auto { BatchSize::Bytes(MADE_BYTES) } else { batch_size }
+}
+
 impl Pipeline<'_> {
     /// What stages chunks of the plan, and what reads back what was staged.
     pub(super) fn parts(self) -> (Stager, Reader) {
@@ -185,15 +194,27 @@ impl Pipeline<'_> {
             files,
             templates: Templates::default(),
             copying: None,
+            reads_back: settings.verify == Verify::Full,
             progress: self.progress,
         };
         let copies = self.copies.clone().map(Arc::new);
+        let mut made_rows = batch_rows;
         if let Some(copies) = self.copies {
-            stager.copying = Some(Arc::new(Copying::of(copies, plan, &stager)));
+            made_rows = made_batch(settings.batch_size).rows(copies.made_width(plan));
+            stager.copying = Some(Arc::new(Copying::of(copies, plan, &stager, made_rows)));
         }
-        let io_buffer_bytes = READBACK_BUFFER_BYTES;
-        let reader =
-            Reader { store, directory, schema, version, batch_rows, io_buffer_bytes, pool, copies };
+        let reader = Reader {
+            store,
+            directory,
+            schema,
+            version,
+            batch_rows,
+            made_rows,
+            io_buffer_bytes: READBACK_BUFFER_BYTES,
+            pool,
+            copies,
+            known: Known::default(),
+        };
         (stager, reader)
     }
 }
@@ -307,29 +328,38 @@ impl Worker {
     /// `Mismatch`, when what was staged is not what was expected; `Failed`, when it could not be done.
     pub(super) async fn run(self, task: Task) -> Result<Done> {
         match task {
-            Task::Stage(chunk) => {
-                let (record, fragments) = self.stage(&chunk).await?;
-                self.verify(record, fragments).await
+            Task::Stage(chunk) => self.stage_and_verify(&chunk).await,
+            Task::Verify(record, fragments) => {
+                self.verify(*record, fragments, &Seen::default()).await
             }
-            Task::Verify(record, fragments) => self.verify(*record, fragments).await,
             Task::Renew(record, fragments) => self.renew(*record, fragments).await,
             Task::Delete(chunk, record, fragments) => {
                 if let Some(done) = self.delete(&chunk, *record, fragments).await? {
                     return Ok(done);
                 }
-                let (record, fragments) = self.stage(&chunk).await?;
-                self.verify(record, fragments).await
+                self.stage_and_verify(&chunk).await
             }
         }
     }
 
-    /// Reads back what was staged, and makes it durable.
-    async fn verify(&self, mut record: ChunkRecord, fragments: Vec<Fragment>) -> Result<Done> {
+    async fn stage_and_verify(&self, chunk: &Chunk) -> Result<Done> {
+        let ((record, fragments), seen) = self.stage(chunk).await?;
+        self.verify(record, fragments, &seen).await
+    }
+
+    /// Reads back what was staged, but for what was `seen` already, and makes it durable.
+    async fn verify(
+        &self,
+        mut record: ChunkRecord,
+        fragments: Vec<Fragment>,
+        seen: &Seen,
+    ) -> Result<Done> {
         let expected = Expected {
             chunk: record.chunk,
             rows: record.rows,
             digests: &record.digests,
             copied: record.copied,
+            seen,
         };
         let paths = self.own_files(&fragments).map(|file| self.path(&file.path)).collect();
         let with_sidecars = !blob::columns(&self.stager.files.schema).is_empty();
@@ -348,7 +378,8 @@ impl Worker {
         Ok((record, fragments))
     }
 
-    async fn stage(&self, chunk: &Chunk) -> Result<Done> {
+    /// Stages `chunk`; with what was read back of it already.
+    async fn stage(&self, chunk: &Chunk) -> Result<(Done, Seen)> {
         let mut hidden = Vec::new();
         if self.stager.what.aligned {
             let mut reads = Vec::new();
@@ -376,7 +407,7 @@ impl Worker {
         } else {
             staged.fragments
         };
-        Ok((record, fragments))
+        Ok(((record, fragments), staged.seen))
     }
 
     /// The source's fragments with the staged file of each beside their own.

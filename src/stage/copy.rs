@@ -5,21 +5,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lance_core::datatypes::{Field, Schema};
+use lance_encoding::decoder::ColumnInfo;
 use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::{
     create_lazy_writer, physical_column_count, reader_projection_from_field_ids,
 };
-use lance_table::format::{DataFile, Fragment};
+use lance_file::writer::FileWriter;
+use lance_table::format::Fragment;
+use tokio::task::JoinSet;
 
 use crate::chunk::Chunk;
 use crate::datafile;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
-use crate::pages::{self, PageFile, Part};
+use crate::pages::{self, Copied, PageFile, Part, ReadBack};
 use crate::plan::Plan;
 use crate::plan::copies::{Copies, is_encoded_alike};
 use crate::progress::{Amount, Event, Silent};
-use crate::source::What;
+use crate::source::{ScanLimits, What};
 use crate::stage::writer::{FileSpec, fragment_of, options};
 use crate::stage::{Staged, Stager};
 use crate::template::Templates;
@@ -53,8 +56,8 @@ struct Inputs {
 }
 
 impl Copying {
-    /// Copies what `copies` says, and makes the rest as `stager` would.
-    pub(crate) fn of(copies: Copies, plan: &Plan, stager: &Stager) -> Self {
+    /// Copies what `copies` says, and makes the rest as `stager` would, in batches of `made_rows`.
+    pub(crate) fn of(copies: Copies, plan: &Plan, stager: &Stager, made_rows: u32) -> Self {
         let places = copies.made();
         let made = (!places.is_empty()).then(|| {
             let transform = copies.transform(plan);
@@ -66,6 +69,7 @@ impl Copying {
             Stager {
                 what: What { schema: Arc::new(transform.inputs()), aligned: false },
                 transform: Arc::new(transform),
+                scan: ScanLimits { batch_rows: made_rows, ..stager.scan },
                 files: FileSpec { schema, rows_max: u64::MAX, ..stager.files.clone() },
                 templates: Templates::default(),
                 // Its rows are told of when they are copied.
@@ -113,19 +117,20 @@ impl Stager {
         sources: &[Copyable],
     ) -> Result<Option<Staged>> {
         let Some(copying) = self.copying.clone() else { return Ok(None) };
-        let Some(mut inputs) = self.inputs(&copying.copies, sources).await? else {
+        let Some(inputs) = self.inputs(&copying.copies, sources).await? else {
             return Ok(None);
         };
-        let mut digests = Vec::new();
-        let mut made_files = Vec::new();
-        if let Some(made) = &copying.made {
-            let staged = Box::pin(made.stage(chunk, Vec::new())).await?;
-            digests = staged.digests;
-            made_files = staged.fragments.into_iter().flat_map(|made| made.files).collect();
+        let mut making = JoinSet::new();
+        if let Some(made) = copying.made.clone() {
+            let chunk = chunk.clone();
+            making.spawn(async move { made.stage_rows(&chunk, Vec::new()).await });
         }
-        let copied =
-            self.copy_with(chunk, &copying.copies, &mut inputs, &made_files, digests).await;
-        for file in &made_files {
+        let mut made = Staged::default();
+        let copied = self.copy_pages(chunk, &copying.copies, &inputs, &mut making, &mut made).await;
+        if let Some(Ok(Ok(unused))) = making.join_next().await {
+            made = unused;
+        }
+        for file in made.fragments.iter().flat_map(|fragment| &fragment.files) {
             let path = self.files.directory.clone().join(file.path.as_str());
             // What cannot be removed now is found by its name later.
             let _ = datafile::remove_whole(&self.files.store, &path).await;
@@ -174,47 +179,16 @@ impl Stager {
         Ok(Some(inputs))
     }
 
-    /// Copies the pages of `inputs` and of the `made` columns, whose values have these `digests`, into one
-    /// file.
-    async fn copy_with(
+    /// Copies the pages of `inputs`, and those of the columns that `making` makes meanwhile, into one file.
+    /// What was made is left in `made`.
+    async fn copy_pages(
         &self,
         chunk: &Chunk,
         copies: &Copies,
-        inputs: &mut Inputs,
-        made: &[DataFile],
-        digests: Vec<Digest>,
+        inputs: &Inputs,
+        making: &mut JoinSet<Result<Staged>>,
+        made: &mut Staged,
     ) -> Result<Staged> {
-        for file in made {
-            let FileSpec { store, directory, version, schema, .. } = &self.files;
-            let opened = Arc::new(PageFile::open(store, directory, file).await?);
-            let mut columns = opened.columns().iter().cloned();
-            let written = schema.fields.iter().zip(&copies.columns).zip(&mut inputs.columns);
-            for ((field, source), parts) in written {
-                if source.is_none() {
-                    let count = physical_column_count(*version, field);
-                    let columns = columns.by_ref().take(count);
-                    let file = inputs.files.len();
-                    *parts =
-                        columns.map(|column| vec![Part { file, column, rows_before: 0 }]).collect();
-                }
-            }
-            inputs.files.push(opened);
-        }
-        let (fragment, hashes) = self.write_pages(chunk, inputs).await?;
-        let (mut hashes, mut digests) = (hashes.as_slice(), digests.into_iter());
-        let digests = copies.columns.iter().zip(&inputs.columns).map(|(source, columns)| {
-            let (own, rest) = hashes.split_at_checked(columns.len()).unwrap_or((hashes, &[]));
-            hashes = rest;
-            let digest =
-                if source.is_some() { Some(pages::digest_of(own)) } else { digests.next() };
-            digest.ok_or_else(|| Error::failed("a made column has no digest"))
-        });
-        let digests = digests.collect::<Result<Vec<_>>>()?;
-        let fragments = vec![fragment];
-        Ok(Staged { fragments, digests, rows: chunk.rows(), left_out: 0, copied: true })
-    }
-
-    async fn write_pages(&self, chunk: &Chunk, inputs: &Inputs) -> Result<(Fragment, Vec<u128>)> {
         let FileSpec { store, directory, version, throttle, .. } = &self.files;
         let _share = self.budget.take(pages::held_bytes(store)).await;
         let name = datafile::new_name(&self.files.id);
@@ -223,25 +197,30 @@ impl Stager {
         let writer = create_lazy_writer(*version, object, options(&self.files));
         let mut writer = writer.doing(|| format!("write {name}"))?;
         let written = async {
-            let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
-            let mut told = Told { rows: chunk.rows(), bytes: pages::bytes_of(&columns), done: 0 };
-            let copied = pages::copy(&inputs.files, &columns, &mut writer, |bytes| {
-                self.progress.event(Event::Advanced(told.more(bytes)));
-                throttle.wait()
-            });
-            let copied = copied.await?;
+            let back = self.reads_back.then(|| datafile::read_along(store, &path)).flatten();
+            let back = back.map(ReadBack::of);
+            let kept = self.copy_kept(chunk, inputs, &mut writer, back).await?;
+            if let Some(done) = making.join_next().await {
+                *made = done.map_err(|error| Error::failed("a task died").caused_by(error))??;
+            }
+            let others = self.copy_made(made, &mut writer).await?;
             // Lance's readers want what follows the pages aligned.
             writer.write_external_buffer(&[]).await.doing(|| format!("write {name}"))?;
+            let woven = self.weave(copies, inputs, &kept, others, &made.digests)?;
             let schema = self.files.schema.clone();
             let begun =
-                writer.initialize_with_external_columns(schema, &copied.columns, chunk.rows());
+                writer.initialize_with_external_columns(schema, &woven.columns, chunk.rows());
             begun.doing(|| format!("write {name}"))?;
             let summary = writer.finish().await.doing(|| format!("finish {name}"))?;
             throttle.wait().await;
-            Ok((summary, copied.hashes))
+            Ok((summary, woven.digests, kept.seen))
         };
         match written.await {
-            Ok((summary, hashes)) => Ok((fragment_of(&self.files, name, &summary), hashes)),
+            Ok((summary, digests, seen)) => {
+                let fragments = vec![fragment_of(&self.files, name, &summary)];
+                let rows = chunk.rows();
+                Ok(Staged { fragments, digests, rows, left_out: 0, copied: true, seen })
+            }
             Err(error) => {
                 writer.abort().await;
                 drop(writer);
@@ -250,6 +229,79 @@ impl Stager {
             }
         }
     }
+
+    async fn copy_kept(
+        &self,
+        chunk: &Chunk,
+        inputs: &Inputs,
+        writer: &mut FileWriter,
+        back: Option<ReadBack>,
+    ) -> Result<Copied> {
+        let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
+        let mut told = Told { rows: chunk.rows(), bytes: pages::bytes_of(&columns), done: 0 };
+        let copied = pages::copy(&inputs.files, &columns, writer, back, |bytes| {
+            self.progress.event(Event::Advanced(told.more(bytes)));
+            self.files.throttle.wait()
+        });
+        copied.await
+    }
+
+    /// Copies the pages of what was `made`, and gives its columns as they lie now.
+    async fn copy_made(
+        &self,
+        made: &Staged,
+        writer: &mut FileWriter,
+    ) -> Result<Vec<Arc<ColumnInfo>>> {
+        let FileSpec { store, directory, throttle, .. } = &self.files;
+        let Some(file) = made.fragments.first().and_then(|made| made.files.first()) else {
+            return Ok(Vec::new());
+        };
+        let file = Arc::new(PageFile::open(store, directory, file).await?);
+        let columns = file.columns().iter().cloned();
+        let columns = columns.map(|column| vec![Part { file: 0, column, rows_before: 0 }]);
+        let columns: Vec<_> = columns.collect();
+        let copied = pages::copy(&[file], &columns, writer, None, |_| throttle.wait()).await?;
+        Ok(copied.columns)
+    }
+
+    /// Columns and digests in the table's order: those that were `kept`, and the others.
+    fn weave(
+        &self,
+        copies: &Copies,
+        inputs: &Inputs,
+        kept: &Copied,
+        others: Vec<Arc<ColumnInfo>>,
+        made: &[Digest],
+    ) -> Result<Woven> {
+        let mut woven = Woven::default();
+        let mut kept = kept.columns.iter().zip(&kept.hashes);
+        let (mut others, mut made) = (others.into_iter(), made.iter());
+        let fields = self.files.schema.fields.iter().zip(&copies.columns).zip(&inputs.columns);
+        for ((field, source), parts) in fields {
+            if source.is_some() {
+                let own = kept.by_ref().take(parts.len());
+                let (columns, hashes): (Vec<_>, Vec<_>) =
+                    own.map(|(c, h)| (Arc::clone(c), *h)).unzip();
+                woven.columns.extend(columns);
+                woven.digests.push(pages::digest_of(&hashes));
+            } else {
+                let count = physical_column_count(self.files.version, field);
+                woven.columns.extend(others.by_ref().take(count));
+                let digest = made.next().copied();
+                woven
+                    .digests
+                    .push(digest.ok_or_else(|| Error::failed("a made column has no digest"))?);
+            }
+        }
+        Ok(woven)
+    }
+}
+
+/// What a file is finished with.
+#[derive(Default)]
+struct Woven {
+    columns: Vec<Arc<ColumnInfo>>,
+    digests: Vec<Digest>,
 }
 
 /// How much of a chunk was told of.
@@ -305,7 +357,7 @@ fn columns_of(
     places: &[usize],
     rows: u64,
     version: ConcreteFileVersion,
-) -> Option<Vec<Arc<lance_encoding::decoder::ColumnInfo>>> {
+) -> Option<Vec<Arc<ColumnInfo>>> {
     let metadata = file.metadata();
     let written = metadata.file_schema.field_by_id(field.id)?;
     let plain = metadata.version == version

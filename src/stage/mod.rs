@@ -18,6 +18,7 @@ use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::pages::Seen;
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::schema::cast::Problem;
 use crate::settings::OnBadValue;
@@ -62,6 +63,8 @@ pub(crate) struct Stager {
     pub templates: Templates,
     /// How pages are copied, where they can be.
     pub copying: Option<Arc<Copying>>,
+    /// Whether pages are read back while others are copied: they will be verified in full.
+    pub reads_back: bool,
     /// Who is told.
     pub progress: SharedProgress,
 }
@@ -79,6 +82,8 @@ pub(crate) struct Staged {
     pub left_out: u64,
     /// Whether pages were copied of the columns that stay as they are.
     pub copied: bool,
+    /// What was read back of them already.
+    pub seen: Seen,
 }
 
 /// A batch on its way to the writer, and its share of the budget.
@@ -110,6 +115,11 @@ impl Stager {
         {
             return Ok(staged);
         }
+        self.stage_rows(chunk, hidden).await
+    }
+
+    /// Stages `chunk` row by row.
+    async fn stage_rows(&self, chunk: &Chunk, hidden: Vec<RoaringBitmap>) -> Result<Staged> {
         let mut staged = Staged::default();
         let mut digests = Digests::of(self.transform.schema())?;
         for part in self.parts(chunk, hidden) {

@@ -1,0 +1,160 @@
+//! Reads back what is copied while the rest is copied.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use crate::pages::Hashes;
+use crate::pages::cut::{Piece, Place, Read};
+use crate::pages::file::{Blocks, Taken, read_disk};
+use crate::span;
+
+/// Reads in progress, at most.
+const READS_AT_ONCE: usize = 2;
+
+/// Bytes that the file's writer may keep for itself: those just written are read when as many more were.
+const UNWRITTEN_BYTES_MAX: u64 = 64 << 10;
+
+/// The hashes of those buffers of a file that were read back from it already, by where they lie: their
+/// offset and their bytes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen(BTreeMap<(u64, u64), u128>);
+
+impl Seen {
+    /// The hash of the buffer at `place`, if it was read.
+    pub(super) fn hash(&self, place: &Place) -> Option<u128> {
+        self.0.get(&(place.offset, place.bytes)).copied()
+    }
+}
+
+/// What reads a file on a disk while it is being written.
+#[derive(Debug)]
+pub(crate) struct ReadBack {
+    file: Arc<std::fs::File>,
+    /// Written, and perhaps not in the file yet.
+    waiting: VecDeque<Read>,
+    running: VecDeque<JoinHandle<std::io::Result<Taken>>>,
+    blocks: Blocks,
+    hashes: Hashes,
+    /// Bytes that were read of each buffer.
+    bytes: Vec<u64>,
+}
+
+impl ReadBack {
+    /// Reads back `file`.
+    pub(crate) fn of(file: std::fs::File) -> Self {
+        Self {
+            file: Arc::new(file),
+            waiting: VecDeque::new(),
+            running: VecDeque::new(),
+            blocks: Blocks::default(),
+            hashes: Hashes::of(0),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Takes in that `pieces`, in the order of the file, were written; those of a buffer come one after the
+    /// other. Reads what is in the file for sure by now.
+    pub(super) async fn wrote(&mut self, pieces: Vec<Piece>) {
+        let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return };
+        let end = last.range.end;
+        self.waiting.push_back(Read { file: 0, range: first.range.start..end, pieces });
+        let there = |read: &Read| read.range.end + UNWRITTEN_BYTES_MAX <= end;
+        while self.waiting.front().is_some_and(there) {
+            let Some(read) = self.waiting.pop_front() else { break };
+            while self.running.len() >= READS_AT_ONCE {
+                self.take().await;
+            }
+            let (file, blocks) = (Arc::clone(&self.file), self.blocks.clone());
+            self.running.push_back(tokio::task::spawn_blocking(move || {
+                let _verifying = span::verify();
+                read_disk(&file, read, &blocks)
+            }));
+        }
+    }
+
+    /// Takes in the oldest read; one that failed leaves its buffers unseen, and whoever reads them later
+    /// is told why.
+    async fn take(&mut self) {
+        let Some(read) = self.running.pop_front() else { return };
+        let Ok(Ok(taken)) = read.await else { return };
+        self.hashes.add(&taken);
+        for piece in &taken.read.pieces {
+            if self.bytes.len() <= piece.buffer {
+                self.bytes.resize(piece.buffer + 1, 0);
+            }
+            if let Some(bytes) = self.bytes.get_mut(piece.buffer) {
+                *bytes += piece.range.end - piece.range.start;
+            }
+        }
+    }
+
+    /// What was seen of the buffers at `places`: all of it, or nothing.
+    pub(super) async fn finish(mut self, places: impl Iterator<Item = (u64, u64)>) -> Seen {
+        while !self.running.is_empty() {
+            self.take().await;
+        }
+        let read = self.hashes.0.into_iter().zip(self.bytes);
+        let seen = places.zip(read).filter(|((_, bytes), (_, read))| bytes == read && *read > 0);
+        Seen(seen.map(|(place, (hash, _))| (place, hash)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const BYTES: u64 = 300 << 10;
+
+    /// What is seen of three buffers of so many bytes, the second one in two pieces, and of what followed
+    /// them, when the file has `content`.
+    async fn seen_of(content: &[u8]) -> [Option<u128>; 3] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        let mut back = ReadBack::of(file.reopen().unwrap());
+        let piece = |buffer: usize, range| Piece { buffer, range };
+        let cut = BYTES + (100 << 10);
+        back.wrote(vec![piece(0, 0..BYTES), piece(1, BYTES..cut)]).await;
+        back.wrote(vec![piece(1, cut..2 * BYTES)]).await;
+        back.wrote(vec![piece(2, 2 * BYTES..3 * BYTES)]).await;
+        let places = [0, 1, 2].map(|buffer| (buffer * BYTES, BYTES));
+        let seen = back.finish(places.into_iter()).await;
+        places.map(|(offset, bytes)| seen.hash(&Place { file: 0, offset, bytes }))
+    }
+
+    fn content() -> Vec<u8> {
+        (0..3 * BYTES).map(|at| u8::try_from(at * at % 251).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_file_for_sure_is_read() {
+        let [first, second, last] = seen_of(&content()).await;
+        assert!(first.is_some() && second.is_some() && first != second);
+        // The writer may still have a part of it.
+        assert_eq!(last, None);
+    }
+
+    #[tokio::test]
+    async fn a_flipped_bit_shows() {
+        let right = seen_of(&content()).await;
+        for buffer in [0_u64, 1] {
+            let mut content = content();
+            content[usize::try_from(buffer * BYTES + BYTES / 2).unwrap()] ^= 1;
+            let wrong = seen_of(&content).await;
+            let differs = right.iter().zip(&wrong).map(|(right, wrong)| right != wrong);
+            let expected = [0, 1, 2].map(|place| place == buffer);
+            assert_eq!(differs.collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_not_seen() {
+        let content = content();
+        let short = &content[..usize::try_from(BYTES + BYTES / 2).unwrap()];
+        let [first, second, last] = seen_of(short).await;
+        assert_eq!((first, second, last), (seen_of(&content).await[0], None, None));
+    }
+}
