@@ -338,6 +338,22 @@ async fn what_deleted_rows_hold_is_nobodys_problem() {
     }
 }
 
+/// What is computed from constants alone is the same in every fragment, but for the rows that nobody sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn fragments_with_and_without_deleted_rows_share_nothing_wrong() {
+    for deleted in ["id = 3", "id = 13"] {
+        let db = Db::new();
+        let mut live = db.documents("t", 30, 10).await;
+        live.delete(deleted).await.unwrap();
+        let asked = ["--strategy", "columns", "--add", "a:int64=1", "--compute", "k=a + 1"];
+        db.relance("migrate", "t", &asked).expect(0);
+        let rows = db.rows("t").await;
+        let twos: Int64Array = (0..29).map(|_| 2).collect();
+        assert_eq!(rows.column_by_name("k").unwrap().as_ref(), &twos);
+        db.relance("verify", "t", &[]).expect(0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_struct_can_be_computed_from() {
     for strategy in [Strategy::Columns, Strategy::Rewrite] {

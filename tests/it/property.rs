@@ -248,7 +248,7 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let way = prop_oneof![Just(None), Just(Some(Way::Rewrite)), Just(Some(Way::Columns))];
-    let death = proptest::option::weighted(0.8, (0_usize..18, any::<bool>()));
+    let death = proptest::option::weighted(0.6, (0_usize..18, any::<bool>()));
     let kinds = proptest::collection::vec(0..KINDS.len(), 1..5);
     let asks = proptest::collection::vec(ask(), 1..6);
     (kinds, 1_u64..60, any::<u64>(), 5_usize..40, asks, way, death).prop_map(
