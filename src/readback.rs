@@ -8,17 +8,13 @@ use arrow::datatypes::Schema as ArrowSchema;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use lance_core::cache::LanceCache;
 use lance_core::datatypes::Schema;
-use lance_encoding::decoder::{DecoderPlugins, FilterExpression, ReadBatchTask};
-use lance_file::reader::{FileReader, FileReaderOptions, ReaderProjection};
+use lance_file::reader::ReaderProjection;
 use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::{
     physical_column_count, reader_projection_from_column_names, reader_projection_from_whole_schema,
 };
-use lance_io::ReadBatchParams;
 use lance_io::object_store::ObjectStore;
-use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::Fragment;
 use object_store::path::Path;
 
@@ -26,7 +22,7 @@ use crate::chunk::{ChunkId, SMALL_BYTES};
 use crate::datafile;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
-use crate::pages::{self, PageFile, Seen};
+use crate::pages::{self, Blocks, PageFile, Seen};
 use crate::plan::copies::Copies;
 use crate::schema::blob;
 use crate::settings::Verify;
@@ -34,10 +30,6 @@ use crate::sidecar::Blobs;
 use crate::source::joined;
 use crate::transform::pool::{Digests, Pool};
 
-/// Columns of a file that is read at once, at most: a page of each is held.
-const FEW_COLUMNS: usize = 8;
-/// Bytes that are asked for at once of a file of more columns.
-const READ_BYTES: u64 = 16 << 20;
 /// Batches decoded ahead of the digest.
 const READAHEAD: usize = 2;
 /// Rows that a quick verification reads of each file.
@@ -69,8 +61,8 @@ pub(crate) struct Reader {
     pub batch_rows: u32,
     /// The same of the columns that are made, where the pages of the others are copied.
     pub made_rows: u32,
-    /// Bytes that Lance reads ahead.
-    pub io_buffer_bytes: u64,
+    /// Memory for the pages that are read.
+    pub blocks: Blocks,
     /// Where digests are taken.
     pub pool: Pool,
     /// Which columns are the source's own, where pages are copied.
@@ -301,20 +293,8 @@ impl Reader {
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let Some(file) = fragment.files.last() else { return Err(no_file()) };
         let name = file.path.clone();
-        let path = self.directory.clone().join(name.as_str());
-        let scheduler =
-            ScanScheduler::new(Arc::clone(&self.store), SchedulerConfig::new(self.io_buffer_bytes));
-        let opened = scheduler.open_file(&path, &file.file_size_bytes).await;
-        let reader = FileReader::try_open(
-            opened.doing(|| format!("open {name}"))?,
-            Some(projection.clone()),
-            Arc::<DecoderPlugins>::default(),
-            &LanceCache::no_cache(),
-            FileReaderOptions::default(),
-        )
-        .await
-        .doing(|| format!("open {name}"))?;
-        let held = reader.num_rows();
+        let opened = PageFile::open(&self.store, &self.directory, file).await?;
+        let held = opened.rows();
         if held != fragment.physical_rows.unwrap_or_default() as u64 {
             return Err(Error::mismatch(format!(
                 "{name} holds {held} rows, not those that were staged"
@@ -324,12 +304,7 @@ impl Reader {
         let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
         // Decoding is most of the work: each batch on a task of its own, in order, but for those of small files.
         let here = size <= SMALL_BYTES;
-        let step = if projection.column_indices.len() <= FEW_COLUMNS {
-            held.max(1)
-        } else {
-            step_rows(self.batch_rows, held, size)
-        };
-        let tasks = reads(reader, projection, held.min(rows), step, self.batch_rows);
+        let tasks = opened.read(projection, rows, self.batch_rows, &self.blocks).await?;
         let batches = tasks.map(move |task| match task {
             Ok(task) if here => task.task,
             Ok(task) => tokio::spawn(task.task).map(joined).boxed(),
@@ -344,40 +319,6 @@ impl Reader {
         });
         Ok(carried.boxed())
     }
-}
-
-/// Rows that are asked for at once: about [`READ_BYTES`], in whole batches.
-fn step_rows(batch_rows: u32, rows: u64, bytes: u64) -> u64 {
-    let batch = u64::from(batch_rows.max(1));
-    let wanted = READ_BYTES / (bytes / rows.max(1)).max(1);
-    (wanted / batch).max(1) * batch
-}
-
-/// Reads the first `rows`, so many at a `step`: a single read of a whole file holds the pages of every column at once.
-fn reads(
-    reader: FileReader,
-    projection: ReaderProjection,
-    rows: u64,
-    step: u64,
-    batch_rows: u32,
-) -> BoxStream<'static, lance::Result<ReadBatchTask>> {
-    let reader = Arc::new(reader);
-    let starts = (0..rows.div_ceil(step)).map(move |read| read * step);
-    // One after the other: two would share the buffer, and each could wait for what the other has taken.
-    let begun = stream::iter(starts).then(move |start| {
-        let (reader, projection) = (Arc::clone(&reader), projection.clone());
-        let range = place(start)..place(rows.min(start + step));
-        async move {
-            let params = ReadBatchParams::Range(range);
-            let filter = FilterExpression::no_filter();
-            reader.read_tasks(params, batch_rows, Some(projection), filter).await
-        }
-    });
-    begun.map_ok(|tasks| tasks.map(Ok)).try_flatten().boxed()
-}
-
-fn place(row: u64) -> usize {
-    usize::try_from(row).unwrap_or(usize::MAX)
 }
 
 fn no_file() -> Error {

@@ -19,6 +19,7 @@ use tokio::task::JoinError;
 
 use crate::chunk::{Chunk, SourceFragment};
 use crate::error::{Context, Error, Result};
+use crate::pages::{self, Blocks, PageFile};
 use crate::schema::blob;
 use crate::sidecar::Blobs;
 
@@ -52,6 +53,9 @@ const BATCHES_A_READ: u32 = 8;
 const READS_AHEAD: usize = 2;
 /// Fragments of a chunk whose footers are read ahead.
 const FRAGMENT_READAHEAD: usize = 4;
+
+/// Batches that are still to be decoded.
+type Reads = BoxStream<'static, lance::Result<ReadBatchFut>>;
 
 /// Rows in order.
 pub(crate) type Batches = BoxStream<'static, Result<RecordBatch>>;
@@ -97,6 +101,8 @@ pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
 pub(crate) struct Source {
     dataset: Arc<Dataset>,
     places: Arc<HashMap<u64, usize>>,
+    /// Memory for the pages that are read.
+    pub blocks: Blocks,
 }
 
 impl Source {
@@ -104,13 +110,14 @@ impl Source {
     pub(crate) fn of(dataset: Arc<Dataset>) -> Self {
         let ids = dataset.iter_fragments().map(|fragment| fragment.id);
         let places = ids.enumerate().map(|(place, id)| (id, place)).collect();
-        Self { dataset, places: Arc::new(places) }
+        Self { dataset, places: Arc::new(places), blocks: Blocks::default() }
     }
 
     /// Streams the rows of `chunk`, in order.
     ///
     /// A fragment is read a few batches at a time: a plain scan holds the pages that it reads from
-    /// whole, and a writer that was given large batches made pages of 100 MB and more.
+    /// whole, and a writer that was given large batches made pages of 100 MB and more. On a disk, one that is
+    /// in a single file is read page by page.
     ///
     /// # Errors
     /// The stream's items carry what fails.
@@ -127,13 +134,14 @@ impl Source {
             let rows = chunk.fragments.iter().map(counted).sum();
             return Ok(bare(rows, limits.batch_rows));
         }
-        let (store, directory) = self.place().await?;
+        let place = self.place().await?;
+        let (store, directory) = &place;
         let rows = chunk.fragments.iter().map(counted);
         let fragments = self.fragments_of(chunk)?;
-        let blobs = Blobs::of_fragments(&store, &directory, &what.schema, &fragments)?;
+        let blobs = Blobs::of_fragments(store, directory, &what.schema, &fragments)?;
         let config = FragReadConfig::default()
             .with_scan_scheduler(ScanScheduler::new(
-                store,
+                Arc::clone(store),
                 SchedulerConfig::new(limits.io_buffer_bytes),
             ))
             .with_ignore_deletions(what.aligned)
@@ -142,17 +150,33 @@ impl Source {
         let fragments: Vec<_> = fragments.into_iter().zip(rows).collect();
         let files = fragments.iter().flat_map(|(fragment, _)| &fragment.files);
         let names: Vec<String> = files.map(|file| file.path.clone()).collect();
-        let dataset = Arc::clone(&self.dataset);
+        let source = self.clone();
+        let direct = blobs.is_none() && store.has_direct_local_paths();
+        let aligned = what.aligned;
         // Decoding is most of the work: each batch on a task of its own.
         let here = chunk.is_small();
         let reads = stream::iter(fragments)
             .map(move |(fragment, rows)| {
-                let fragment = FileFragment::new(Arc::clone(&dataset), fragment);
-                let (schema, config) = (Arc::clone(&schema), config.clone());
-                async move { lance::Result::Ok((fragment.open(&schema, config).await?, rows)) }
+                let (source, schema, config) =
+                    (source.clone(), Arc::clone(&schema), config.clone());
+                let (place, batch_rows) = (place.clone(), limits.batch_rows);
+                let direct = direct && (aligned || fragment.deletion_file.is_none());
+                async move {
+                    if direct {
+                        let tasks =
+                            source.pages(&place, &fragment, &schema, rows, batch_rows).await;
+                        // Its own message is kept as the cause.
+                        let tasks = tasks.map_err(|error| lance::Error::io_source(error.into()))?;
+                        if let Some(tasks) = tasks {
+                            return lance::Result::Ok(tasks);
+                        }
+                    }
+                    let fragment = FileFragment::new(Arc::clone(&source.dataset), fragment);
+                    let reader = fragment.open(&schema, config).await?;
+                    Ok(reads(reader, rows, batch_rows, here))
+                }
             })
             .buffered(FRAGMENT_READAHEAD)
-            .map_ok(move |(reader, rows)| reads(reader, rows, limits.batch_rows, here))
             .try_flatten();
         let (id, uri, files) = (chunk.id, self.dataset.uri().to_owned(), files_text(&names));
         let batches = reads.map(move |read| {
@@ -168,6 +192,28 @@ impl Source {
             async move { blobs.carry(batch).await }
         });
         Ok(carried.boxed())
+    }
+
+    /// The first `rows` rows of `fragment`, page by page, if one of its files holds all of `schema`.
+    async fn pages(
+        &self,
+        (store, directory): &(Arc<ObjectStore>, Path),
+        fragment: &Fragment,
+        schema: &Schema,
+        rows: u64,
+        batch_rows: u32,
+    ) -> Result<Option<Reads>> {
+        let mut held = fragment.files.iter();
+        let held = held.find_map(|file| Some((file, pages::projection(file, schema)?)));
+        let Some((file, projection)) = held.filter(|_| fragment.overlays.is_empty()) else {
+            return Ok(None);
+        };
+        let file = PageFile::open(store, directory, file).await?;
+        if usize::try_from(file.rows()).ok() != fragment.physical_rows {
+            return Ok(None);
+        }
+        let tasks = file.read(projection, rows, batch_rows, &self.blocks).await?;
+        Ok(Some(tasks.map_ok(|task| task.task).boxed()))
     }
 
     /// Streams all rows with Lance's own scanner, for those who check what [`scan`](Self::scan) gave.
@@ -237,12 +283,7 @@ fn files_text(names: &[String]) -> String {
 
 /// The reads that give the first `rows` rows of `reader`, deleted ones not counted, in order; `here`, or
 /// on tasks of their own.
-fn reads(
-    reader: FragmentReader,
-    rows: u64,
-    batch_rows: u32,
-    here: bool,
-) -> BoxStream<'static, lance::Result<ReadBatchFut>> {
+fn reads(reader: FragmentReader, rows: u64, batch_rows: u32, here: bool) -> Reads {
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     let step = batch_rows.saturating_mul(BATCHES_A_READ).max(1);
     let starts = (0..rows).step_by(usize::try_from(step).unwrap_or(1));

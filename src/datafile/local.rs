@@ -19,6 +19,9 @@ const WRITE_BYTES: usize = 256 << 10;
 /// Bytes that wait for more before they are written.
 const SMALL_BYTES: usize = 32 << 10;
 
+/// Bytes after which other tasks have their turn.
+const TURN_BYTES: usize = 1 << 20;
+
 /// Bytes after which the disk is given a head start.
 const SYNC_EVERY_BYTES: usize = 64 << 20;
 
@@ -34,6 +37,8 @@ pub(super) struct LocalFile {
     small: Vec<u8>,
     written: usize,
     synced: usize,
+    /// Written since other tasks had their turn.
+    turn: usize,
     finished: bool,
 }
 
@@ -47,7 +52,7 @@ impl LocalFile {
             file => file?,
         };
         let (file, small) = (Arc::new(file), Vec::new());
-        Ok(Self { path, file, small, written: 0, synced: 0, finished: false })
+        Ok(Self { path, file, small, written: 0, synced: 0, turn: 0, finished: false })
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -57,11 +62,9 @@ impl LocalFile {
         }
         self.put_small()?;
         let mut file = self.file.as_ref();
-        if bytes.len() <= WRITE_BYTES {
-            // Over sooner than another thread would have taken this one's place.
-            return file.write_all(bytes);
-        }
-        blocking(|| bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece)))
+        // Here, not in `block_in_place`: that gives this thread's work to another one each time, and every
+        // thread that ever had some keeps the memory of it (650 MB in 59 threads, as measured).
+        bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece))
     }
 
     fn put_small(&mut self) -> io::Result<()> {
@@ -95,14 +98,20 @@ impl Drop for LocalFile {
 impl AsyncWrite for LocalFile {
     fn poll_write(
         mut self: Pin<&mut Self>,
-        _: &mut TaskContext<'_>,
+        cx: &mut TaskContext<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.turn >= TURN_BYTES {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let bytes = bytes.get(..TURN_BYTES).unwrap_or(bytes);
         self.put(bytes)?;
-        let count = bytes.len();
-        self.written += count;
+        self.written += bytes.len();
+        self.turn += bytes.len();
         self.sync_early();
-        Poll::Ready(Ok(count))
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
@@ -111,15 +120,6 @@ impl AsyncWrite for LocalFile {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.put_small())
-    }
-}
-
-/// Does what may wait for a disk without keeping other tasks from this thread, where the runtime has
-/// other threads.
-fn blocking<R>(act: impl FnOnce() -> R) -> R {
-    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(act),
-        _ => act(),
     }
 }
 

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
@@ -84,6 +83,7 @@ pub(crate) async fn list_whole(
     let files: Result<Vec<_>> = store
         .list(Some(directory.clone()))
         .try_filter(|meta| std::future::ready(is_of(&owner(&meta.location), id)))
+        .map_ok(untagged)
         .try_collect()
         .await
         .doing(|| format!("list {directory}"));
@@ -121,29 +121,46 @@ fn names_in(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     named.filter_map(io::Result::transpose).collect()
 }
 
-/// What a listing says of a file; nothing, when it is gone since.
+/// What tells a file from others of its size and age, under whatever name.
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps, reason = "others have none")]
+fn inode(meta: &std::fs::Metadata) -> Option<String> {
+    Some(std::os::unix::fs::MetadataExt::ino(meta).to_string())
+}
+
+/// What tells a file from others of its size and age: nothing.
+#[cfg(not(unix))]
+fn inode(_: &std::fs::Metadata) -> Option<String> {
+    None
+}
+
+/// What a listing says of a file, its tag being its inode; nothing, when it is gone since.
 fn meta_of(location: Path, path: &FilePath) -> io::Result<Option<ObjectMeta>> {
     let meta = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         meta => meta?,
     };
     let last_modified = meta.modified()?.into();
-    let (e_tag, version) = (None, None);
+    let (e_tag, version) = (inode(&meta), None);
     Ok(Some(ObjectMeta { location, last_modified, size: meta.len(), e_tag, version }))
 }
 
-/// The bytes of `file` and when it was written, as a listing tells.
+/// What the store has under the name of `file`, as a listing tells.
 ///
 /// # Errors
 /// `Failed`, when it is not there.
-pub(crate) async fn look(store: &ObjectStore, file: &Path) -> Result<(u64, DateTime<Utc>)> {
+pub(crate) async fn look(store: &ObjectStore, file: &Path) -> Result<ObjectMeta> {
     let doing = || format!("look at {file}");
     if store.has_direct_local_paths() {
-        let meta = std::fs::metadata(to_local_path(file)).doing(doing)?;
-        return Ok((meta.len(), meta.modified().doing(doing)?.into()));
+        let meta = meta_of(file.clone(), &PathBuf::from(to_local_path(file))).doing(doing)?;
+        return meta.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)).doing(doing);
     }
-    let meta = store.inner.head(file).await.doing(doing)?;
-    Ok((meta.size, meta.last_modified))
+    Ok(untagged(store.inner.head(file).await.doing(doing)?))
+}
+
+/// Without its tag: stores write it differently in a listing and elsewhere.
+fn untagged(meta: ObjectMeta) -> ObjectMeta {
+    ObjectMeta { e_tag: None, ..meta }
 }
 
 /// All of `file`, which is a small one.

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lance_table::format::DeletionFile;
+use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{ChunkId, Origin};
@@ -74,6 +75,17 @@ pub(crate) struct StagedFile {
     pub bytes: u64,
     /// When the store says that it was last modified.
     pub modified: DateTime<Utc>,
+    /// Its inode, on a disk: the names of two files of one size and age may have been exchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<String>,
+}
+
+impl StagedFile {
+    /// The file called `name` that a listing has as `meta`.
+    pub(crate) fn of(name: &str, meta: ObjectMeta) -> Self {
+        let (name, bytes, modified) = (name.to_owned(), meta.size, meta.last_modified);
+        Self { name, bytes, modified, inode: meta.e_tag }
+    }
 }
 
 /// A chunk that is done.

@@ -2,23 +2,23 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use lance_encoding::decoder::ColumnInfo;
 use lance_file::reader::{CachedFileMetadata, FileReader};
 use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
-use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
-use lance_io::traits::Reader;
+use lance_io::scheduler::{FileScheduler, ScanScheduler, SchedulerConfig};
 use lance_table::format::DataFile;
 use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Context, Error, Result};
-use crate::pages::cut::{Piece, Read};
+use crate::pages::blocks::{Block, Blocks};
+use crate::pages::cut::Read;
 
-/// Bytes that are read ahead of a file's metadata.
-const METADATA_BYTES: u64 = 8 << 20;
+/// Bytes that are read ahead from a store: pages are Lance's own size, and read one after the other.
+const AHEAD_BYTES: u64 = 8 << 20;
 
 /// Bytes that are read at once, and how many reads are begun ahead: a disk's page cache is best read in
 /// small pieces of memory that are used again, a store's answers take their time.
@@ -28,16 +28,17 @@ const STORE: (u64, usize) = (8 << 20, 6);
 /// A data file that is read page by page.
 #[derive(Debug)]
 pub(crate) struct PageFile {
-    name: String,
-    metadata: Arc<CachedFileMetadata>,
-    access: Access,
+    pub(super) name: String,
+    pub(super) metadata: Arc<CachedFileMetadata>,
+    pub(super) access: Access,
+    pub(super) path: Path,
 }
 
 /// Where its bytes come from.
 #[derive(Debug, Clone)]
-enum Access {
+pub(super) enum Access {
     Disk(Arc<std::fs::File>),
-    Store(Arc<dyn Reader>),
+    Store(FileScheduler),
 }
 
 /// What was read, and a hash of each of its pieces.
@@ -61,16 +62,20 @@ impl PageFile {
         let name = file.path.clone();
         let opening = || format!("open {name}");
         let path = directory.clone().join(name.as_str());
-        let scheduler = ScanScheduler::new(Arc::clone(store), SchedulerConfig::new(METADATA_BYTES));
+        let disk = cfg!(unix) && store.has_direct_local_paths();
+        let config = SchedulerConfig::new(AHEAD_BYTES);
+        // For a few bytes of a disk, tasks that wait for each other are not worth it.
+        let config = if disk { config.with_lite_scheduler() } else { config };
+        let scheduler = ScanScheduler::new(Arc::clone(store), config);
         let opened = scheduler.open_file(&path, &file.file_size_bytes).await.doing(opening)?;
         let metadata = FileReader::read_all_metadata(&opened).await.doing(opening)?;
-        let access = if cfg!(unix) && store.has_direct_local_paths() {
+        let access = if disk {
             let file = std::fs::File::open(PathBuf::from(to_local_path(&path)));
             Access::Disk(Arc::new(file.doing(opening)?))
         } else {
-            Access::Store(Arc::clone(opened.reader()))
+            Access::Store(opened)
         };
-        let file = Self { name, metadata: Arc::new(metadata), access };
+        let file = Self { name, metadata: Arc::new(metadata), access, path };
         file.check_places()?;
         Ok(file)
     }
@@ -116,13 +121,13 @@ impl PageFile {
                 let taken = tokio::task::spawn_blocking(move || read_disk(&file, read, &blocks));
                 taken.await.unwrap_or_else(died)
             }
-            Access::Store(reader) => tokio::spawn(async move {
+            Access::Store(file) => tokio::spawn(async move {
                 let place = |at| usize::try_from(at).map_err(io::Error::other);
                 let range = place(read.range.start)?..place(read.range.end)?;
                 let bytes = if range.is_empty() {
                     bytes::Bytes::new()
                 } else {
-                    reader.get_range(range).await?
+                    file.reader().get_range(range).await?
                 };
                 if bytes.len() != length(&read) {
                     return Err(io::ErrorKind::UnexpectedEof.into());
@@ -147,13 +152,15 @@ fn length(read: &Read) -> usize {
     usize::try_from(read.range.end - read.range.start).unwrap_or(usize::MAX)
 }
 
+/// Fills `into` with the bytes of `file` from `at` on.
 #[cfg(unix)]
-fn read_at(file: &std::fs::File, into: &mut [u8], at: u64) -> io::Result<()> {
+pub(super) fn read_at(file: &std::fs::File, into: &mut [u8], at: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, into, at)
 }
 
+/// Fills `into` with the bytes of `file` from `at` on.
 #[cfg(not(unix))]
-fn read_at(_: &std::fs::File, _: &mut [u8], _: u64) -> io::Result<()> {
+pub(super) fn read_at(_: &std::fs::File, _: &mut [u8], _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -161,55 +168,4 @@ fn hashed(read: Read, block: Block) -> Taken {
     let hashes = read.pieces.iter().map(|piece| xxh3_128(block.of(&read, piece)));
     let hashes = hashes.collect();
     Taken { read, block, hashes }
-}
-
-/// Memory that is used again: the first touch of fresh memory costs more than the copy into it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Blocks {
-    free: Arc<Mutex<Vec<Vec<u8>>>>,
-}
-
-impl Blocks {
-    fn take(&self, length: usize) -> Block {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut bytes = free.unwrap_or_default();
-        if bytes.len() < length {
-            bytes.resize(length, 0);
-        }
-        Block { bytes, length, home: Some(self.clone()) }
-    }
-}
-
-/// Bytes that were read; the memory goes back to where it came from.
-#[derive(Debug)]
-pub(super) struct Block {
-    bytes: Vec<u8>,
-    length: usize,
-    home: Option<Blocks>,
-}
-
-impl Block {
-    fn whole(bytes: Vec<u8>) -> Self {
-        Self { length: bytes.len(), bytes, home: None }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        let length = self.length.min(self.bytes.len());
-        self.bytes.get_mut(..length).unwrap_or_default()
-    }
-
-    /// The bytes of `piece`, which is one of `read`, whose bytes these are.
-    pub(super) fn of(&self, read: &Read, piece: &Piece) -> &[u8] {
-        let place = |at: u64| usize::try_from(at - read.range.start).unwrap_or(usize::MAX);
-        self.bytes.get(place(piece.range.start)..place(piece.range.end)).unwrap_or_default()
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        if let Some(home) = &self.home {
-            let mut free = home.free.lock().unwrap_or_else(PoisonError::into_inner);
-            free.push(std::mem::take(&mut self.bytes));
-        }
-    }
 }

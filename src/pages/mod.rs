@@ -5,8 +5,11 @@
 //! A column of pages has a hash: over how many rows each page has, how it is encoded, and every byte of its
 //! buffers. Two columns with one hash hold the same values, since they are decoded from the same bytes.
 
+mod blocks;
 mod cut;
 mod file;
+mod io;
+mod read;
 mod seen;
 
 use std::sync::Arc;
@@ -19,9 +22,11 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
+pub(crate) use crate::pages::blocks::Blocks;
 use crate::pages::cut::{Piece, Place, reads};
 pub(crate) use crate::pages::file::PageFile;
-use crate::pages::file::{Blocks, Taken};
+use crate::pages::file::Taken;
+pub(crate) use crate::pages::read::projection;
 pub(crate) use crate::pages::seen::{ReadBack, Seen};
 use crate::span;
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use crate::pages::Hashes;
+use crate::pages::blocks::Blocks;
 use crate::pages::cut::{Piece, Place, Read};
-use crate::pages::file::{Blocks, Taken, read_disk};
+use crate::pages::file::{Taken, read_disk};
 use crate::span;
 
 /// Reads in progress, at most.

@@ -37,9 +37,6 @@ use crate::{datafile, deletion, span};
 /// largest pages (32 MiB), each can wait for what the other one has taken, forever.
 const IO_BUFFER_BYTES: u64 = 64 << 20;
 
-/// As far ahead as files are read back, one read at a time: their pages are Lance's own size.
-const READBACK_BUFFER_BYTES: u64 = 8 << 20;
-
 /// Bytes that the largest chunk holds, about: as measured, a second one at once adds 80 to 150 MB to the peak.
 const HELD_BYTES_MAX: u64 = 128 << 20;
 
@@ -210,7 +207,7 @@ impl Pipeline<'_> {
             version,
             batch_rows,
             made_rows,
-            io_buffer_bytes: READBACK_BUFFER_BYTES,
+            blocks: stager.source.blocks.clone(),
             pool,
             copies,
             known: Known::default(),
@@ -538,8 +535,8 @@ impl Worker {
         let mut files = Vec::new();
         for file in self.own_files(fragments) {
             let path = self.path(&file.path);
-            let (bytes, modified) = datafile::look(self.store(), &path).await?;
-            files.push(StagedFile { name: file.path.clone(), bytes, modified });
+            let meta = datafile::look(self.store(), &path).await?;
+            files.push(StagedFile::of(&file.path, meta));
         }
         Ok(files)
     }
@@ -550,8 +547,7 @@ impl Worker {
         let listed = datafile::list(self.store(), directory, id).await?;
         let files = listed.into_iter().filter_map(|meta| {
             let name = meta.location.filename()?.to_owned();
-            let file =
-                StagedFile { name: name.clone(), bytes: meta.size, modified: meta.last_modified };
+            let file = StagedFile::of(&name, meta);
             Some((name, file))
         });
         Ok(files.collect())

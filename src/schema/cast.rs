@@ -175,8 +175,14 @@ fn narrowed(array: &ArrayRef, to: &DataType) -> Option<ArrayRef> {
     match (array.data_type(), to) {
         (DataType::Float32, DataType::Float16) => {
             let array = array.as_primitive::<Float32Type>();
-            let mut halves = vec![f16::ZERO; array.len()];
-            halves.convert_from_f32_slice(array.values());
+            // By the piece: fresh memory that is filled with zeros first is touched twice.
+            let mut halves = Vec::with_capacity(array.len());
+            let mut piece = [f16::ZERO; 1024];
+            for values in array.values().chunks(piece.len()) {
+                let Some(piece) = piece.get_mut(..values.len()) else { continue };
+                piece.convert_from_f32_slice(values);
+                halves.extend_from_slice(piece);
+            }
             Some(Arc::new(Float16Array::new(halves.into(), array.nulls().cloned())))
         }
         (DataType::Float64, DataType::Float32) => {

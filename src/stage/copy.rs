@@ -7,13 +7,12 @@ use std::sync::Arc;
 use lance_core::datatypes::{Field, Schema};
 use lance_encoding::decoder::ColumnInfo;
 use lance_file::version::ConcreteFileVersion;
-use lance_file::versions::{
-    create_lazy_writer, physical_column_count, reader_projection_from_field_ids,
-};
+use lance_file::versions::{create_lazy_writer, physical_column_count};
 use lance_file::writer::FileWriter;
 use lance_table::format::Fragment;
 use tokio::task::JoinSet;
 
+use crate::budget::Budget;
 use crate::chunk::Chunk;
 use crate::datafile;
 use crate::digest::Digest;
@@ -30,6 +29,9 @@ use crate::template::Templates;
 /// Bytes of a fragment, on average, below which several are put together row by row: their pages would
 /// make a slow table.
 const FRAGMENT_BYTES_MIN: u64 = 8 << 20;
+
+/// Bytes in flight of the columns that are made, at most; their batches are small.
+const MADE_BUDGET_BYTES: u64 = 4 << 20;
 
 /// How pages are copied.
 #[derive(Debug)]
@@ -72,6 +74,8 @@ impl Copying {
                 scan: ScanLimits { batch_rows: made_rows, ..stager.scan },
                 files: FileSpec { schema, rows_max: u64::MAX, ..stager.files.clone() },
                 templates: Templates::default(),
+                // What is copied may hold all of the other one until this is made.
+                budget: Budget::of(MADE_BUDGET_BYTES),
                 // Its rows are told of when they are copied.
                 progress: Arc::new(Silent),
                 copying: None,
@@ -333,18 +337,10 @@ fn holder_of(
 ) -> Option<(usize, Vec<usize>)> {
     let schema = Schema { fields: vec![field.clone()], metadata: std::collections::HashMap::new() };
     let mut held = fragment.files.iter().enumerate().filter_map(|(place, file)| {
-        if file.base_id.is_some() || file.file_version().ok() != Some(version) {
-            return None;
-        }
-        let columns = file.fields.iter().zip(file.column_indices.iter());
-        let columns = columns.filter_map(|(field, column)| {
-            Some((u32::try_from(*field).ok()?, u32::try_from(*column).ok()?))
-        });
-        let columns = columns.collect::<BTreeMap<_, _>>();
-        let found = reader_projection_from_field_ids(version, &schema, &columns).ok()?;
+        let found = pages::projection(file, &schema)?;
         let columns = found.column_indices.into_iter().map(usize::try_from);
         let columns = columns.collect::<std::result::Result<Vec<_>, _>>().ok()?;
-        (columns.len() == physical_column_count(version, field)).then_some((place, columns))
+        (file.file_version().ok() == Some(version)).then_some((place, columns))
     });
     held.next()
 }

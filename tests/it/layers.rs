@@ -32,7 +32,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("sidecar", 4),
     ("template", 4),
     ("source", 5),
-    ("pages", 5),
+    ("pages", 4),
     ("index", 6),
     ("stage", 6),
     ("readback", 6),

@@ -24,6 +24,8 @@ mod digest;
 mod index;
 mod layers;
 mod lease;
+#[cfg(target_os = "linux")] // whose kernel tells how much memory a process had
+mod memory;
 mod model;
 mod pages;
 mod plan;

@@ -140,6 +140,19 @@ async fn migrated(db: &Db, flags: &[&str]) -> RecordBatch {
     after
 }
 
+/// What is copied takes all the memory that there is, and what is made meanwhile does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_memory_is_enough() {
+    let db = Db::new();
+    let live = db.documents("t", 900, 300).await;
+    let columns = live.schema().fields.len();
+    let least = ["--memory", "16MiB", "--rows-per-file", "300", "--add", "more:string=x"];
+    let after = migrated(&db, &least).await;
+    assert!(after.num_columns() > columns);
+    let staged = data_files(&db, &db.open("t").await);
+    assert!(pages_of(&staged[0]).await[0] == pages_of(&data_files(&db, &live)[0]).await[0]);
+}
+
 /// Columns in files of their own, some of them without any: what others made with `add_columns`.
 #[tokio::test(flavor = "multi_thread")]
 async fn fragments_of_several_files_go_into_one() {

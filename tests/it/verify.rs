@@ -85,3 +85,20 @@ async fn a_damaged_copy_among_many_is_found() {
     let sevens: Int64Array = (0..2_050).map(|_| 7).collect();
     assert_eq!(rows.column_by_name("n").unwrap().as_ref(), &sevens);
 }
+
+/// Two staged files of one size whose names were exchanged hold each other's rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn exchanged_files_are_found() {
+    let db = Db::new();
+    db.documents("t", 2_000, 1_000).await;
+    db.relance("migrate", "t", &["--compute", "m:double=cast(id as double) / 7", "--hold"])
+        .expect(5);
+    let staged = db.staged_files();
+    let bytes: Vec<_> = staged.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    assert!(bytes.len() == 2 && bytes[0].len() == bytes[1].len() && bytes[0] != bytes[1]);
+    let aside = staged[0].with_extension("aside");
+    std::fs::rename(&staged[0], &aside).unwrap();
+    std::fs::rename(&staged[1], &staged[0]).unwrap();
+    std::fs::rename(&aside, &staged[1]).unwrap();
+    assert_refused(&db).await;
+}
