@@ -10,14 +10,18 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::cmp::distinct;
-use arrow::compute::{CastOptions, and, can_cast_types, cast_with_options, is_not_null, nullif};
+use arrow::compute::{
+    CastOptions, and, can_cast_types, cast_with_options, filter, is_not_null, is_null, not, nullif,
+    or,
+};
 use arrow::datatypes::{
     DataType, Field, Float16Type, Float32Type, Float64Type, Int64Type, TimeUnit,
 };
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::schema::nulls::{counts, forbidden};
 use crate::schema::text::{float_at, text_problems, texts_of};
 
 /// Why a value does not go through.
@@ -107,11 +111,52 @@ fn lengths_agree(from: &DataType, to: &DataType) -> bool {
 }
 
 /// Casts `array` to `to`. Rounding to a narrower float is what such a cast is asked for, and is no
-/// problem; everything else that would not come back is.
+/// problem; everything else that would not come back is, and so is a null where `to` allows none, at whatever
+/// depth.
 ///
 /// # Errors
-/// `Failed`, when the types cannot be cast at all.
+/// `Failed`, when the types cannot be cast at all; `Mismatch`, when a value became null or a null a value
+/// without being told as a problem, which would be an error of the cast's own.
 pub(crate) fn cast(array: &ArrayRef, to: &DataType) -> Result<Cast> {
+    let mut made = convert(array, to)?;
+    if let Some(rows) = forbidden(array, to) {
+        made.values = without(&made.values, &rows)?;
+        note(&mut made.bad, Problem::Null, rows);
+    }
+    expect_same_nulls(array, &made)?;
+    Ok(made)
+}
+
+/// Fails unless each depth of what was made has as many nulls as `before`, bad rows left out. Digests are taken
+/// of what was made: they cannot see an error that was made in making it.
+fn expect_same_nulls(before: &ArrayRef, made: &Cast) -> Result<()> {
+    let doing = || "compare the nulls of a cast".to_owned();
+    let mut pair = [Arc::clone(before), Arc::clone(&made.values)];
+    let mut bad: Option<BooleanArray> = None;
+    for (_, rows) in &made.bad {
+        bad = Some(match bad {
+            None => rows.clone(),
+            Some(bad) => or(&bad, rows).doing(doing)?,
+        });
+    }
+    if let Some(bad) = bad {
+        let good = not(&bad).doing(doing)?;
+        let [before, after] = pair;
+        pair = [filter(&before, &good).doing(doing)?, filter(&after, &good).doing(doing)?];
+    }
+    let [before, after] = pair;
+    let (then, now) = (counts(&before, after.data_type())?, counts(&after, before.data_type())?);
+    if then == now {
+        return Ok(());
+    }
+    let (from, to) = (before.data_type(), after.data_type());
+    Err(Error::mismatch(format!(
+        "casting {from} to {to} changed which values are null ({then:?} nulls by depth before, {now:?} \
+         after); this is a bug in relance"
+    )))
+}
+
+fn convert(array: &ArrayRef, to: &DataType) -> Result<Cast> {
     if array.data_type() == to {
         return Ok(Cast { values: Arc::clone(array), bad: Vec::new() });
     }
@@ -163,10 +208,20 @@ fn cast_flat(array: &ArrayRef, to: &DataType) -> Result<Cast> {
         let lost = without_zeros(lost, array);
         note(&mut bad, Problem::Lossy, lost);
     }
+    // Arrow makes a list of one null of a null.
+    let invented = difference(&is_not_null(&values).doing(|| "look for nulls".to_owned())?, &there);
+    if invented.true_count() > 0 {
+        values = without(&values, &is_null(array).doing(|| "look for nulls".to_owned())?)?;
+    }
     for (_, rows) in &bad {
-        values = nullif(&values, rows).doing(|| "leave out what cannot be cast".to_owned())?;
+        values = without(&values, rows)?;
     }
     Ok(Cast { values, bad })
+}
+
+/// `values` with nulls in these `rows`.
+fn without(values: &ArrayRef, rows: &BooleanArray) -> Result<ArrayRef> {
+    nullif(values, rows).doing(|| "leave out what cannot be cast".to_owned())
 }
 
 /// Floats as narrower ones, which are the same values as Arrow's own cast gives, many at a time: Arrow
@@ -210,12 +265,13 @@ fn note(bad: &mut Vec<(Problem, BooleanArray)>, problem: Problem, rows: BooleanA
 /// Casts one kind of list to another, and then its items.
 fn cast_between(array: &ArrayRef, between: &DataType, to: &DataType) -> Result<Cast> {
     let list = cast_flat(array, between)?;
-    let mut made = cast(&list.values, to)?;
+    let mut made = convert(&list.values, to)?;
     made.bad.extend(list.bad);
     Ok(made)
 }
 
-/// Items that may not be null, without the nulls of what could not be cast: their rows become null.
+/// Items that may not be null, without nulls: of what could not be cast, and of rows that hold a null where
+/// none may be. Both kinds of rows are told, and become null.
 fn items_for(field: &Field, items: ArrayRef) -> Result<ArrayRef> {
     if field.is_nullable() || items.null_count() == 0 {
         return Ok(items);
@@ -232,7 +288,7 @@ fn cast_fixed(array: &ArrayRef, to: &DataType) -> Result<Cast> {
     }
     let length = usize::try_from(*size).unwrap_or_default();
     let items = list.values().slice(0, list.len() * length);
-    let items = cast(&items, field.data_type())?;
+    let items = convert(&items, field.data_type())?;
     let made = FixedSizeListArray::try_new(
         Arc::clone(field),
         *size,
@@ -249,7 +305,7 @@ fn cast_list<O: OffsetSizeTrait>(array: &ArrayRef, to: &DataType) -> Result<Cast
         return cast_flat(array, to);
     };
     let list = array.as_list::<O>();
-    let items = cast(list.values(), field.data_type())?;
+    let items = convert(list.values(), field.data_type())?;
     let offsets = list.offsets().clone();
     let made = GenericListArray::<O>::try_new(
         Arc::clone(field),
@@ -270,7 +326,7 @@ fn cast_struct(array: &ArrayRef, to: &DataType) -> Result<Cast> {
     let structs = array.as_struct();
     let (mut columns, mut bad) = (Vec::new(), Vec::new());
     for (field, column) in fields.iter().zip(structs.columns()) {
-        let made = cast(column, field.data_type())?;
+        let made = convert(column, field.data_type())?;
         columns.push(items_for(field, made.values)?);
         bad.extend(made.bad);
     }
@@ -298,7 +354,7 @@ fn leave_out(
             }
         }
         let rows = BooleanArray::from(rows);
-        made = nullif(&made, &rows).doing(|| "leave out what cannot be cast".to_owned())?;
+        made = without(&made, &rows)?;
         note(&mut bad, *problem, rows);
     }
     Ok(Cast { values: made, bad })
@@ -502,6 +558,73 @@ mod tests {
         let to = DataType::List(item(DataType::Int8));
         let array: ArrayRef = Arc::new(lists);
         assert_eq!(problems(array, &to), [(Problem::Overflow, vec![3])]);
+    }
+
+    /// Every way in which a null can lie where the new type allows none.
+    #[test]
+    fn a_null_where_none_may_be_is_told_at_every_depth() {
+        use crate::schema::types::parse_type;
+        use arrow::json::ReaderBuilder;
+        let wraps: [(&str, &str, fn(&str) -> String); 4] = [
+            ("list<item: {}{null}>", "list", |one| format!("[{one}]")),
+            ("large_list<item: {}{null}>", "large_list", |one| format!("[{one}]")),
+            ("fixed_size_list<item: {}{null}>[1]", "fixed", |one| format!("[{one}]")),
+            ("struct<a: {}{null}>", "struct", |one| format!("{{\"a\": {one}}}")),
+        ];
+        let leaves = [("int64", "7"), ("string", "\"x\""), ("bool", "true")];
+        let mut tried = 0;
+        for (leaf, value) in leaves {
+            for (inner, inner_name, inner_json) in wraps {
+                for (outer, outer_name, outer_json) in wraps {
+                    // Lance stores neither: a fixed-size list of lists.
+                    if outer_name == "fixed" && inner_name != "struct" {
+                        continue;
+                    }
+                    let kind = |null: &str| {
+                        let inner = inner.replace("{}", leaf).replace("{null}", null);
+                        outer.replace("{}", &inner).replace("{null}", "")
+                    };
+                    let (from, to) = (parse_type(&kind("")), parse_type(&kind(" not null")));
+                    let row = |leaf: &str| outer_json(&inner_json(leaf));
+                    let rows = [row(value), row("null"), "null".to_owned(), row(value)];
+                    let lines = rows.map(|row| format!("{{\"v\": {row}}}\n")).concat();
+                    let field = Field::new("v", from.unwrap(), true);
+                    let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
+                    let reader = ReaderBuilder::new(schema).build(lines.as_bytes());
+                    let batch = reader.unwrap().next().unwrap().unwrap();
+                    let to = to.unwrap();
+                    let made = cast(batch.column(0), &to).unwrap();
+                    assert_eq!(made.values.data_type(), &to);
+                    let bad: Vec<_> = made
+                        .bad
+                        .iter()
+                        .map(|(problem, rows)| (*problem, rows.values().set_indices().collect()))
+                        .collect();
+                    assert_eq!(bad, [(Problem::Null, vec![1_usize])], "{}", kind(" not null"));
+                    let nulls: Vec<_> = (0..4).map(|row| made.values.is_null(row)).collect();
+                    assert_eq!(nulls, [false, true, true, false]);
+                    tried += 1;
+                }
+            }
+        }
+        assert_eq!(tried, 39);
+    }
+
+    #[test]
+    fn a_null_text_is_no_list_of_a_null() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None]));
+        let item = Arc::new(Field::new("item", DataType::Utf8, true));
+        let made = cast(&texts, &DataType::List(item)).unwrap();
+        assert!(made.bad.is_empty() && made.values.is_valid(0) && made.values.is_null(1));
+    }
+
+    /// A cast that loses a null is found by counting, whatever it says itself.
+    #[test]
+    fn a_cast_that_changes_nulls_is_a_mismatch() {
+        let before: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
+        let values: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 0.0]));
+        let error = expect_same_nulls(&before, &Cast { values, bad: Vec::new() }).unwrap_err();
+        assert_eq!(error.kind(), crate::error::Kind::Mismatch);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use arrow::json::ReaderBuilder;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
+use crate::schema::nulls::forbidden;
 use crate::schema::show::type_text;
 
 /// The word that stands for the moment of planning, in columns of times.
@@ -51,6 +52,9 @@ pub(crate) fn parse_literal(
         DataType::Utf8 | DataType::LargeUtf8 => from_text(text, data_type).map_err(bad)?,
         _ => from_text(text.trim(), data_type).map_err(bad)?,
     };
+    if forbidden(&array, data_type).is_some() {
+        return Err(bad("it holds a null where the type allows none".to_owned()));
+    }
     if array.len() != 1 || array.is_null(0) {
         let advice = "it reads as null; leave the literal out for an all-null column";
         return Err(bad(advice.to_owned()));
@@ -201,6 +205,8 @@ mod tests {
             ("{\"b\": 1}", "struct<a: int32>"),
             ("", "int32"),
             ("null", "list<int32>"),
+            ("[1, null]", "list<item: int32 not null>"),
+            ("{\"a\": null}", "struct<a: int32 not null>"),
         ];
         for (literal, type_text) in cases {
             let error = read(literal, type_text).unwrap_err();

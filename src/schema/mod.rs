@@ -8,6 +8,7 @@ pub(crate) mod derive;
 pub(crate) mod follow;
 pub(crate) mod json;
 pub(crate) mod literal;
+pub(crate) mod nulls;
 pub(crate) mod parse;
 pub(crate) mod path;
 pub(crate) mod rules;
