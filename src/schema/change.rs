@@ -1,12 +1,12 @@
 //! One thing asked of a table's schema.
 
 use arrow::datatypes::DataType;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::schema::cast::is_exact;
 use crate::schema::path::renamed;
 use crate::schema::show::type_text;
-use crate::schema::types::parse_type;
+use crate::schema::stored;
 
 /// One thing asked of a table's schema. Columns are named by dotted path where they lie in a struct.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +55,8 @@ pub enum Change {
 pub struct Add {
     /// Its name.
     pub name: String,
-    /// Its type, serialised as text.
-    #[serde(rename = "type", serialize_with = "write_type", deserialize_with = "read_type")]
+    /// Its type.
+    #[serde(rename = "type", with = "stored::one")]
     pub data_type: DataType,
     /// Whether it may hold nulls.
     pub nullable: bool,
@@ -69,13 +69,8 @@ pub struct Add {
 pub struct Compute {
     /// Its name.
     pub name: String,
-    /// Its type, serialised as text; `None` is the expression's own.
-    #[serde(
-        rename = "type",
-        serialize_with = "write_some",
-        deserialize_with = "read_some",
-        default
-    )]
+    /// Its type; `None` is the expression's own.
+    #[serde(rename = "type", with = "stored::some", default)]
     pub data_type: Option<DataType>,
     /// Whether it may hold nulls.
     pub nullable: bool,
@@ -88,11 +83,11 @@ pub struct Compute {
 pub struct Cast {
     /// The column.
     pub name: String,
-    /// The new type, serialised as text.
-    #[serde(rename = "type", serialize_with = "write_type", deserialize_with = "read_type")]
+    /// The new type.
+    #[serde(rename = "type", with = "stored::one")]
     pub data_type: DataType,
     /// The type before, once that is known.
-    #[serde(serialize_with = "write_some", deserialize_with = "read_some", default)]
+    #[serde(with = "stored::some", default)]
     pub from: Option<DataType>,
 }
 
@@ -192,25 +187,6 @@ impl Change {
             }
         }
     }
-}
-
-fn write_type<S: Serializer>(data_type: &DataType, to: S) -> Result<S::Ok, S::Error> {
-    type_text(data_type).serialize(to)
-}
-
-fn read_type<'de, D: Deserializer<'de>>(from: D) -> Result<DataType, D::Error> {
-    let text = String::deserialize(from)?;
-    parse_type(&text).map_err(serde::de::Error::custom)
-}
-
-#[allow(clippy::ref_option, reason = "serde asks for this shape")]
-fn write_some<S: Serializer>(data_type: &Option<DataType>, to: S) -> Result<S::Ok, S::Error> {
-    data_type.as_ref().map(type_text).serialize(to)
-}
-
-fn read_some<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DataType>, D::Error> {
-    let text = Option::<String>::deserialize(from)?;
-    text.map(|text| parse_type(&text).map_err(serde::de::Error::custom)).transpose()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub(crate) mod path;
 pub(crate) mod rules;
 pub(crate) mod show;
 pub(crate) mod sql;
+pub(crate) mod stored;
 pub(crate) mod target;
 pub(crate) mod text;
 pub(crate) mod types;

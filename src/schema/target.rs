@@ -20,6 +20,7 @@ use crate::schema::rules::{
 };
 use crate::schema::show::type_text;
 use crate::schema::sql::Sql;
+use crate::schema::stored::without_views;
 
 /// What to do about an added column that the table has already, with the same type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -201,7 +202,8 @@ impl Draft<'_> {
         let parsed = Sql::parse(sql, &schema);
         let parsed = parsed
             .map_err(|error| Error::usage(format!("column `{name}`: {error}")).caused_by(error))?;
-        let asked = data_type.clone().unwrap_or_else(|| parsed.data_type().clone());
+        // Some functions give views, which Lance does not store.
+        let asked = data_type.clone().unwrap_or_else(|| without_views(parsed.data_type()));
         expect_castable(name, parsed.data_type(), &asked)?;
         let field = stored(&field_of(own_name, Some(asked.clone()), *nullable), name)?;
         if self.skips(name, &field.data_type(), if_exists)? {
