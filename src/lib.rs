@@ -39,6 +39,7 @@ mod datafile;
 mod deletion;
 mod digest;
 mod error;
+mod guard;
 mod history;
 mod index;
 mod journal;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::Schema as ArrowSchema;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -17,6 +18,7 @@ use lance_file::versions::{
 use lance_io::object_store::ObjectStore;
 use lance_table::format::Fragment;
 use object_store::path::Path;
+use roaring::RoaringBitmap;
 
 use crate::chunk::{ChunkId, SMALL_BYTES};
 use crate::datafile;
@@ -128,13 +130,56 @@ impl Reader {
             Verify::Quick => self.quick(fragments, expected).await,
         };
         compared.map_err(|error| {
-            if error.kind() == Kind::Mismatch {
-                error
-            } else {
-                let chunk = expected.chunk;
-                Error::mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
-            }
+            if error.kind() == Kind::Mismatch { error } else { unreadable(expected.chunk, error) }
         })
+    }
+
+    /// The digests of the rows of `fragments` that are left once those beside each are deleted, and how many
+    /// they are.
+    ///
+    /// # Errors
+    /// `Mismatch`, when a file cannot be read back.
+    pub(crate) async fn left(
+        &self,
+        chunk: ChunkId,
+        fragments: &[(Fragment, RoaringBitmap)],
+    ) -> Result<(Vec<Digest>, u64)> {
+        let read = async {
+            let mut digests = Digests::of(&ArrowSchema::from(&self.schema))?;
+            for (fragment, deleted) in fragments {
+                let mut batches = self.read(fragment, u64::MAX, self.everything()).await?;
+                let mut row: u64 = 0;
+                while let Some(batch) = batches.try_next().await? {
+                    let rows = row..row + batch.num_rows() as u64;
+                    row = rows.end;
+                    let batch = without(batch, deleted, rows)?;
+                    digests = self.pool.digest(digests, batch).await?;
+                }
+            }
+            let rows = digests.rows();
+            Ok((digests.finish(), rows))
+        };
+        read.await.map_err(|error: Error| unreadable(chunk, error))
+    }
+
+    /// Compares what is left of a chunk with what its source gives.
+    ///
+    /// # Errors
+    /// `Mismatch`, naming the chunk and column, on any difference.
+    pub(crate) fn compare_left(
+        &self,
+        chunk: ChunkId,
+        (wanted, wanted_rows): &(Vec<Digest>, u64),
+        (found, found_rows): &(Vec<Digest>, u64),
+    ) -> Result<()> {
+        if wanted_rows != found_rows || wanted.len() != found.len() {
+            return Err(Error::mismatch(format!(
+                "{found_rows} rows are left of chunk {chunk}, its source has {wanted_rows}"
+            )));
+        }
+        let names = self.schema.fields.iter().map(|field| field.name.as_str());
+        let mut pairs = names.zip(wanted.iter().zip(found));
+        pairs.try_for_each(|(name, (wanted, found))| compare_column(chunk, name, *wanted, *found))
     }
 
     async fn full(&self, fragments: &[Fragment], expected: &Expected<'_>) -> Result<()> {
@@ -319,6 +364,24 @@ impl Reader {
         });
         Ok(carried.boxed())
     }
+}
+
+/// `batch`, whose rows are `rows` of a fragment, without those that are `deleted`.
+fn without(
+    batch: RecordBatch,
+    deleted: &RoaringBitmap,
+    rows: std::ops::Range<u64>,
+) -> Result<RecordBatch> {
+    let lives = |row| !u32::try_from(row).is_ok_and(|row| deleted.contains(row));
+    let lives: BooleanArray = rows.map(|row| Some(lives(row))).collect();
+    if lives.true_count() == batch.num_rows() {
+        return Ok(batch);
+    }
+    filter_record_batch(&batch, &lives).doing(|| "leave out deleted rows".to_owned())
+}
+
+fn unreadable(chunk: ChunkId, error: Error) -> Error {
+    Error::mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
 }
 
 fn no_file() -> Error {

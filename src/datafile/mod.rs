@@ -19,7 +19,7 @@ use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
 use lance_io::traits::Writer;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt as _};
+use object_store::{ObjectMeta, ObjectStore as _, ObjectStoreExt as _, PutMode};
 use uuid::Uuid;
 
 use crate::budget::Throttle;
@@ -173,6 +173,32 @@ pub(crate) async fn read(store: &ObjectStore, file: &Path) -> Result<Bytes> {
         return Ok(std::fs::read(to_local_path(file)).doing(doing)?.into());
     }
     store.inner.get(file).await.doing(doing)?.bytes().await.doing(doing)
+}
+
+/// Writes a small `file` that is not there yet. False, when it is: then it stays as it is.
+///
+/// # Errors
+/// `Failed`, when it cannot be written.
+pub(crate) async fn put_new(store: &ObjectStore, file: &Path, bytes: Bytes) -> Result<bool> {
+    let doing = || format!("write {file}");
+    let put = store.inner.put_opts(file, bytes.clone().into(), PutMode::Create.into()).await;
+    match put {
+        Ok(_) => Ok(true),
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+        // A store without conditional writes: its names are random enough to look first.
+        Err(
+            object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. },
+        ) => {
+            match store.inner.head(file).await {
+                Ok(_) => return Ok(false),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error).doing(doing),
+            }
+            store.inner.put(file, bytes.into()).await.doing(doing)?;
+            Ok(true)
+        }
+        Err(error) => Err(error).doing(doing),
+    }
 }
 
 /// Removes `file`; one that is gone already is as good.

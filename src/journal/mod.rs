@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::catchup::{Follows, Need, Standing, need};
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::commit::{Outcome, exactly_next};
+use crate::deletion::Deleted;
 use crate::error::{Context, Error, Result};
 pub(crate) use crate::journal::record::{ChunkRecord, Header, Lease, StagedFile, Undo};
 use crate::plan::Strategy;
@@ -31,7 +32,7 @@ use crate::table::Opener;
 use crate::{datafile, deletion};
 
 /// The layout of what is written here. Another layout is not resumed.
-pub(crate) const LAYOUT: u32 = 4;
+pub(crate) const LAYOUT: u32 = 5;
 
 const KEY_HEADER: &str = "relance.header";
 const KEY_LEASE: &str = "relance.lease";
@@ -242,9 +243,8 @@ impl Journal {
 
     /// Takes in what was staged for a chunk, in place of what there was. Durable with the next
     /// checkpoint.
-    pub(crate) fn put(&mut self, mut record: ChunkRecord, mut fragments: Vec<Fragment>) {
+    pub(crate) fn put(&mut self, record: ChunkRecord, mut fragments: Vec<Fragment>) {
         let base = self.live_base();
-        record.deletions = fragments.iter().map(|one| one.deletion_file.clone()).collect();
         for fragment in &mut fragments {
             for file in &mut fragment.files {
                 file.base_id = file.base_id.or(base);
@@ -392,17 +392,14 @@ impl Journal {
     /// # Errors
     /// Those of [`checkpoint`](Self::checkpoint).
     pub(crate) async fn show_deletions(&mut self, live: &Dataset) -> Result<()> {
-        let mut fragments = Vec::new();
-        for (there, (from, number, file)) in
-            self.staging.iter_fragments().zip(self.deletion_files(live))
-        {
-            if let Some(file) = &file {
-                let file =
-                    deletion::adopt(from, file, number, there.id, &self.staging, &self.header.id);
-                let file = file.await?;
-                fragments.push(Fragment { deletion_file: Some(file), ..there.clone() });
-            }
-        }
+        let deleted = self.deletions(live);
+        let shown = self.staging.iter_fragments().filter_map(|there| {
+            let deletion = deleted.get(own_file(there, &self.header.id)?)?;
+            Some(self.show(there, deletion, live).boxed())
+        });
+        let shown: Vec<_> = shown.collect();
+        let fragments: Vec<Fragment> =
+            stream::iter(shown).buffered(DELETIONS_AT_ONCE).try_collect().await?;
         if fragments.is_empty() {
             return Ok(());
         }
@@ -415,26 +412,44 @@ impl Journal {
         Ok(())
     }
 
-    /// For each staged fragment, where its deletion file lies, under which fragment's number, and the file.
-    fn deletion_files<'a>(
-        &'a self,
-        live: &'a Dataset,
-    ) -> Vec<(&'a Dataset, u64, Option<DeletionFile>)> {
-        if self.follows() == Follows::Aligned {
-            let origins = self.records.values().flat_map(|record| &record.origins);
-            // Those of the source, as it is now: what is staged stands beside all of its rows.
-            let now: HashMap<u64, &Fragment> =
-                live.iter_fragments().map(|fragment| (fragment.id, fragment)).collect();
-            let files = origins.map(|origin| {
-                let file = now.get(&origin.id).and_then(|now| now.deletion_file.clone());
-                (live, origin.id, file)
-            });
-            return files.collect();
+    /// The fragment `there` of the staging table with the rows deleted of which `deletion` tells.
+    async fn show(
+        &self,
+        there: &Fragment,
+        deletion: &Deletion<'_>,
+        live: &Dataset,
+    ) -> Result<Fragment> {
+        let (staging, id) = (&self.staging, &self.header.id);
+        let deleted = match deletion {
+            Deletion::Staged(deleted) => {
+                deletion::adopt(staging, deleted, there.id, staging, id).await?
+            }
+            Deletion::Source(number, file) => {
+                let store = live.object_store(None).await;
+                let store = store.doing(|| "open the live table's store".to_owned())?;
+                let root = live.branch_location().path;
+                let rows = deletion::read(&store, &root, *number, Some(file)).await?;
+                deletion::write_for(staging, there.id, &rows, id).await?
+            }
+        };
+        Ok(Fragment { deletion_file: Some(deleted.file), ..there.clone() })
+    }
+
+    /// Where it stands which rows of each staged file are deleted, by the file's name.
+    fn deletions<'a>(&'a self, live: &'a Dataset) -> HashMap<&'a str, Deletion<'a>> {
+        if self.follows() != Follows::Aligned {
+            let staged = self.records.values().flat_map(|record| &record.deletions);
+            return staged.map(|(name, one)| (name.as_str(), Deletion::Staged(one))).collect();
         }
-        let fragments = self.fragments.values().flatten();
-        let files = fragments
-            .map(|staged| (self.staging.as_ref(), deletion::STAGED, staged.deletion_file.clone()));
-        files.collect()
+        // Those of the source, as it is now: what is staged stands beside all of its rows.
+        let now = live.iter_fragments();
+        let now = now.filter_map(|one| Some((one.id, one.deletion_file.as_ref()?)));
+        let now: HashMap<u64, &DeletionFile> = now.collect();
+        let beside = self.records.values().flat_map(|record| &record.beside);
+        let found = beside.filter_map(|(name, source)| {
+            Some((name.as_str(), Deletion::Source(*source, now.get(source)?)))
+        });
+        found.collect()
     }
 
     /// Fails when the staging table is not the one that this journal was read from: another run may have
@@ -532,6 +547,23 @@ impl Journal {
     }
 }
 
+/// Deletion files that are copied at once.
+pub(crate) const DELETIONS_AT_ONCE: usize = 16;
+
+/// Where it stands which rows of a staged file are deleted.
+enum Deletion<'a> {
+    /// In a deletion file of the staging table.
+    Staged(&'a Deleted),
+    /// In that of the source fragment of this number.
+    Source(u64, &'a DeletionFile),
+}
+
+/// The name of the file of `staged` that the migration `id` wrote.
+pub(crate) fn own_file<'a>(staged: &'a Fragment, id: &str) -> Option<&'a str> {
+    let mut names = staged.files.iter().map(|file| file.path.as_str());
+    names.find(|name| datafile::is_of(name, id))
+}
+
 /// The error of those who find a migration staged.
 pub(crate) fn locked(opener: &Opener) -> Error {
     let table = opener.location().table();
@@ -582,12 +614,13 @@ fn fragments_by_chunk(
     }
     let mut chunks = BTreeMap::new();
     records.retain(|chunk, record| {
-        let names = record.files.iter().map(|file| file.name.as_str());
-        let found: Option<Vec<&Fragment>> = names.map(|name| by_file.get(name).copied()).collect();
-        let Some(found) = found else { return false };
-        let deletions = record.deletions.iter().cloned().chain(std::iter::repeat(None));
-        let found = found.into_iter().zip(deletions);
-        chunks.insert(*chunk, found.map(|(one, deletions)| staged(one, deletions)).collect());
+        let found = record.files.iter().map(|file| {
+            let fragment = by_file.get(file.name.as_str())?;
+            let deleted = record.deletions.get(&file.name);
+            Some(staged(fragment, deleted.map(|deleted| deleted.file.clone())))
+        });
+        let Some(found) = found.collect::<Option<Vec<_>>>() else { return false };
+        chunks.insert(*chunk, found);
         true
     });
     chunks

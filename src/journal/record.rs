@@ -1,11 +1,13 @@
 //! What the journal holds: the header, the lease, and one record a chunk.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
-use lance_table::format::DeletionFile;
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{ChunkId, Origin};
+use crate::deletion::Deleted;
 use crate::digest::Digest;
 use crate::phase::Phase;
 use crate::plan::{Request, Strategy};
@@ -102,8 +104,10 @@ pub(crate) struct ChunkRecord {
     pub left_out: u64,
     /// Rows of its files that are deleted.
     pub deleted: u64,
-    /// Which, for each file.
-    pub deletions: Vec<Option<DeletionFile>>,
+    /// Which, by the name of the file that they are in: in a deletion file of the staging table.
+    pub deletions: BTreeMap<String, Deleted>,
+    /// The source fragment that each file stands beside, by the file's name, where it stands beside one.
+    pub beside: BTreeMap<String, u64>,
     /// Its files, in row order.
     pub files: Vec<StagedFile>,
     /// A digest for each column of the expected rows in its files.
@@ -115,6 +119,16 @@ pub(crate) struct ChunkRecord {
 }
 
 impl ChunkRecord {
+    /// Has the file `old` called `new`, in whatever is known of it but its own entry.
+    pub(crate) fn rename(&mut self, old: &str, new: &str) {
+        if let Some(deleted) = self.deletions.remove(old) {
+            self.deletions.insert(new.to_owned(), deleted);
+        }
+        if let Some(fragment) = self.beside.remove(old) {
+            self.beside.insert(new.to_owned(), fragment);
+        }
+    }
+
     /// Rows that are not deleted.
     pub(crate) fn rows_left(&self) -> u64 {
         self.rows.saturating_sub(self.deleted)

@@ -2,6 +2,7 @@
 
 mod control;
 mod finish;
+mod gate;
 mod hold;
 mod lease;
 mod look;
@@ -73,6 +74,8 @@ struct Underway {
     /// When everything was staged for the first time.
     staged_first: Option<Instant>,
     rounds: Rounds,
+    /// How often files were touched after they were verified.
+    touched: u32,
     /// Seconds from the start to the swap.
     swapped_after: Option<f64>,
     clocked: Vec<(Phase, f64)>,
@@ -245,6 +248,7 @@ impl Migration {
         let plan = self.plan_staged(&source, &journal).await?;
         let swapped = table::at_version(live, version).await?;
         let underway = self.underway(source, plan, journal, began, running)?;
+        let underway = Box::pin(self.look_after(underway, &swapped)).await?;
         Box::pin(self.after_swap(underway, swapped)).await
     }
 
@@ -257,7 +261,10 @@ impl Migration {
             };
         }
         match self.until_swapped(&mut underway).await {
-            Ok(live) => Box::pin(self.after_swap(underway, live)).await,
+            Ok(live) => {
+                let underway = Box::pin(self.look_after(underway, &live)).await?;
+                Box::pin(self.after_swap(underway, live)).await
+            }
             Err(error) => Err(self.stopped(&mut underway, error).await),
         }
     }
@@ -361,6 +368,7 @@ impl Migration {
             began,
             staged_first: None,
             rounds: Rounds::default(),
+            touched: 0,
             swapped_after: None,
             clocked: vec![(Phase::Plan, seconds(began.elapsed()))],
             prebuilt: Prebuilt::default(),

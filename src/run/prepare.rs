@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::transaction::Operation;
 use lance_core::datatypes::Schema;
@@ -15,12 +15,14 @@ use object_store::path::Path;
 use roaring::RoaringBitmap;
 
 use crate::commit::detach;
+use crate::deletion::Deleted;
 use crate::error::{Context, Error, Result};
-use crate::journal::{Journal, deleted_rows};
+use crate::journal::{DELETIONS_AT_ONCE, Journal, deleted_rows, own_file};
 use crate::numbering::Numbering;
 use crate::phase::Phase;
 use crate::plan::{Plan, Strategy};
 use crate::progress::Amount;
+use crate::run::gate::{self, IndexFiles, Published};
 use crate::run::report::seconds;
 use crate::run::{Migration, Underway};
 use crate::{datafile, deletion, index, span};
@@ -39,6 +41,8 @@ pub(super) struct Prepared {
 #[derive(Debug, Default)]
 pub(super) struct Prebuilt {
     indices: Vec<IndexMetadata>,
+    /// Their files, as they lay in the store when they were built.
+    index_files: IndexFiles,
     /// The staged file of each fragment that they were built over, by its id.
     files: HashMap<u64, String>,
     numbering: Numbering,
@@ -94,7 +98,7 @@ impl Prepared {
         }
         let all = detach(live, overwrite, storage_version, &journal.header().id).await?;
         let mut prepared = Self { versions: vec![all], ..Self::plain(restore_of(0)) };
-        prepared.delete(live, journal, &staged).await?;
+        prepared.delete(live, journal).await?;
         prepared.restore();
         Ok(prepared)
     }
@@ -109,38 +113,45 @@ impl Prepared {
     ) -> Result<Self> {
         let id = &journal.header().id;
         let staged = journal.all_fragments();
-        let names = staged.iter().filter_map(|one| one.files.last()).map(|file| file.path.as_str());
+        let names: Option<Vec<&str>> = staged.iter().map(|one| own_file(one, id)).collect();
+        let names = names.ok_or_else(|| Error::mismatch("a staged fragment has no file"))?;
         let used = u64::from(live.manifest().max_fragment_id.unwrap_or_default());
-        let ids = numbering.number(&names.collect::<Vec<_>>(), used);
+        let ids = numbering.number(&names, used);
         let numbered = staged.iter().zip(ids).map(|(one, id)| Fragment { id, ..whole(one) });
         let fragments = numbered.collect();
         let empty = overwrite(plan, Vec::new());
         let empty = detach(live, empty, new_storage_version(plan), id).await?;
         let all = detach(&empty, Operation::Append { fragments }, None, id).await?;
         let mut prepared = Self { versions: vec![empty, all], ..Self::plain(restore_of(0)) };
-        prepared.delete(live, journal, &staged).await?;
+        prepared.delete(live, journal).await?;
         prepared.restore();
         Ok(prepared)
     }
 
-    /// Deletes the rows that are deleted from what is `staged`, in one more version.
-    async fn delete(
-        &mut self,
-        live: &Arc<Dataset>,
-        journal: &Journal,
-        staged: &[Fragment],
-    ) -> Result<()> {
+    /// Deletes the rows that are deleted from what is staged, in one more version.
+    async fn delete(&mut self, live: &Arc<Dataset>, journal: &Journal) -> Result<()> {
         let Some(all) = self.versions.last().cloned() else { return Ok(()) };
         let id = &journal.header().id;
+        let staged = journal.records().flat_map(|record| &record.deletions);
+        let staged: HashMap<&str, &Deleted> =
+            staged.map(|(name, deleted)| (name.as_str(), deleted)).collect();
+        let adopted = all.iter_fragments().filter_map(|there| {
+            let deleted = *staged.get(own_file(there, id)?)?;
+            let adopt = async move {
+                let adopted =
+                    deletion::adopt(journal.staging(), deleted, there.id, live, id).await?;
+                Ok::<_, Error>((there.clone(), adopted))
+            };
+            Some(adopt.boxed())
+        });
+        let adopted: Vec<_> = adopted.collect();
+        let mut adopted = stream::iter(adopted).buffered(DELETIONS_AT_ONCE);
         let mut deleted = Vec::new();
-        for (there, staged) in all.iter_fragments().zip(staged) {
-            if let Some(file) = &staged.deletion_file {
-                let (from, number) = (journal.staging(), deletion::STAGED);
-                let adopted = deletion::adopt(from, file, number, there.id, live, id).await?;
-                self.deletions.push(deletion::path(live, there.id, &adopted));
-                deleted.push(Fragment { deletion_file: Some(adopted), ..there.clone() });
-            }
+        while let Some((there, adopted)) = adopted.try_next().await? {
+            self.deletions.push(deletion::path(live, there.id, &adopted.file));
+            deleted.push(Fragment { deletion_file: Some(adopted.file), ..there });
         }
+        drop(adopted);
         if !deleted.is_empty() {
             self.versions.push(detach(&all, deleted_rows(deleted), None, id).await?);
         }
@@ -179,6 +190,44 @@ impl Prepared {
         let mut prepared = Self { versions, ..Self::plain(restore_of(0)) };
         prepared.restore();
         Ok(prepared)
+    }
+
+    /// What the swap will publish, as it lies in the store.
+    ///
+    /// # Errors
+    /// `Mismatch`, when the last of the prepared versions is not the one that was written.
+    pub(super) async fn read_back(&self, live: &Dataset) -> Result<Published> {
+        match self.versions.last() {
+            Some(last) => gate::read_prepared(last).await,
+            None => gate::of_operation(live, &self.operation),
+        }
+    }
+
+    /// Compares the files of the indices that were built before the swap with what they were then, and sees
+    /// that Lance opens them.
+    ///
+    /// # Errors
+    /// `Mismatch`, naming the index.
+    pub(super) async fn expect_indices(&self, underway: &Underway) -> Result<()> {
+        let prebuilt = &underway.prebuilt;
+        let (Some(last), false) = (self.versions.last(), prebuilt.indices.is_empty()) else {
+            return Ok(());
+        };
+        let files = gate::index_files(&underway.source, &prebuilt.indices).await?;
+        if files != prebuilt.index_files {
+            return Err(Error::mismatch(
+                "files of the indices that were built for the swap are not as they were: something other \
+                 than relance touched them. Not swapped",
+            )
+            .with_advice("`resume` builds them again"));
+        }
+        let opened = index::facts(last).await?;
+        match opened.into_iter().find_map(|one| Some((one.name, one.unknown?))) {
+            None => Ok(()),
+            Some((name, why)) => Err(Error::mismatch(format!(
+                "index `{name}` was built for the swap and cannot be opened: {why}"
+            ))),
+        }
     }
 
     /// Puts the last of the detached versions in place.
@@ -248,7 +297,9 @@ impl Migration {
             let built = index::prebuild(&source, last, &wanted, &id, &self.progress);
             let built = self.beating(&mut underway.journal, Phase::Stage, built).boxed().await;
             prepared.tidy(&source, true).await?;
-            underway.prebuilt.indices = built?;
+            let built = built?;
+            underway.prebuilt.index_files = gate::index_files(&source, &built).await?;
+            underway.prebuilt.indices = built;
             let files = last
                 .iter_fragments()
                 .filter_map(|fragment| Some((fragment.id, fragment.files.last()?.path.clone())));
@@ -318,11 +369,15 @@ fn merge(on: &Dataset, plan: &Plan, journal: &Journal) -> Result<Operation> {
 
 /// The staged file of each source fragment, by its id.
 fn staged_files(journal: &Journal) -> HashMap<u64, DataFile> {
+    let id = &journal.header().id;
     let mut files = HashMap::new();
     for record in journal.records() {
-        for (origin, fragment) in record.origins.iter().zip(journal.fragments(record.chunk)) {
-            if let Some(file) = fragment.files.last() {
-                files.insert(origin.id, DataFile { base_id: None, ..file.clone() });
+        for fragment in journal.fragments(record.chunk) {
+            let own = fragment.files.iter().find(|file| datafile::is_of(&file.path, id));
+            if let Some(file) = own
+                && let Some(source) = record.beside.get(&file.path)
+            {
+                files.insert(*source, DataFile { base_id: None, ..file.clone() });
             }
         }
     }

@@ -15,9 +15,9 @@ use crate::budget::{Budget, Throttle};
 use crate::catchup::{Deletions, Need, staged_deletions};
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
 use crate::clock::Clock;
-use crate::deletion::STAGED;
-use crate::error::{Context, Result};
-use crate::journal::{ChunkRecord, Journal, StagedFile};
+use crate::deletion::{Naming, STAGED};
+use crate::error::{Context, Error, Result};
+use crate::journal::{ChunkRecord, Journal, StagedFile, own_file};
 use crate::pages::{self, Seen};
 use crate::plan::Plan;
 use crate::plan::copies::Copies;
@@ -51,10 +51,9 @@ pub(super) struct Worker {
     verify: Verify,
     /// The live table's root.
     live: Path,
-    /// The staging table's root, store and next version.
+    /// The staging table's root and store.
     staging: Path,
     staging_store: Arc<ObjectStore>,
-    staging_version: u64,
     /// Whether rows can be deleted from what is staged: see `Prepared` in `prepare.rs`.
     deletes: bool,
     clock: Arc<dyn Clock>,
@@ -246,7 +245,6 @@ impl Migration {
             live: live.branch_location().path,
             staging: staging.branch_location().path,
             staging_store: staging_store.doing(|| "open the staging table's store".to_owned())?,
-            staging_version: staging.version_id(),
             deletes: live.manifest_location().naming_scheme == ManifestNamingScheme::V2,
             clock: Arc::clone(&self.clock),
         })
@@ -311,10 +309,11 @@ impl Worker {
             Task::Stage(chunk) if self.stager.copyable(chunk).is_some() => {
                 pages::held_bytes(self.store())
             }
-            Task::Stage(chunk) => chunk.bytes(),
+            // What is left after deletions is compared, value by value.
+            Task::Stage(chunk) | Task::Delete(chunk, ..) => chunk.bytes(),
             Task::Verify(record, _) if record.copied => pages::held_bytes(self.store()),
             Task::Verify(record, _) => record.files.iter().map(|file| file.bytes).sum(),
-            Task::Delete(..) | Task::Renew(..) => 0,
+            Task::Renew(..) => 0,
         };
         bytes.min(HELD_BYTES_MAX)
     }
@@ -387,36 +386,57 @@ impl Worker {
             hidden = reads.try_collect().await?;
         }
         let staged = self.stager.stage(chunk, hidden).await?;
-        let record = ChunkRecord {
+        let mut record = ChunkRecord {
             chunk: chunk.id,
             origins: chunk.origins(),
             rows: staged.rows,
             left_out: staged.left_out,
             deleted: 0,
-            deletions: Vec::new(),
+            deletions: BTreeMap::new(),
+            beside: BTreeMap::new(),
             files: Vec::new(),
             digests: staged.digests,
             copied: staged.copied,
             verified: None,
         };
         let fragments = if self.stager.what.aligned {
-            self.beside(chunk, staged.fragments)?
+            self.beside(chunk, staged.fragments, &mut record.beside)?
         } else {
             staged.fragments
         };
         Ok(((record, fragments), staged.seen))
     }
 
-    /// The source's fragments with the staged file of each beside their own.
-    fn beside(&self, chunk: &Chunk, staged: Vec<Fragment>) -> Result<Vec<Fragment>> {
+    /// The source's fragments with the staged file of each beside their own. Which stands beside which is
+    /// put `beside`: from here on, they are joined by name.
+    fn beside(
+        &self,
+        chunk: &Chunk,
+        staged: Vec<Fragment>,
+        beside: &mut BTreeMap<String, u64>,
+    ) -> Result<Vec<Fragment>> {
         let sources = self.stager.source.fragments_of(chunk)?;
-        let fragments = sources.into_iter().zip(staged).map(|(source, staged)| {
+        let (count, wanted) = (staged.len(), sources.len());
+        let unlike = |why: String| Error::mismatch(format!("chunk {}: {why}", chunk.id));
+        if count != wanted {
+            return Err(unlike(format!("{count} files were staged for {wanted} fragments")));
+        }
+        let mut fragments = Vec::new();
+        let parts = chunk.fragments.iter().zip(sources).zip(staged);
+        for ((part, source), staged) in parts {
+            let rows = staged.physical_rows.unwrap_or_default() as u64;
+            let own = own_file(&staged, &self.stager.files.id);
+            let (true, Some(name)) = (rows == part.physical_rows, own) else {
+                let (id, wanted) = (source.id, part.physical_rows);
+                return Err(unlike(format!("fragment {id} has {wanted} rows, its file {rows}")));
+            };
+            beside.insert(name.to_owned(), source.id);
             let mut both = Fragment::new(0);
             both.physical_rows = staged.physical_rows;
             both.files = source.files.into_iter().chain(staged.files).collect();
-            both
-        });
-        Ok(fragments.collect())
+            fragments.push(both);
+        }
+        Ok(fragments)
     }
 
     /// The files of `fragments` that the migration wrote.
@@ -444,35 +464,61 @@ impl Worker {
         let reads: Result<Vec<_>> = reads.try_collect().await;
         let sources: Option<Vec<Deletions>> = reads?.into_iter().collect();
         let Some(sources) = sources else { return Ok(None) };
-        let already = self.deleted_already(&fragments).await?;
+        let Some(already) = self.deleted_already(&record, &fragments).await? else {
+            return Ok(None);
+        };
         let Some(all) = staged_deletions(&sources, &already) else {
             return Ok(None);
         };
         if record.rows.saturating_sub(all.len()) != chunk.rows() {
             return Ok(None);
         }
-        let mut first = 0;
+        let mut left = Vec::new();
+        let mut first: u32 = 0;
         for fragment in &mut fragments {
             let rows = fragment.physical_rows.and_then(|rows| u32::try_from(rows).ok());
-            let end = first + rows.unwrap_or_default();
-            let own: RoaringBitmap = all.iter().filter(|row| (first..end).contains(row)).collect();
-            let own: RoaringBitmap = own.iter().map(|row| row - first).collect();
-            self.write_deletions(fragment, &own).await?;
+            let Some(end) = rows.and_then(|rows| first.checked_add(rows)) else { return Ok(None) };
+            let own: RoaringBitmap = all.range(first..end).map(|row| row - first).collect();
+            self.write_deletions(fragment, &own, &mut record).await?;
+            left.push((fragment.clone(), own));
             first = end;
         }
         record.deleted = all.len();
         record.origins = chunk.origins();
+        self.verify_left(chunk, &left).await?;
         Ok(Some((record, fragments)))
     }
 
-    async fn write_deletions(&self, fragment: &mut Fragment, rows: &RoaringBitmap) -> Result<()> {
+    /// Compares the rows of a chunk that are left once rows were deleted from what is staged for it with
+    /// what its source gives now: the digests that were taken when it was staged are of other rows.
+    async fn verify_left(&self, chunk: &Chunk, left: &[(Fragment, RoaringBitmap)]) -> Result<()> {
+        if self.verify == Verify::Quick {
+            return Ok(());
+        }
+        let _verifying = span::verify();
+        let (wanted, found) =
+            futures::try_join!(self.stager.expect(chunk), self.reader.left(chunk.id, left))?;
+        self.reader.compare_left(chunk.id, &wanted, &found)
+    }
+
+    /// Writes which `rows` of a staged fragment are deleted, into a new deletion file of the staging table.
+    async fn write_deletions(
+        &self,
+        fragment: &mut Fragment,
+        rows: &RoaringBitmap,
+        record: &mut ChunkRecord,
+    ) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
-        let (store, root) = (&self.staging_store, &self.staging);
-        let (version, id) = (self.staging_version, &self.stager.files.id);
-        let file = deletion::write(store, root, STAGED, version, rows, id).await?;
-        fragment.deletion_file = Some(file);
+        let (store, root, id) = (&self.staging_store, &self.staging, &self.stager.files.id);
+        let Some(name) = own_file(fragment, id).map(str::to_owned) else {
+            let chunk = record.chunk;
+            return Err(Error::mismatch(format!("chunk {chunk}: a staged fragment has no file")));
+        };
+        let deleted = deletion::write(store, root, Naming::Staged, rows, id).await?;
+        fragment.deletion_file = Some(deleted.file.clone());
+        record.deletions.insert(name, deleted);
         Ok(())
     }
 
@@ -489,19 +535,26 @@ impl Worker {
         deletion::read(self.store(), &self.live, origin.id, origin.deletions.as_ref()).await
     }
 
-    /// The rows of a chunk's staged files that are deleted.
-    async fn deleted_already(&self, fragments: &[Fragment]) -> Result<RoaringBitmap> {
+    /// The rows of a chunk's staged files that are deleted; `None`, when the files are too long to tell.
+    async fn deleted_already(
+        &self,
+        record: &ChunkRecord,
+        fragments: &[Fragment],
+    ) -> Result<Option<RoaringBitmap>> {
         let mut all = RoaringBitmap::new();
-        let mut first = 0;
+        let mut first: u32 = 0;
         for fragment in fragments {
             let (store, root) = (&self.staging_store, &self.staging);
-            let file = fragment.deletion_file.as_ref();
-            let own = deletion::read(store, root, STAGED, file).await?;
-            all.extend(own.iter().map(|row| row + first));
+            let name = own_file(fragment, &self.stager.files.id);
+            if let Some(deleted) = name.and_then(|name| record.deletions.get(name)) {
+                let own = deletion::read_back(store, root, STAGED, deleted).await?;
+                all.extend(own.iter().map(|row| row + first));
+            }
             let rows = fragment.physical_rows.and_then(|rows| u32::try_from(rows).ok());
-            first += rows.unwrap_or_default();
+            let Some(end) = rows.and_then(|rows| first.checked_add(rows)) else { return Ok(None) };
+            first = end;
         }
-        Ok(all)
+        Ok(Some(all))
     }
 
     /// Makes the files of a chunk young again.
@@ -511,7 +564,8 @@ impl Worker {
         for file in files.filter(|file| datafile::is_of(&file.path, id)) {
             let path = self.path(&file.path);
             let renewed = datafile::renew(self.store(), &path, id, self.clock.now().into()).await?;
-            if let Some(name) = renewed.filename() {
+            if let Some(name) = renewed.filename().filter(|name| **name != file.path) {
+                record.rename(&file.path, name);
                 name.clone_into(&mut file.path);
             }
         }

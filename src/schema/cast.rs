@@ -565,7 +565,8 @@ mod tests {
     fn a_null_where_none_may_be_is_told_at_every_depth() {
         use crate::schema::types::parse_type;
         use arrow::json::ReaderBuilder;
-        let wraps: [(&str, &str, fn(&str) -> String); 4] = [
+        type Wrap = (&'static str, &'static str, fn(&str) -> String);
+        let wraps: [Wrap; 4] = [
             ("list<item: {}{null}>", "list", |one| format!("[{one}]")),
             ("large_list<item: {}{null}>", "large_list", |one| format!("[{one}]")),
             ("fixed_size_list<item: {}{null}>[1]", "fixed", |one| format!("[{one}]")),

@@ -148,7 +148,7 @@ fn count(array: &ArrayRef, other: &DataType, all: &mut Vec<u64>) -> Result<()> {
     }
     let doing = || "count nulls".to_owned();
     let there = if nulls == 0 {
-        array.clone()
+        ArrayRef::clone(array)
     } else {
         filter(array, &is_not_null(array).doing(doing)?).doing(doing)?
     };
@@ -168,7 +168,8 @@ mod tests {
     use std::sync::Arc;
 
     fn read(kind: &str, rows: &[&str]) -> ArrayRef {
-        let lines: String = rows.iter().map(|row| format!("{{\"v\": {row}}}\n")).collect();
+        let lines: Vec<_> = rows.iter().map(|row| format!("{{\"v\": {row}}}\n")).collect();
+        let lines = lines.concat();
         let field = Field::new("v", parse_type(kind).unwrap(), true);
         let reader = ReaderBuilder::new(Arc::new(Schema::new(vec![field])));
         let batch = reader.build(lines.as_bytes()).unwrap().next().unwrap().unwrap();

@@ -31,7 +31,7 @@ impl Stored {
         let message = IpcDataGenerator::default();
         let message =
             message.schema_to_bytes_with_dictionary_tracker(&schema, &mut tracker, &options);
-        let ipc = message.ipc_message.iter().map(|byte| format!("{byte:02x}")).collect();
+        let ipc = hex(&message.ipc_message);
         Self::Ipc { text: type_text(data_type), ipc }
     }
 
@@ -49,6 +49,12 @@ impl Stored {
         let schema = read.ok().and_then(Result::ok).ok_or_else(damaged)?;
         schema.fields().first().map(|field| field.data_type().clone()).ok_or_else(damaged)
     }
+}
+
+/// `bytes` as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// For a type in what serde writes.

@@ -152,6 +152,23 @@ impl Stager {
         Ok(staged)
     }
 
+    /// The digests of what the rows of `chunk` that live become, and how many they are: what staging it anew
+    /// would be expected to read back as. Writes nothing.
+    ///
+    /// # Errors
+    /// As [`stage`](Self::stage).
+    pub(crate) async fn expect(&self, chunk: &Chunk) -> Result<(Vec<Digest>, u64)> {
+        let mut digests = Digests::of(self.transform.schema())?;
+        let batches = self.batches(chunk).await?;
+        let made = batches.map_ok(|batch| self.transform(chunk, batch, None));
+        let mut made = made.try_buffered(self.transforms_max);
+        while let Some(made) = made.try_next().await? {
+            digests = self.pool.digest(digests, made.batch).await?;
+        }
+        let rows = digests.rows();
+        Ok((digests.finish(), rows))
+    }
+
     /// A fragment at a time, where each has a file of its own; all at once otherwise.
     fn parts(&self, chunk: &Chunk, hidden: Vec<RoaringBitmap>) -> Vec<Part> {
         if !self.what.aligned {

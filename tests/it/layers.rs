@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("catchup", 2),
     ("numbering", 2),
     ("commit", 3),
+    ("guard", 3),
     ("retry", 3),
     ("datafile", 3),
     ("database", 3),

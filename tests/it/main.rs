@@ -21,6 +21,7 @@ mod changes;
 mod cli;
 mod crash;
 mod digest;
+mod gate;
 mod index;
 mod layers;
 mod lease;

@@ -29,8 +29,10 @@ pub enum How {
     IsAwayFor(usize),
 }
 
+/// What is done after each write, with its path.
+type Then = Box<dyn Fn(&Path) + Send + Sync>;
+
 /// Counts writes (put, copy, rename, delete), and does away with one of them.
-#[derive(Debug)]
 pub struct Mortal {
     at: usize,
     how: How,
@@ -38,6 +40,16 @@ pub struct Mortal {
     calls: AtomicUsize,
     away: AtomicUsize,
     dead: AtomicBool,
+    then: Option<Then>,
+}
+
+impl fmt::Debug for Mortal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mortal")
+            .field("at", &self.at)
+            .field("how", &self.how)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Mortal {
@@ -50,7 +62,20 @@ impl Mortal {
             calls: AtomicUsize::new(0),
             away: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
+            then: None,
         })
+    }
+
+    /// Never; `then` is done after each object that is put under a name.
+    pub fn watched(then: impl Fn(&Path) + Send + Sync + 'static) -> Arc<Self> {
+        let never = Arc::into_inner(Self::never()).unwrap();
+        Arc::new(Self { then: Some(Box::new(then)), ..never })
+    }
+
+    fn tell(&self, path: &Path) {
+        if let Some(then) = &self.then {
+            then(path);
+        }
     }
 
     /// Never.
@@ -157,7 +182,9 @@ impl ObjectStore for Store {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
-        self.mortal.write(self.inner.put_opts(to, payload, options)).await
+        let put = self.mortal.write(self.inner.put_opts(to, payload, options)).await?;
+        self.mortal.tell(to);
+        Ok(put)
     }
 
     async fn put_multipart_opts(
@@ -204,11 +231,15 @@ impl ObjectStore for Store {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.mortal.write(self.inner.copy_opts(from, to, options)).await
+        self.mortal.write(self.inner.copy_opts(from, to, options)).await?;
+        self.mortal.tell(to);
+        Ok(())
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
-        self.mortal.write(self.inner.rename_opts(from, to, options)).await
+        self.mortal.write(self.inner.rename_opts(from, to, options)).await?;
+        self.mortal.tell(to);
+        Ok(())
     }
 }
 

@@ -1,0 +1,437 @@
+//! The gate: the last look before the swap, at everything that it will publish, as it lies in the store; and
+//! the first look after it.
+//!
+//! What is published is joined to what was staged by the names of files, never by position.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use lance::Dataset;
+use lance::dataset::transaction::Operation;
+use lance::index::DatasetIndexExt;
+use lance_core::datatypes::Schema;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::{Fragment, IndexMetadata, Manifest};
+use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
+use object_store::path::Path;
+
+use crate::chunk::ChunkId;
+use crate::datafile;
+use crate::deletion::{self, Deleted};
+use crate::error::{Context, Error, Result};
+use crate::guard::guarded;
+use crate::journal::{DELETIONS_AT_ONCE, Journal, StagedFile, own_file};
+use crate::plan::{Plan, Strategy};
+use crate::run::Underway;
+use crate::run::prepare::Prepared;
+use crate::schema::rules::same_field;
+
+/// What a version is made of.
+pub(super) struct Published {
+    fragments: Vec<Fragment>,
+    schema: Schema,
+}
+
+/// A staged file, and the record that it is in.
+struct Meant<'a> {
+    chunk: ChunkId,
+    fragment: &'a Fragment,
+    deleted: Option<&'a Deleted>,
+    source: Option<u64>,
+}
+
+/// Compares everything that `prepared` will publish with what was staged and verified. Gives the chunks whose
+/// files were touched since: they have to be verified again first.
+///
+/// # Errors
+/// `Mismatch`, naming the file or the fragment, on any difference: nothing may be swapped then.
+pub(super) async fn inspect(underway: &Underway, prepared: &Prepared) -> Result<Vec<ChunkId>> {
+    let live = &underway.source;
+    let store = live.object_store(None).await;
+    let store = store.doing(|| format!("open the store of {}", live.uri()))?;
+    let published = prepared.read_back(live).await?;
+    compare(underway, &published)?;
+    expect_deletions(&store, live, &underway.journal, &published).await?;
+    prepared.expect_indices(underway).await?;
+    touched(&store, live, &underway.journal).await
+}
+
+/// Compares the version that was swapped in with what was staged, and looks for every file that it names.
+///
+/// # Errors
+/// `Mismatch`, naming what differs or is gone.
+pub(super) async fn inspect_swapped(underway: &Underway, swapped: &Dataset) -> Result<()> {
+    let fragments = swapped.fragments().as_ref().clone();
+    compare(underway, &Published { fragments, schema: swapped.schema().clone() })?;
+    expect_there(swapped).await
+}
+
+/// Compares what is published with what was planned and staged.
+fn compare(underway: &Underway, published: &Published) -> Result<()> {
+    let (plan, journal) = (&underway.plan, &underway.journal);
+    expect_schema(plan, &published.schema)?;
+    match plan.strategy {
+        Strategy::Nothing => {}
+        Strategy::Metadata => {
+            let (then, now) = (underway.source.fragments(), &published.fragments);
+            let mut pairs = then.iter().zip(now);
+            if then.len() != now.len() || !pairs.all(|(then, now)| same_rows(then, now)) {
+                return Err(differs("its fragments are not those of the table"));
+            }
+        }
+        Strategy::Columns => expect_beside(&underway.source, journal, &published.fragments)?,
+        Strategy::Rewrite => expect_staged(journal, &published.fragments)?,
+    }
+    expect_rows(plan, journal, &published.fragments)
+}
+
+/// Whether the two hold the same rows in the same files.
+fn same_rows(one: &Fragment, other: &Fragment) -> bool {
+    let held = |fragment: &Fragment| (fragment.id, fragment.physical_rows);
+    held(one) == held(other) && one.files == other.files && one.deletion_file == other.deletion_file
+}
+
+fn differs(what: &str) -> Error {
+    Error::mismatch(format!("what the swap publishes is not what was staged: {what}"))
+}
+
+fn expect_schema(plan: &Plan, found: &Schema) -> Result<()> {
+    let wanted = &plan.target.schema;
+    let same = wanted.fields.len() == found.fields.len() && wanted.metadata == found.metadata;
+    let mut pairs = wanted.fields.iter().zip(&found.fields);
+    if same && pairs.all(|(one, other)| same_field(one, other) && one.metadata == other.metadata) {
+        return Ok(());
+    }
+    Err(differs("its schema is another one"))
+}
+
+fn expect_rows(plan: &Plan, journal: &Journal, fragments: &[Fragment]) -> Result<()> {
+    let left_out: u64 = journal.records().map(|record| record.left_out).sum();
+    let wanted = plan.rows.saturating_sub(left_out);
+    // Where a manifest does not tell how many rows are deleted, files are as they were.
+    let found: Option<Vec<u64>> =
+        fragments.iter().map(|one| one.num_rows().map(|rows| rows as u64)).collect();
+    match found.map(|found| found.iter().sum::<u64>()) {
+        Some(found) if found != wanted => {
+            Err(differs(&format!("it has {found} rows, the source {wanted}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The staged files, by name.
+fn meant(journal: &Journal) -> Result<HashMap<&str, Meant<'_>>> {
+    let id = &journal.header().id;
+    let mut all = HashMap::new();
+    for record in journal.records() {
+        for fragment in journal.fragments(record.chunk) {
+            let name = own_file(fragment, id);
+            let name =
+                name.ok_or_else(|| differs(&format!("chunk {} has no file", record.chunk)))?;
+            let meant = Meant {
+                chunk: record.chunk,
+                fragment,
+                deleted: record.deletions.get(name),
+                source: record.beside.get(name).copied(),
+            };
+            if all.insert(name, meant).is_some() {
+                return Err(differs(&format!("{name} is staged twice")));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Every staged file is published once, in row order, with the rows deleted that are.
+fn expect_staged(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
+    let id = &journal.header().id;
+    let mut left = meant(journal)?;
+    let mut last = None;
+    let mut numbers = HashSet::new();
+    for fragment in fragments {
+        let name = own_file(fragment, id).unwrap_or_default();
+        let number = fragment.id;
+        let meant = left.remove(name);
+        let meant = meant
+            .ok_or_else(|| differs(&format!("fragment {number} has a file that was not staged")))?;
+        let ([file], [staged]) = (fragment.files.as_slice(), meant.fragment.files.as_slice())
+        else {
+            return Err(differs(&format!("fragment {number} has not one file")));
+        };
+        let mut plain = staged.clone();
+        plain.base_id = None;
+        let same = *file == plain && fragment.physical_rows == meant.fragment.physical_rows;
+        let deletes = fragment.deletion_file.is_some() == meant.deleted.is_some();
+        // A plain overwrite gets its numbers from Lance, when it lands.
+        let numbered = numbers.insert(number) || number == 0;
+        if !same || !deletes || !numbered || last > Some(meant.chunk) {
+            let chunk = meant.chunk;
+            return Err(differs(&format!(
+                "fragment {number} is not the file {name} of chunk {chunk}"
+            )));
+        }
+        last = Some(meant.chunk);
+    }
+    expect_none_left(&left)?;
+    expect_order(journal, fragments)
+}
+
+/// The rows of the table are in the order of the chunks, and of the files in them.
+fn expect_order(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
+    let id = &journal.header().id;
+    let files = journal.records().flat_map(|record| &record.files);
+    let wanted = files.map(|file| file.name.as_str());
+    if wanted.eq(fragments.iter().filter_map(|fragment| own_file(fragment, id))) {
+        return Ok(());
+    }
+    Err(differs("its files are in another order"))
+}
+
+fn expect_none_left(left: &HashMap<&str, Meant<'_>>) -> Result<()> {
+    match left.iter().next() {
+        None => Ok(()),
+        Some((name, meant)) => {
+            Err(differs(&format!("the file {name} of chunk {} is missing", meant.chunk)))
+        }
+    }
+}
+
+/// Every fragment of `live` is published, with the file that was staged beside its own, and with the same rows
+/// deleted.
+fn expect_beside(live: &Dataset, journal: &Journal, fragments: &[Fragment]) -> Result<()> {
+    let id = &journal.header().id;
+    let mut left = meant(journal)?;
+    if live.iter_fragments().map(|one| one.id).ne(fragments.iter().map(|one| one.id)) {
+        return Err(differs("its fragments are not those of the table"));
+    }
+    for (now, fragment) in live.iter_fragments().zip(fragments) {
+        let number = now.id;
+        let name = own_file(fragment, id).unwrap_or_default();
+        let meant = left.remove(name);
+        let beside = meant.as_ref().and_then(|meant| meant.source);
+        if beside != Some(number) {
+            let message = format!("fragment {number} has a file that was staged for another one");
+            return Err(differs(&message));
+        }
+        let staged = meant.and_then(|meant| meant.fragment.files.last());
+        let own = fragment.files.last().filter(|file| file.path == name);
+        let same_own = own.zip(staged).is_some_and(|(own, staged)| {
+            let mut plain = staged.clone();
+            plain.base_id = None;
+            *own == plain
+        });
+        let others = fragment.files.iter().filter(|file| file.path != name);
+        let kept = others.clone().all(|file| now.files.contains(file));
+        if !same_own
+            || !kept
+            || now.deletion_file != fragment.deletion_file
+            || now.physical_rows != fragment.physical_rows
+        {
+            return Err(differs(&format!(
+                "fragment {number} is not what the table has and {name}"
+            )));
+        }
+    }
+    expect_none_left(&left)
+}
+
+/// Reads each deletion file back that relance wrote for the swap.
+async fn expect_deletions(
+    store: &ObjectStore,
+    live: &Dataset,
+    journal: &Journal,
+    published: &Published,
+) -> Result<()> {
+    let id = &journal.header().id;
+    let meant = meant(journal)?;
+    let root = live.branch_location().path;
+    let reads = published.fragments.iter().filter_map(|fragment| {
+        let deleted = meant.get(own_file(fragment, id)?)?.deleted?;
+        let file = fragment.deletion_file.clone()?;
+        let wanted = Deleted { file, hash: deleted.hash };
+        let root = root.clone();
+        let read =
+            async move { deletion::read_back(store, &root, fragment.id, &wanted).await.map(drop) };
+        Some(read.boxed())
+    });
+    let reads: Vec<_> = reads.collect();
+    stream::iter(reads).buffer_unordered(DELETIONS_AT_ONCE).try_collect::<Vec<()>>().await?;
+    Ok(())
+}
+
+/// The chunks whose staged files are not as they were when they were verified.
+async fn touched(store: &ObjectStore, live: &Dataset, journal: &Journal) -> Result<Vec<ChunkId>> {
+    let listed = datafile::list(store, &live.data_dir(), &journal.header().id).await?;
+    let there: HashMap<String, StagedFile> = listed
+        .into_iter()
+        .filter_map(|meta| {
+            let name = meta.location.filename()?.to_owned();
+            Some((name.clone(), StagedFile::of(&name, meta)))
+        })
+        .collect();
+    let mut touched = Vec::new();
+    for record in journal.records() {
+        for file in &record.files {
+            match there.get(&file.name) {
+                None => {
+                    let (name, chunk) = (&file.name, record.chunk);
+                    return Err(Error::mismatch(format!(
+                        "the staged file {name} of chunk {chunk} is gone: something other than relance \
+                         removed it. Not swapped"
+                    ))
+                    .with_advice("`resume` stages it again"));
+                }
+                Some(now) if now != file => touched.push(record.chunk),
+                Some(_) => {}
+            }
+        }
+    }
+    touched.dedup();
+    Ok(touched)
+}
+
+/// Fails when a file is gone that `dataset` names in its own folder.
+async fn expect_there(dataset: &Dataset) -> Result<()> {
+    let store = dataset.object_store(None).await;
+    let store = store.doing(|| format!("open the store of {}", dataset.uri()))?;
+    let root = dataset.branch_location().path;
+    let version = dataset.version_id();
+    let gone = |what: &str, name: &str| {
+        Error::mismatch(format!("version {version} names the {what} {name}, which is gone"))
+    };
+    let data = names(&store, &dataset.data_dir()).await?;
+    let deletions = names(&store, &deletion::directory(&root)).await?;
+    for fragment in dataset.iter_fragments() {
+        let own = fragment.files.iter().filter(|file| file.base_id.is_none());
+        for file in own {
+            if !data.contains(&file.path) {
+                return Err(gone("data file", &file.path));
+            }
+        }
+        if let Some(file) = fragment.deletion_file.as_ref().filter(|file| file.base_id.is_none()) {
+            let name = deletion::name(fragment.id, file);
+            if !deletions.contains(&name) {
+                return Err(gone("deletion file", &name));
+            }
+        }
+    }
+    expect_index_files(dataset, &store).await
+}
+
+async fn expect_index_files(dataset: &Dataset, store: &ObjectStore) -> Result<()> {
+    let indices = dataset.load_indices().await;
+    let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
+    for index in indices.iter().filter(|index| index.base_id.is_none()) {
+        let directory = dataset.indices_dir().join(index.uuid.to_string());
+        let there = names(store, &directory).await?;
+        let wanted = index.files.iter().flatten().map(|file| file.path.as_str());
+        for name in wanted {
+            if !there.contains(name) {
+                let (version, index) = (dataset.version_id(), &index.name);
+                return Err(Error::mismatch(format!(
+                    "version {version} names the file {name} of index `{index}`, which is gone"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names below `directory`, relative to it.
+async fn names(store: &ObjectStore, directory: &Path) -> Result<HashSet<String>> {
+    let listed = store.list(Some(directory.clone())).map_ok(|meta| meta.location);
+    let listed: lance::Result<Vec<Path>> = listed.try_collect().await;
+    let listed = match listed {
+        Err(error) if error.is_not_found() => Vec::new(),
+        listed => listed.doing(|| format!("list {directory}"))?,
+    };
+    let relative = listed.iter().filter_map(|path| {
+        let parts: Vec<_> = path.prefix_match(directory)?.collect();
+        Some(parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"))
+    });
+    Ok(relative.collect())
+}
+
+/// The files of prepared indices, as they lay in the store when they were built.
+pub(super) type IndexFiles = BTreeMap<String, (u64, String)>;
+
+/// What the store has of the files of `indices`: by name, the size, and what tells one content from another.
+///
+/// # Errors
+/// `Failed`, when they cannot be listed.
+pub(super) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Result<IndexFiles> {
+    let store = live.object_store(None).await;
+    let store = store.doing(|| format!("open the store of {}", live.uri()))?;
+    let mut files = IndexFiles::new();
+    for index in indices {
+        let directory = live.indices_dir().join(index.uuid.to_string());
+        let listed = store.list(Some(directory.clone())).try_collect::<Vec<_>>().await;
+        for meta in listed.doing(|| format!("list {directory}"))? {
+            let mark = format!("{} {:?}", meta.last_modified, meta.e_tag);
+            files.insert(meta.location.to_string(), (meta.size, mark));
+        }
+    }
+    Ok(files)
+}
+
+/// Reads the manifest of `version`, a prepared one, as it lies in the store.
+///
+/// # Errors
+/// `Mismatch`, when it cannot be read, or is not what was written.
+pub(super) async fn read_prepared(version: &Arc<Dataset>) -> Result<Published> {
+    let store = version.object_store(None).await;
+    let store = store.doing(|| format!("open the store of {}", version.uri()))?;
+    let location = version.manifest_location();
+    let doing = format!("read the prepared version {} back", location.path);
+    let read = guarded(&doing, async {
+        let manifest = read_manifest(&store, &location.path, None).await.doing(|| doing.clone())?;
+        let indices = read_manifest_indexes(&store, location, &manifest).await;
+        Ok((manifest, indices.doing(|| doing.clone())?))
+    });
+    let (manifest, indices) = read
+        .await
+        .map_err(|error| differs("the prepared version cannot be read").caused_by(error))?;
+    let meant = version.load_indices().await;
+    let meant = meant.doing(|| "read the prepared index list".to_owned())?;
+    if !is_same(&manifest, version.manifest()) || indices != *meant {
+        return Err(differs("the prepared version is not the one that was written"));
+    }
+    Ok(Published { fragments: manifest.fragments.as_ref().clone(), schema: manifest.schema })
+}
+
+fn is_same(found: &Manifest, meant: &Manifest) -> bool {
+    found.fragments == meant.fragments
+        && found.schema == meant.schema
+        && found.schema.metadata == meant.schema.metadata
+        && found.version == meant.version
+        && found.config == meant.config
+        && found.table_metadata == meant.table_metadata
+        && found.base_paths == meant.base_paths
+        && found.data_storage_format == meant.data_storage_format
+        && found.max_fragment_id == meant.max_fragment_id
+        && found.next_row_id == meant.next_row_id
+        && found.writer_feature_flags == meant.writer_feature_flags
+        && found.reader_feature_flags == meant.reader_feature_flags
+}
+
+/// What `operation` publishes on `live`, where it names that itself.
+///
+/// # Errors
+/// `Failed`, for an operation that relance does not swap with.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the operations that a swap is")]
+pub(super) fn of_operation(live: &Dataset, operation: &Operation) -> Result<Published> {
+    match operation {
+        Operation::Overwrite { fragments, schema, .. }
+        | Operation::Merge { fragments, schema, .. } => {
+            Ok(Published { fragments: fragments.clone(), schema: schema.clone() })
+        }
+        Operation::Project { schema, .. } => {
+            Ok(Published { fragments: live.fragments().as_ref().clone(), schema: schema.clone() })
+        }
+        other => {
+            let name = other.name();
+            Err(Error::failed(format!("a swap is no {name}; this is a bug in relance")))
+        }
+    }
+}
