@@ -113,7 +113,7 @@ def the_staging_table():
         with tempfile.TemporaryDirectory() as path:
             db = lancedb.connect(path)
             table = db.create_table("documents", documents(0, 1000))
-            relance("migrate", path, "documents", *adds(way), "--hold", code=5)
+            relance("migrate", path, "documents", *adds(way), "--hold")
             staged = db.open_table("documents__relance_staging")
             assert staged.count_rows() == 1000
             assert staged.to_arrow().select(["text", "vector"]).equals(table.to_arrow())
@@ -297,16 +297,16 @@ def sidecars():
         lance.dataset(uri).delete("id in (3, 9, 44, 110)")
         expected = {i: p for i, p in expected.items() if i not in (3, 9, 44, 110)}
         there = set(Path(uri, "data").rglob("*"))
-        held = relance("migrate", path, "t", "--strategy", "rewrite", "--rows-per-file", "30", "--hold", code=5)
+        held = relance("migrate", path, "t", "--strategy", "rewrite", "--rows-per-file", "30", "--hold")
         assert set(Path(uri, "data").rglob("*.blob")) > {file for file in there if file.suffix == ".blob"}, held
         relance("abort", path, "t")
         assert set(Path(uri, "data").rglob("*")) == there
-        relance("migrate", path, "t", "--strategy", "rewrite", "--rows-per-file", "30", "--hold", code=5)
+        relance("migrate", path, "t", "--strategy", "rewrite", "--rows-per-file", "30", "--hold")
         lance.dataset(uri).delete("id in (5, 80)")
         relance("resume", path, "t")
         expected = {i: p for i, p in expected.items() if i not in (5, 80)}
         assert payloads(uri) == expected
-        relance("migrate", path, "t", "--where", "id < 100", "--hold", code=5)
+        relance("migrate", path, "t", "--where", "id < 100", "--hold")
         expected = {i: p for i, p in expected.items() if i < 100}
         relance("resume", path, "t")
         assert payloads(uri) == expected

@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use crate::cli::args::{Changes, Cli, Command, Engine, Output, Place};
 use crate::cli::breakdown::Breakdown;
 
-/// Exit code of a migration that is held or interrupted.
-const HELD: u8 = 5;
+/// Exit code of a migration that was interrupted.
+const INTERRUPTED: u8 = 5;
 
 /// What a command prints, for people and for programs, and its exit code.
 struct Printed {
@@ -112,7 +112,7 @@ fn exit_of(kind: Kind) -> u8 {
         Kind::Usage => 2,
         Kind::Refused => 3,
         Kind::Mismatch => 4,
-        Kind::Interrupted => HELD,
+        Kind::Interrupted => INTERRUPTED,
         Kind::Locked => 6,
         Kind::OutcomeUnknown => 7,
         Kind::Failed | _ => 1,
@@ -298,7 +298,7 @@ fn ended_printed(ended: &Ended) -> Printed {
         Ended::Held(held) => Printed {
             text: show::held(held),
             json: json!({ "ended": "held", "held": to_json(held) }),
-            exit: HELD,
+            exit: 0,
             timed: true,
         },
         Ended::Swapped(report) => Printed {

@@ -168,7 +168,7 @@ async fn a_migration_that_waits_catches_up_and_is_taken_over() {
     wait_until("catching up", || status()["rows_done"] == 1_074);
     let before = db.rows("t").await;
     db.relance("resume", "t", &[]).expect(0).says("11 of 11 chunks").says("s after the start");
-    ran(waiting.wait_with_output().unwrap()).expect(5).says("taken over");
+    ran(waiting.wait_with_output().unwrap()).expect(0).says("taken over");
     assert_kept(&before, &db.rows("t").await);
     assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
 }
@@ -183,7 +183,7 @@ async fn a_migration_that_waits_ends_when_asked() {
     wait_until("the hold", || status()["state"] == "held");
     let pid = waiting.id().to_string();
     crate::support::run(std::process::Command::new("kill").args(["-TERM", &pid])).expect(0);
-    ran(waiting.wait_with_output().unwrap()).expect(5).says("rows staged and verified");
+    ran(waiting.wait_with_output().unwrap()).expect(0).says("rows staged and verified");
     db.relance("abort", "t", &[]).expect(0);
     assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
 }
@@ -193,7 +193,7 @@ async fn another_plan_is_refused_with_what_differs() {
     let db = Db::new();
     db.documents("t", 300, 100).await;
     let add = ["--add", "n:int64=7", "--add", "at:timestamp[us]=now"];
-    db.relance("migrate", "t", &[&add[..], &["--hold"]].concat()).expect(5);
+    db.relance("migrate", "t", &[&add[..], &["--hold"]].concat()).expect(0);
     let other = ["--add", "n:int64=8", "--add", "at:timestamp[us]=now"];
     db.relance("resume", "t", &other).expect(3).says("- add n:int64=7").says("+ add n:int64=8");
     db.relance("migrate", "t", &other).expect(6).says("+ add n:int64=8");

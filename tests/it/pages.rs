@@ -90,7 +90,7 @@ async fn a_flipped_bit_in_any_column_is_found() {
     let db = Db::new();
     db.documents("t", 2_000, 2_000).await;
     let random = "v:fixed_size_list<int32>[3]=[1,2,3]";
-    db.relance("migrate", "t", &[REWRITE, &["--add", random, "--hold"]].concat()).expect(5);
+    db.relance("migrate", "t", &[REWRITE, &["--add", random, "--hold"]].concat()).expect(0);
     let staged = db.staged_files().pop().unwrap();
     let whole = std::fs::read(&staged).unwrap();
     let (mut flipped, names) = (0, ["id", "text", "vector", "n", "v"]);
@@ -115,9 +115,9 @@ async fn what_was_verified_quickly_can_be_verified_in_full() {
     let live = db.documents("t", 2_000, 1_000).await;
     let before = rows_of(&live).await;
     let each = ["--rows-per-file", "1000", "--hold", "--verify", "quick"];
-    db.relance("migrate", "t", &[REWRITE, &each].concat()).expect(5);
+    db.relance("migrate", "t", &[REWRITE, &each].concat()).expect(0);
     db.append("t", documents(2_000, 10)).await;
-    db.relance("resume", "t", &["--hold"]).expect(5).says("now in full");
+    db.relance("resume", "t", &["--hold"]).expect(0).says("now in full");
     let mut live = db.open("t").await;
     live.delete("id = 5 or id = 1500").await.unwrap();
     db.relance("resume", "t", &[]).expect(0);
