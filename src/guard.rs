@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Its own; `Failed`, when it panicked.
 pub(crate) async fn guarded<T>(doing: &str, act: impl Future<Output = Result<T>>) -> Result<T> {
-    match AssertUnwindSafe(act).catch_unwind().await {
+    match AssertUnwindSafe(Box::pin(act)).catch_unwind().await {
         Ok(result) => result,
         Err(panic) => Err(panicked(doing, panic.as_ref())),
     }

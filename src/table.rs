@@ -11,14 +11,18 @@ use lance::session::Session;
 use lance_file::version::ConcreteFileVersion;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
-use lance_io::object_store::{ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore};
+use lance_io::object_store::{
+    ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore,
+};
 use lance_table::feature_flags::can_write_dataset;
 use lance_table::format::Fragment;
 use lance_table::io::commit::ManifestNamingScheme;
+use object_store::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk::{Origin, Signature, SourceFragment};
 use crate::error::{Context, Error, Result};
+use crate::guard::guarded;
 use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, State};
 
@@ -47,6 +51,22 @@ impl Opener {
         };
         let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
         Self { location: location.clone(), session: Arc::new(session), params }
+    }
+
+    /// The same, with nothing in its caches.
+    pub(crate) fn anew(&self) -> Self {
+        let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
+        Self { session: Arc::new(session), ..self.clone() }
+    }
+
+    /// The store and the root of the staging table, whether it can be read or not.
+    ///
+    /// # Errors
+    /// `Failed`, when the store cannot be opened.
+    pub(crate) async fn staging_place(&self) -> Result<(Arc<ObjectStore>, Path)> {
+        let (uri, registry) = (self.location.staging_uri(), self.session.store_registry());
+        let opened = ObjectStore::from_uri_and_params(registry, &uri, &self.params).await;
+        opened.doing(|| format!("open the store of {uri}"))
     }
 
     /// Where the table is.
@@ -94,9 +114,9 @@ impl Opener {
         let opened = DatasetBuilder::from_uri(uri)
             .with_session(Arc::clone(&self.session))
             .with_store_params(self.params.clone())
-            .load()
-            .await;
-        match opened {
+            .load();
+        // Lance panics at some manifests that were cut short.
+        match guarded(&format!("open {uri}"), async { Ok(opened.await) }).await? {
             Ok(dataset) => Ok(Some(Arc::new(dataset))),
             Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
             Err(error @ lance::Error::NotSupported { .. }) => {

@@ -125,8 +125,11 @@ pub(super) fn held(held: &Held) -> String {
 
 /// A migration that was dropped.
 pub(super) fn aborted(aborted: &Aborted) -> String {
-    let Aborted { table, id, files, bytes } = aborted;
-    format!("Aborted migration {id} of `{table}`: {files} files removed, {}", bytes_text(*bytes))
+    let Aborted { table, id, files, bytes, left } = aborted;
+    let bytes = bytes_text(*bytes);
+    let first = format!("Aborted migration {id} of `{table}`: {files} files removed, {bytes}");
+    let lines = [first].into_iter().chain(left.iter().map(|left| format!("  left: {left}")));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A swap that was taken back.
@@ -210,6 +213,9 @@ pub(super) fn status(tables: &[TableStatus]) -> String {
 }
 
 fn staged_lines(staged: &StagedStatus) -> Vec<String> {
+    if let Some(problem) = &staged.problem {
+        return vec![format!("  migration {} {}: {problem}", staged.id, staged.state)];
+    }
     let seen = staged.seen.format("%Y-%m-%d %H:%M:%S");
     let mut lines = vec![
         format!("  migration {} {} in phase {}", staged.id, staged.state, staged.phase),

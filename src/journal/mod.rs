@@ -6,6 +6,7 @@
 //! that lost its lease finds out.
 
 mod record;
+mod wreck;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::commit::{Outcome, exactly_next};
 use crate::deletion::Deleted;
 use crate::error::{Context, Error, Result};
 pub(crate) use crate::journal::record::{ChunkRecord, Header, Lease, StagedFile, Undo};
+pub(crate) use crate::journal::wreck::{Opened, Wreck};
 use crate::plan::Strategy;
 use crate::table::Opener;
 use crate::{datafile, deletion};
@@ -77,8 +79,10 @@ impl Journal {
         version: ConcreteFileVersion,
     ) -> Result<Self> {
         let uri = opener.location().staging_uri();
+        let text = to_json(&header)?;
+        expect_readable(&text, &header)?;
         let mut config = HashMap::new();
-        config.insert(KEY_HEADER.to_owned(), to_json(&header)?);
+        config.insert(KEY_HEADER.to_owned(), text);
         config.insert(KEY_LEASE.to_owned(), to_json(&lease)?);
         let mut bases: Vec<BasePath> = live.manifest().base_paths.values().cloned().collect();
         let id = bases.iter().map(|base| base.id).max().unwrap_or_default() + 1;
@@ -107,6 +111,12 @@ impl Journal {
                 _ => return Err(error).doing(|| format!("create the staging table {uri}")),
             },
         };
+        // As others will read it, who have nothing of this run's in their memory.
+        let there = opener.anew().staging().await?;
+        let there = there.map(|there| Self::read(there, opener.location().table())).transpose()?;
+        if there.is_none_or(|there| there.header != header || there.lease != lease) {
+            return Err(Error::failed("the journal does not read back as it was written"));
+        }
         Ok(Self {
             staging: Arc::new(staging),
             header,
@@ -125,19 +135,23 @@ impl Journal {
     /// # Errors
     /// `Refused`, when another version of relance wrote it; `Failed`, when it could not be looked at.
     pub(crate) async fn open(opener: &Opener) -> Result<Option<Self>> {
-        let Some(staging) = opener.staging().await? else {
-            return Ok(None);
-        };
+        match opener.staging().await? {
+            None => Ok(None),
+            Some(staging) => Self::read(staging, opener.location().table()).map(Some),
+        }
+    }
+
+    /// Reads the journal in `staging`, the staging table of `table`.
+    fn read(staging: Arc<Dataset>, table: &str) -> Result<Self> {
         let config = &staging.manifest().config;
         let header: serde_json::Value = from_config(config, KEY_HEADER)?;
         let layout = header.get("layout").and_then(serde_json::Value::as_u64);
         if layout != Some(u64::from(LAYOUT)) {
-            let table = opener.location().table();
             return Err(Error::refused(format!(
                 "the staged migration of `{table}` was written by another version of relance, in a \
                  layout that this one does not read"
             ))
-            .with_advice("resume it with that version, or abort it with that version"));
+            .with_advice("resume it with that version, or drop it with `relance abort`"));
         }
         let header: Header = from_config(config, KEY_HEADER)?;
         let lease: Lease = from_config(config, KEY_LEASE)?;
@@ -147,21 +161,12 @@ impl Journal {
             let record: ChunkRecord = from_config(config, key)?;
             records.insert(record.chunk, record);
         }
+        validate(&header, &records)?;
         let fragments = fragments_by_chunk(&staging, &mut records);
         let (fresh, doomed) = (Vec::new(), Vec::new());
         let attempted = None;
         let schema = config.contains_key(KEY_SCHEMA).then(|| staging.schema().clone());
-        Ok(Some(Self {
-            staging,
-            header,
-            lease,
-            schema,
-            records,
-            fragments,
-            attempted,
-            fresh,
-            doomed,
-        }))
+        Ok(Self { staging, header, lease, schema, records, fragments, attempted, fresh, doomed })
     }
 
     /// What the migration is.
@@ -564,6 +569,21 @@ pub(crate) fn own_file<'a>(staged: &'a Fragment, id: &str) -> Option<&'a str> {
     names.find(|name| datafile::is_of(name, id))
 }
 
+/// Fails when `text` does not read as `header`: nobody could go on with such a journal, or drop it.
+fn expect_readable(text: &str, header: &Header) -> Result<()> {
+    let read: std::result::Result<Header, _> = serde_json::from_str(text);
+    match read {
+        Ok(read) if read == *header => Ok(()),
+        Ok(_) => {
+            Err(Error::failed("the request does not read back as it is; this is a bug in relance"))
+        }
+        Err(error) => {
+            let message = "the request cannot be read back; this is a bug in relance";
+            Err(Error::failed(message).caused_by(error))
+        }
+    }
+}
+
 /// The error of those who find a migration staged.
 pub(crate) fn locked(opener: &Opener) -> Error {
     let table = opener.location().table();
@@ -577,6 +597,34 @@ pub(crate) fn deleted_rows(fragments: Vec<Fragment>) -> Operation {
         deleted_fragment_ids: Vec::new(),
         predicate: "deleted from the source while it was staged".to_owned(),
     }
+}
+
+/// Whether `id` is one that relance gives a migration: what it names is found by it, and an empty one would
+/// match everything.
+pub(crate) fn is_id(id: &str) -> bool {
+    id.len() == 12 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Fails unless every name and number is one that relance writes: files are removed by what stands here.
+fn validate(header: &Header, records: &BTreeMap<ChunkId, ChunkRecord>) -> Result<()> {
+    let damaged = |what: &str| Error::refused(format!("the journal is damaged: {what}"));
+    let undone = header.undo.as_ref().map(|undo| undo.id.as_str());
+    if !is_id(&header.id) || undone.is_some_and(|id| !is_id(id)) {
+        return Err(damaged("its migration's id is none"));
+    }
+    let own = |name: &str| datafile::is_of(name, &header.id) && !name.contains(['/', '\\']);
+    for record in records.values() {
+        let known = |name: &String| record.files.iter().any(|file| file.name == *name);
+        let names = record.files.iter().all(|file| own(&file.name));
+        let deleted = record.deletions.keys().all(known) && record.deleted <= record.rows;
+        if !names || !deleted || !record.beside.keys().all(known) {
+            return Err(damaged(&format!(
+                "chunk {} names files that are not its own",
+                record.chunk
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn is_of(staging: &Dataset, header: &Header) -> bool {

@@ -10,9 +10,10 @@ use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::history;
-use crate::journal::{ChunkRecord, Journal};
+use crate::journal::{ChunkRecord, Journal, Opened, Wreck};
 use crate::phase::Phase;
 use crate::plan::{Plan, Request};
+use crate::process::ProcessId;
 use crate::progress::{Amount, Event};
 use crate::run::Migration;
 use crate::run::report::{PointStatus, StagedStatus, TableStatus, Verified};
@@ -36,10 +37,10 @@ impl Migration {
         database::expect_table(&self.location).await?;
         let opener = self.opener();
         let live = opener.live().await?;
-        let journal = Journal::open(&opener).await?;
-        let staged = match &journal {
-            Some(journal) => Some(self.staged_status(&live, journal).await?),
-            None => None,
+        let staged = match Opened::look(&opener).await? {
+            Opened::Journal(journal) => Some(self.staged_status(&live, &journal).await?),
+            Opened::Wreck(wreck) => Some(self.wreck_status(&wreck)),
+            Opened::Nothing => None,
         };
         let mut rollback_points = Vec::new();
         for point in history::rollback_points(&live).await? {
@@ -56,6 +57,30 @@ impl Migration {
             staged,
             rollback_points,
         })
+    }
+
+    /// What can be told of a staging table that is no journal.
+    fn wreck_status(&self, wreck: &Wreck) -> StagedStatus {
+        let (lease, now) = (wreck.lease.as_ref(), self.clock.now());
+        let running = lease.is_some_and(|lease| lease.is_held(now, &ProcessId::current()));
+        let abort = self.command("abort");
+        let why = format!("{}; {abort} drops it", wreck.why);
+        StagedStatus {
+            id: wreck.id.clone().unwrap_or_else(|| "unknown".to_owned()),
+            state: if running { "running" } else { "unreadable" },
+            phase: lease.map_or(Phase::Plan, |lease| lease.phase),
+            began: lease.map_or(now, |lease| lease.beat),
+            seen: lease.map_or(now, |lease| lease.beat),
+            host: lease.map_or_else(|| "unknown".to_owned(), |lease| lease.process.host.clone()),
+            swap: None,
+            problem: Some(why),
+            source_version: 0,
+            changes: Vec::new(),
+            chunks_done: 0,
+            chunks: 0,
+            rows_done: 0,
+            rows: 0,
+        }
     }
 
     async fn staged_status(&self, live: &Dataset, journal: &Journal) -> Result<StagedStatus> {
@@ -84,6 +109,7 @@ impl Migration {
             seen: lease.beat,
             host: lease.process.host.clone(),
             swap,
+            problem: None,
             source_version: header.source_version,
             changes: header.request.changes.iter().map(Change::text).collect(),
             chunks_done: journal.records().count() as u64,

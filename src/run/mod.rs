@@ -16,6 +16,7 @@ mod tune;
 pub(crate) mod undo;
 mod work;
 mod worker;
+mod wreck;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -199,7 +200,7 @@ impl Migration {
         }
         self.expect_writable()?;
         let running = Running::start(&self.run);
-        let journal = self.begin(&opener, &live, &plan, None).await?;
+        let journal = Box::pin(self.begin(&opener, &live, &plan, None)).await?;
         let underway = self.underway(live, plan, journal, began, running)?;
         Box::pin(self.carry_out(underway)).await
     }

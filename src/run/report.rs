@@ -93,6 +93,8 @@ pub struct Aborted {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// What could not be removed, in words.
+    pub left: Vec<String>,
 }
 
 /// What is known of a table's migrations.
@@ -113,7 +115,8 @@ pub struct TableStatus {
 pub struct StagedStatus {
     /// Its id.
     pub id: String,
-    /// `running`, `held`, `interrupted`, or `swapped` when only the tidying up is left.
+    /// `running`, `held`, `interrupted`, `swapped` when only the tidying up is left, or `unreadable` when its
+    /// journal cannot be read: then nothing is known of what was asked.
     pub state: &'static str,
     /// The phase that it was last seen in.
     pub phase: Phase,
@@ -125,6 +128,8 @@ pub struct StagedStatus {
     pub host: String,
     /// What became of the swap, in words, when the run that tried it is gone.
     pub swap: Option<String>,
+    /// Why its journal cannot be read, if it cannot.
+    pub problem: Option<String>,
     /// The pinned version.
     pub source_version: u64,
     /// What was asked.

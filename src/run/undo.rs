@@ -10,9 +10,9 @@ use lance::dataset::transaction::Operation;
 
 use crate::chunk::SourceFragment;
 use crate::commit::{Act, Outcome, exactly_next, properties};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result, is_storage_full};
 use crate::history::{self, Other, RollbackPoint};
-use crate::journal::{ChunkRecord, Journal, Undo, locked};
+use crate::journal::{ChunkRecord, Journal, Opened, Undo, locked};
 use crate::leftover::{self, Removed};
 use crate::phase::Phase;
 use crate::plan::Request;
@@ -48,16 +48,31 @@ impl Migration {
     /// # Crash
     /// Calling it again removes the rest. The live table is not touched.
     pub async fn abort(&self) -> Result<Aborted> {
-        let (live, mut journal) = self.staged().await?;
+        let opener = self.opener();
+        database::expect_table(&self.location).await?;
+        let live = opener.live().await?;
+        let journal = match Opened::look(&opener).await? {
+            Opened::Nothing => return Err(self.nothing_staged()),
+            Opened::Wreck(wreck) => return self.abort_wreck(&live, &wreck).await,
+            Opened::Journal(journal) => *journal,
+        };
         self.expect_free_or_waiting(&journal)?;
+        match self.abort_staged(&live, journal).await {
+            Err(error) if is_storage_full(&error) => self.abort_full(&live, &opener, error).await,
+            done => done,
+        }
+    }
+
+    /// Drops the migration of `journal`, which is not running.
+    async fn abort_staged(&self, live: &Arc<Dataset>, mut journal: Journal) -> Result<Aborted> {
         let header = journal.header().clone();
-        let point = history::rollback_point(&live, &header.id).await?;
+        let point = history::rollback_point(live, &header.id).await?;
         if let Some(version) = point.and_then(|point| point.swapped) {
             return Err(self.landed(version));
         }
         // Taking the migration over stops a run that is slow, not dead, before it can name a file that is
         // removed here.
-        let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
+        let live = self.take_over(live, &mut journal, Phase::Plan).await?;
         let swapped = history::find_swap(&live, &header.id, header.first_version).await?;
         if let Some(version) = swapped {
             return Err(self.landed(version));
@@ -71,7 +86,36 @@ impl Migration {
         journal.remove().await?;
         let table = self.location.table().to_owned();
         let Removed { files, bytes } = removed;
-        Ok(Aborted { table, id: header.id, files, bytes })
+        Ok(Aborted { table, id: header.id, files, bytes, left: Vec::new() })
+    }
+
+    /// Drops what is staged where the disk has no room for a commit that says so: the staging table goes first,
+    /// so that a run which is slow, not dead, finds that out.
+    async fn abort_full(
+        &self,
+        live: &Arc<Dataset>,
+        opener: &Opener,
+        full: Error,
+    ) -> Result<Aborted> {
+        let Some(journal) = Journal::open(opener).await? else { return Err(full) };
+        let (header, lease) = (journal.header().clone(), journal.lease());
+        if lease.phase == Phase::Swap && !lease.released {
+            // It may be asleep just before its commit, and only a commit keeps it out.
+            return Err(
+                full.with_advice("the run died at its swap: free a few KB first, then abort again")
+            );
+        }
+        let swapped = history::find_swap(live, &header.id, header.first_version).await?;
+        if let Some(version) = swapped {
+            return Err(self.landed(version));
+        }
+        journal.remove().await?;
+        let (keep, first) = (HashSet::new(), header.first_version);
+        let Removed { files, bytes } =
+            leftover::remove(live, &header.id, &keep, first, None).await?;
+        source::unpin(live, &header.id).await?;
+        let table = self.location.table().to_owned();
+        Ok(Aborted { table, id: header.id, files, bytes, left: Vec::new() })
     }
 
     /// Takes the last swap back: in one commit that puts the version before it back, as long as nobody
@@ -292,19 +336,25 @@ impl Migration {
         database::expect_table(&self.location).await?;
         let live = opener.live().await?;
         let journal = Journal::open(&opener).await?;
-        let journal = journal.ok_or_else(|| {
-            let table = self.location.table();
-            Error::failed(format!("no migration of `{table}` is staged"))
-        })?;
-        Ok((live, journal))
+        Ok((live, journal.ok_or_else(|| self.nothing_staged())?))
+    }
+
+    fn nothing_staged(&self) -> Error {
+        let table = self.location.table();
+        Error::failed(format!("no migration of `{table}` is staged"))
     }
 
     /// Fails when a migration is staged.
     pub(super) async fn refuse_staged(&self, opener: &Opener) -> Result<()> {
-        if opener.staging().await?.is_none() {
-            return Ok(());
+        match Opened::look(opener).await? {
+            Opened::Nothing => Ok(()),
+            Opened::Journal(_) => Err(self.describe_locked(opener, locked(opener)).await),
+            Opened::Wreck(wreck) => {
+                let abort = self.command("abort");
+                let error = locked(opener).caused_by(wreck.why);
+                Err(error.with_advice(&format!("its journal cannot be read; {abort} drops it")))
+            }
         }
-        Err(self.describe_locked(opener, locked(opener)).await)
     }
 
     /// `error`, with what is staged and what to do.

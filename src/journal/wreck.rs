@@ -1,0 +1,145 @@
+//! A staging table that is no journal which this relance can read: damaged, cut short, or of another version.
+//! What can still be told of it, so that it can be dropped.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::Manifest;
+use lance_table::io::manifest::read_manifest;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+
+use crate::datafile;
+use crate::error::{Context, Error, Result};
+use crate::guard::guarded;
+use crate::journal::{Journal, KEY_HEADER, KEY_LEASE, Lease, is_id};
+use crate::table::Opener;
+
+/// What stands where the staging table is.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// Nothing.
+    Nothing,
+    /// A journal.
+    Journal(Box<Journal>),
+    /// Something else.
+    Wreck(Box<Wreck>),
+}
+
+/// A staging table that cannot be read as a journal.
+#[derive(Debug)]
+pub(crate) struct Wreck {
+    /// Why it cannot be read.
+    pub why: Error,
+    /// The migration's id, if it can be told.
+    pub id: Option<String>,
+    /// Who ran it, if that can be told.
+    pub lease: Option<Lease>,
+    store: Arc<ObjectStore>,
+    root: Path,
+    files: Vec<Path>,
+}
+
+/// What can be told from one manifest.
+#[derive(Debug, Default)]
+struct Told {
+    id: Option<String>,
+    lease: Option<Lease>,
+}
+
+impl Opened {
+    /// Looks at the staging table of the table that `opener` opens.
+    ///
+    /// # Errors
+    /// `Failed`, when it could not be looked at: what is there is not known then.
+    pub(crate) async fn look(opener: &Opener) -> Result<Self> {
+        let why = match Journal::open(opener).await {
+            Ok(Some(journal)) => return Ok(Self::Journal(Box::new(journal))),
+            Ok(None) => None,
+            Err(why) => Some(why),
+        };
+        let (store, root) = opener.staging_place().await?;
+        let listed = store.list(Some(root.clone())).try_collect::<Vec<ObjectMeta>>().await;
+        let mut files = match listed {
+            Err(error) if error.is_not_found() => Vec::new(),
+            listed => listed.doing(|| format!("list {root}"))?,
+        };
+        let why = match why {
+            None if files.is_empty() => return Ok(Self::Nothing),
+            None => Error::failed("the staging table has files, and no version that can be opened"),
+            Some(why) => why,
+        };
+        files.sort_by_key(|meta| std::cmp::Reverse(meta.last_modified));
+        let mut told = Told::default();
+        let manifests = files.iter().filter(|meta| meta.location.extension() == Some("manifest"));
+        for (place, meta) in manifests.enumerate() {
+            let one = tell(&store, meta).await?;
+            // Who runs it stands in the newest one only.
+            told.lease = if place == 0 { one.lease } else { told.lease };
+            told.id = one.id;
+            if told.id.is_some() {
+                break;
+            }
+        }
+        let files = files.into_iter().map(|meta| meta.location).collect();
+        let Told { id, lease } = told;
+        Ok(Self::Wreck(Box::new(Wreck { why, id, lease, store, root, files })))
+    }
+}
+
+impl Wreck {
+    /// Removes the staging table.
+    ///
+    /// # Errors
+    /// `Failed`, when a file of it cannot be removed.
+    ///
+    /// # Crash
+    /// Calling it again removes the rest.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        for file in &self.files {
+            datafile::remove(&self.store, file).await?;
+        }
+        datafile::remove_unlisted(&self.store, &self.root, &[])?;
+        datafile::remove_empty(&self.store, &self.root);
+        Ok(())
+    }
+}
+
+/// What the manifest at `meta` tells, however damaged it is.
+async fn tell(store: &ObjectStore, meta: &ObjectMeta) -> Result<Told> {
+    // An error here is the store's, and nothing is known then.
+    let bytes = datafile::read(store, &meta.location).await?;
+    let manifest = guarded("read a manifest", async {
+        let read = read_manifest(store, &meta.location, Some(meta.size)).await;
+        read.doing(|| format!("read {}", meta.location))
+    });
+    let manifest: Result<Manifest> = manifest.await;
+    let Ok(manifest) = manifest else {
+        return Ok(Told { id: id_in(&String::from_utf8_lossy(&bytes)), lease: None });
+    };
+    let header = manifest.config.get(KEY_HEADER).map(String::as_str).unwrap_or_default();
+    let lease = manifest.config.get(KEY_LEASE).and_then(|text| serde_json::from_str(text).ok());
+    Ok(Told { id: id_in(header), lease })
+}
+
+/// The migration's id in the text of a header, however damaged the rest is.
+fn id_in(text: &str) -> Option<String> {
+    let after = text.split("\"layout\"").nth(1)?;
+    let id = after.split("\"id\":\"").nth(1)?.split('"').next()?;
+    is_id(id).then(|| id.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_found_in_what_is_left_of_a_header() {
+        let header = r#"..{"layout":9,"id":"0123456789ab","relance":"7","request":{"chan"#;
+        assert_eq!(id_in(header).as_deref(), Some("0123456789ab"));
+        for odd in ["", r#"{"layout":5,"id":""}"#, r#"{"layout":5,"id":"../../../../x"}"#, "{}"] {
+            assert_eq!(id_in(odd), None, "{odd}");
+        }
+    }
+}
