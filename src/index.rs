@@ -194,6 +194,21 @@ pub(crate) async fn missing(live: &Dataset, wanted: &[Rebuild]) -> Result<Vec<Re
     Ok(missing.cloned().collect())
 }
 
+/// The names of the indices of `dataset` that users made.
+///
+/// # Errors
+/// `Failed`, when the index list cannot be read.
+pub(crate) async fn names(dataset: &Dataset) -> Result<Vec<String>> {
+    let indices = dataset.load_indices().await;
+    let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
+    let made = indices.iter().filter(|index| !is_system_index(index));
+    let mut names: Vec<String> = made.map(|index| index.name.clone()).collect();
+    // One for each of its segments.
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
 /// The indices of `dataset` that users made, by name.
 async fn find(dataset: &Dataset) -> Result<Vec<Found>> {
     let described = dataset.describe_indices(None).await;

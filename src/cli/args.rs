@@ -196,7 +196,7 @@ pub(super) struct Changes {
     /// What to do about an added column that is there already with the same type
     #[arg(long, value_enum, default_value_t = Exists::Skip, value_name = "WHAT")]
     pub if_exists: Exists,
-    /// Go on without this index; repeatable
+    /// Go on without this index: one that is lost with its column, or need not be built again; repeatable
     #[arg(long, value_name = "NAME")]
     pub drop_index: Vec<String>,
     /// How the plan is carried out

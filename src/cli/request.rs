@@ -77,6 +77,7 @@ pub(super) fn request(changes: &Changes) -> Result<Request> {
             PreflightArg::Sample => Preflight::Sample,
         },
         allow_key_change: changes.allow_key_change,
+        allow_index_loss: false,
     })
 }
 

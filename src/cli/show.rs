@@ -38,8 +38,12 @@ pub(super) fn report(report: &Report) -> String {
     if let Some(seconds) = report.swapped_after {
         lines.push(format!("  swapped    {seconds} s after the start"));
     }
-    if report.indices_rebuilt > 0 {
-        lines.push(format!("  indices    {} rebuilt", report.indices_rebuilt));
+    for (names, what) in
+        [(&report.indices_rebuilt, "rebuilt"), (&report.indices_dropped, "dropped")]
+    {
+        if !names.is_empty() {
+            lines.push(format!("  indices    {} {what}: {}", names.len(), names.join(", ")));
+        }
     }
     let seconds = report.seconds.iter().map(|(phase, seconds)| format!("{phase} {seconds}"));
     lines.push(format!("  seconds    {}", seconds.collect::<Vec<_>>().join(", ")));
@@ -134,10 +138,14 @@ pub(super) fn aborted(aborted: &Aborted) -> String {
 
 /// A swap that was taken back.
 pub(super) fn rolled_back(back: &RolledBack) -> String {
+    let dropped = match back.indices_dropped.as_slice() {
+        [] => String::new(),
+        names => format!("\n  indices dropped with what is taken back: {}", names.join(", ")),
+    };
     if back.kept_commits > 0 {
         return format!(
             "Rolled back `{}` as version {}: the changes are taken back from every row, and what was \
-             written since is kept ({} commits)",
+             written since is kept ({} commits){dropped}",
             back.table, back.version, back.kept_commits
         );
     }
@@ -146,7 +154,7 @@ pub(super) fn rolled_back(back: &RolledBack) -> String {
         count => format!("; {count} commits discarded"),
     };
     format!(
-        "Rolled back `{}`: version {} reads as version {} did{lost}",
+        "Rolled back `{}`: version {} reads as version {} did{lost}{dropped}",
         back.table, back.version, back.restored
     )
 }

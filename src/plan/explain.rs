@@ -131,7 +131,8 @@ impl Plan {
             let asked = self.request.drop_indices.contains(&index.name);
             let fate = match fate {
                 IndexFate::Keep => "kept",
-                IndexFate::Rebuild if self.is_nothing() => "kept",
+                // Nothing is done about any of them then.
+                IndexFate::Rebuild | IndexFate::Drop if self.is_nothing() => "kept",
                 IndexFate::Rebuild => "rebuilt with the same parameters",
                 IndexFate::Drop if asked => "dropped, as asked",
                 IndexFate::Drop => "dropped with its column",

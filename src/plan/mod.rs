@@ -51,6 +51,9 @@ pub struct Request {
     pub preflight: Preflight,
     /// Whether columns of the primary key or the clustering key may be changed.
     pub allow_key_change: bool,
+    /// Whether indices may be lost with their columns that are not among those that may: a way back gives
+    /// up what came after.
+    pub allow_index_loss: bool,
 }
 
 impl Request {
@@ -160,9 +163,10 @@ pub struct IndexFacts {
 pub enum IndexFate {
     /// As it is.
     Keep,
-    /// Built again with the same parameters.
+    /// Built again with the same parameters: its rows are others, or its column's values are, or another
+    /// column has its column's name.
     Rebuild,
-    /// Lost: as asked, or with its column.
+    /// Lost: as asked, or with its column, which has to be asked for too.
     Drop,
 }
 
@@ -351,17 +355,23 @@ impl Plan {
         let rebuilt = rebuilt.filter_map(|(index, _)| {
             Some(Rebuild {
                 name: index.name.clone(),
-                column: self.target.path_now(&index.column)?,
+                column: self.target.path_taken(&index.column)?,
                 other_values: is_derived(&self.target, &index.column),
             })
         });
         rebuilt.collect()
     }
+
+    /// The names of the indices that are lost.
+    pub(crate) fn dropped_indices(&self) -> Vec<String> {
+        let dropped = self.indices.iter().filter(|(_, fate)| *fate == IndexFate::Drop);
+        dropped.map(|(index, _)| index.name.clone()).collect()
+    }
 }
 
 fn fate(index: &IndexFacts, request: &Request, target: &Target, strategy: Strategy) -> IndexFate {
     let paths = || index.column.split(", ");
-    let gone = paths().any(|path| target.path_now(path).is_none());
+    let gone = paths().any(|path| target.path_taken(path).is_none());
     if gone || request.drop_indices.contains(&index.name) {
         return IndexFate::Drop;
     }
@@ -372,9 +382,9 @@ fn fate(index: &IndexFacts, request: &Request, target: &Target, strategy: Strate
     }
 }
 
-/// Whether the values of the source's column at `path` are made anew.
+/// Whether the values of the source's column at `path` are made anew, or are those of another column.
 fn is_derived(target: &Target, path: &str) -> bool {
-    let now = target.path_now(path).unwrap_or_default();
+    let Some(now) = target.path_now(path) else { return true };
     let top = now.split('.').next().unwrap_or_default();
     let place =
         target.schema.fields.iter().position(|field| field.name == now || field.name == top);

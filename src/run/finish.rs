@@ -53,6 +53,9 @@ impl Migration {
         }
         let asked = &underway.plan.request.drop_indices;
         after = index::drop_named(after, asked, &id).await?;
+        for name in underway.plan.dropped_indices() {
+            note(&self.progress, format!("index `{name}` is dropped"));
+        }
         underway.clock(Phase::Index, seconds(began.elapsed()));
         let (version, rows) = (swapped.version_id(), rows_swapped(underway));
         let schema = underway.plan.target.schema.clone();
@@ -68,7 +71,7 @@ impl Migration {
         if let Some(undo) = &underway.journal.header().undo {
             source::unpin(&after, &undo.id).await?;
         }
-        Ok(self.report(underway, swapped, &after, wanted.len() as u64, sample))
+        Ok(self.report(underway, swapped, &after, sample))
     }
 
     /// Removes what earlier runs of this migration left behind, what is staged excepted.
@@ -86,7 +89,6 @@ impl Migration {
         underway: &Underway,
         swapped: &Dataset,
         after: &Dataset,
-        indices_rebuilt: u64,
         sample: Vec<arrow::array::RecordBatch>,
     ) -> Report {
         let header = underway.journal.header();
@@ -110,7 +112,8 @@ impl Migration {
             verified: self.settings.verify,
             rounds: u64::from(underway.rounds.count),
             swapped_after: underway.swapped_after,
-            indices_rebuilt,
+            indices_rebuilt: plan.rebuilds().into_iter().map(|rebuild| rebuild.name).collect(),
+            indices_dropped: plan.dropped_indices(),
             fields: fields.fields().iter().map(|field| field_text(field)).collect(),
             seconds: underway.clocked.clone(),
             sample,

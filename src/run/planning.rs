@@ -115,9 +115,13 @@ impl Migration {
         // The staged files are there already: what is free does not count against them again.
         let facts = Facts { free_bytes: None, staged: journal.runs(), ..facts };
         let now = self.clock.now();
-        // An index that turned out not to be buildable can be given up later.
         let mut request = header.request.clone();
-        request.drop_indices.extend(self.request.drop_indices.iter().cloned());
+        // Others may have dropped one of them meanwhile.
+        request.drop_indices.retain(|name| facts.indices.iter().any(|index| index.name == *name));
+        // An index that turned out not to be buildable, or came after, can be given up later.
+        let more = self.request.drop_indices.iter();
+        let more = more.filter(|name| !header.request.drop_indices.contains(name));
+        request.drop_indices.extend(more.cloned());
         let plan = Plan::choose(&facts, &request, now);
         let plan =
             plan.map_err(|error| self.schema_changed(&error.to_string()).caused_by(error))?;

@@ -71,8 +71,10 @@ pub struct Report {
     pub rounds: u64,
     /// Seconds from the start of the command to the swap; `None`, when an earlier run swapped.
     pub swapped_after: Option<f64>,
-    /// Indices built again.
-    pub indices_rebuilt: u64,
+    /// Names of the indices that were built again.
+    pub indices_rebuilt: Vec<String>,
+    /// Names of the indices that are lost: as asked, or with what is taken back.
+    pub indices_dropped: Vec<String>,
     /// The fields after, as text.
     pub fields: Vec<String>,
     /// Seconds by phase, in order.
@@ -172,6 +174,8 @@ pub struct RolledBack {
     pub discarded_commits: u64,
     /// Others' commits whose rows were carried back, as told to.
     pub kept_commits: u64,
+    /// Names of the indices that the table had, and has no more.
+    pub indices_dropped: Vec<String>,
 }
 
 /// A rollback point given up.

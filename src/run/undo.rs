@@ -24,7 +24,7 @@ use crate::run::report::{Aborted, Ended, Finalized, RolledBack, commits_text};
 use crate::schema::change::Change;
 use crate::settings::{Hold, Settings};
 use crate::table::{self, Opener};
-use crate::{database, source};
+use crate::{database, index, source};
 
 /// What `rollback` does about what others wrote after the swap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -149,9 +149,10 @@ impl Migration {
             Writes::Refuse | Writes::Discard | Writes::Keep => {}
         }
         let operation = Operation::Restore { version: point.version };
+        let had = index::names(&live).await.unwrap_or_default();
         let outcome = exactly_next(&live, operation, properties(&point.id, Act::Rollback)).await?;
-        let version = match outcome {
-            Outcome::Landed(live) => live.version_id(),
+        let restored = match outcome {
+            Outcome::Landed(live) => live,
             Outcome::LostRace { head } => {
                 let message = format!(
                     "somebody committed version {head} at this moment; nothing was rolled back"
@@ -164,13 +165,16 @@ impl Migration {
         };
         source::unpin(&live, &point.id).await?;
         remove_leftovers(&live, &point, swapped).await?;
+        // The rows are back: an index list that cannot be read is no reason to fail.
+        let has = index::names(&restored).await.unwrap_or_else(|_| had.clone());
         Ok(RolledBack {
             table: self.location.table().to_owned(),
             id: point.id,
             restored: point.version,
-            version,
+            version: restored.version_id(),
             discarded_commits: others.len() as u64,
             kept_commits: 0,
+            indices_dropped: had.into_iter().filter(|name| !has.contains(name)).collect(),
         })
     }
 
@@ -193,7 +197,12 @@ impl Migration {
                 "`{discard} --discard-writes` gives up what was written since; nothing was changed"
             )));
         };
-        let request = Request { changes, allow_key_change: true, ..Request::default() };
+        let request = Request {
+            changes,
+            allow_key_change: true,
+            allow_index_loss: true,
+            ..Request::default()
+        };
         let settings = Settings { hold: Hold::No, ..self.settings.clone() };
         let back = Self { request, settings, ..self.clone() };
         let Planned { mut plan, live } = back.plan_head(&opener).await?;
@@ -215,6 +224,7 @@ impl Migration {
             version: report.version_after,
             discarded_commits: 0,
             kept_commits: commits,
+            indices_dropped: report.indices_dropped,
         })
     }
 

@@ -146,6 +146,17 @@ impl Target {
         let field = self.before.field(path)?;
         self.after.field_path(field.id).ok()
     }
+
+    /// As [`path_now`](Self::path_now); of a field that is gone, its own path, where another one has it now.
+    pub(crate) fn path_taken(&self, path: &str) -> Option<String> {
+        self.path_now(path).or_else(|| self.after.field(path).map(|_| path.to_owned()))
+    }
+
+    /// Whether the field at `path` of the target is null in every row.
+    pub(crate) fn is_all_null(&self, path: &str) -> bool {
+        let place = self.after.fields.iter().position(|field| field.name == path);
+        place.and_then(|place| self.columns.get(place)).is_some_and(Column::is_all_null)
+    }
 }
 
 impl Draft<'_> {

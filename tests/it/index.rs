@@ -90,3 +90,115 @@ async fn our_index_commits_do_not_count_as_writes() {
     db.relance("status", "t", &[]).expect(0).says("0 commits by others since");
     db.relance("rollback", "t", &[]).expect(0);
 }
+
+/// A B-tree called `by_text` on `text`, and `id_idx` on `id`.
+async fn indexed_twice(db: &Db) {
+    let mut live = db.documents("t", 200, 50).await;
+    crate::support::index_ids(&mut live).await;
+    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+    live.create_index(&["text"], IndexType::BTree, Some("by_text".into()), &params, false)
+        .await
+        .unwrap();
+}
+
+/// The names of the indices of `t`, and whether each covers every fragment.
+async fn indices(db: &Db) -> Vec<(String, bool)> {
+    let live = db.open("t").await;
+    let whole = live.count_fragments() as u64;
+    let indices = live.load_indices().await.unwrap();
+    let covers = |index: &lance_table::format::IndexMetadata| {
+        index.fragment_bitmap.as_ref().is_some_and(|covered| covered.len() == whole)
+    };
+    let mut all: Vec<_> = indices.iter().map(|index| (index.name.clone(), covers(index))).collect();
+    all.sort();
+    all
+}
+
+fn both() -> Vec<(String, bool)> {
+    vec![("by_text".to_owned(), true), ("id_idx".to_owned(), true)]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_goes_with_its_column_only_when_that_is_asked() {
+    for more in [&["--drop", "text"][..], &["--drop", "text", "--strategy", "rewrite"]] {
+        let db = Db::new();
+        indexed_twice(&db).await;
+        let before = db.files();
+        for verb in ["plan", "migrate"] {
+            db.relance(verb, "t", more)
+                .expect(3)
+                .says("`t` would lose index `by_text` (BTree on `text`)")
+                .says("--drop-index by_text goes on without it");
+        }
+        assert_eq!(db.files(), before);
+        let asked = [more, &["--drop-index", "by_text", "--json"]].concat();
+        let done = db.relance("migrate", "t", &asked).expect(0).says("index `by_text` is dropped");
+        assert_eq!(done.json()["report"]["indices_dropped"], serde_json::json!(["by_text"]));
+        assert_eq!(indices(&db).await, [("id_idx".to_owned(), true)]);
+    }
+    let db = Db::new();
+    indexed_twice(&db).await;
+    let asked = ["--drop", "text", "--drop-index", "by_text", "--strategy", "rewrite"];
+    let done = db.relance("migrate", "t", &asked).expect(0);
+    done.says("indices    1 rebuilt: id_idx").says("indices    1 dropped: by_text");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_on_a_replaced_column_is_built_again() {
+    for (change, strategy, found) in [
+        (&["--add", "text:string=new"][..], "columns", "text = 'new'"),
+        (&["--add", "text:string=new"], "rewrite", "text = 'new'"),
+        (&["--add", "text:int64=7"], "columns", "text = 7"),
+        (&["--add", "text:string"], "metadata", "text is null"),
+        (&["--compute", "text=concat('d', 'x')"], "columns", "text = 'dx'"),
+    ] {
+        let db = Db::new();
+        indexed_twice(&db).await;
+        let asked = [&["--drop", "text"], change, &["--strategy", strategy, "--json"]].concat();
+        let report = db.relance("migrate", "t", &asked).expect(0).json()["report"].clone();
+        assert_eq!(report["indices_dropped"], serde_json::json!([]), "{change:?}");
+        assert!(report["indices_rebuilt"].as_array().unwrap().contains(&"by_text".into()));
+        assert_eq!(indices(&db).await, both(), "{change:?}");
+        assert_eq!(db.open("t").await.count_rows(Some(found.into())).await.unwrap(), 200);
+    }
+    let db = Db::new();
+    indexed_twice(&db).await;
+    db.relance("migrate", "t", &["--drop", "text", "--add", "text:list<string>=[\"a\"]"])
+        .expect(3)
+        .says("index `by_text` (BTree) cannot be built on `text`, which becomes list<")
+        .says("--drop-index by_text");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renames_lose_no_index() {
+    for more in [&[][..], &["--add", "n:int64=7"], &["--strategy", "rewrite"]] {
+        let db = Db::new();
+        indexed_twice(&db).await;
+        let asked = [&["--rename", "text=body", "--rename", "id=key"], more].concat();
+        db.relance("migrate", "t", &asked).expect(0);
+        assert_eq!(indices(&db).await, both(), "{more:?}");
+        let live = db.open("t").await;
+        let on = live.load_indices_by_name("by_text").await.unwrap();
+        assert_eq!(live.schema().field_path(on[0].fields[0]).unwrap(), "body");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_comes_after_the_swap_is_named_when_it_is_taken_back() {
+    for (written, how) in [(false, &[][..]), (true, &["--keep-writes"])] {
+        let db = Db::new();
+        db.documents("t", 60, 20).await;
+        db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
+        let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+        let mut live = db.open("t").await;
+        live.create_index(&["n"], IndexType::BTree, Some("by_n".into()), &params, false)
+            .await
+            .unwrap();
+        if written {
+            live.delete("id = 3").await.unwrap();
+        }
+        let back = db.relance("rollback", "t", how).expect(0);
+        back.says("indices dropped with what is taken back: by_n");
+        assert!(indices(&db).await.is_empty());
+    }
+}

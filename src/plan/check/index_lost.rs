@@ -1,9 +1,9 @@
-//! An index whose parameters cannot be known would come back different.
+//! An index that is lost has to be asked for; one whose parameters cannot be known would come back different.
 
 use arrow::datatypes::DataType;
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, IndexFate, Plan, Request};
+use crate::plan::{Facts, IndexFacts, IndexFate, Plan, Rebuild, Request};
 use crate::schema::show::type_text;
 
 /// Refuses names that are no index of the table.
@@ -23,18 +23,12 @@ pub(super) fn check_names(facts: &Facts, request: &Request) -> Result<()> {
 
 /// Refuses to lose an index without being asked.
 pub(super) fn check(plan: &Plan) -> Result<()> {
+    expect_asked(plan)?;
     for rebuild in plan.rebuilds().iter().filter(|rebuild| rebuild.other_values) {
         let index =
             plan.indices.iter().map(|(index, _)| index).find(|one| one.name == rebuild.name);
-        let field = plan.target.after.field(&rebuild.column);
-        let Some((index, field)) = index.zip(field) else { continue };
-        if !suits(&index.kind, &field.data_type()) {
-            let (name, kind, column) = (&index.name, &index.kind, &rebuild.column);
-            let data_type = type_text(&field.data_type());
-            return Err(Error::refused(format!(
-                "index `{name}` ({kind}) cannot be built on `{column}`, which becomes {data_type}"
-            ))
-            .with_advice(&format!("--drop-index {name} goes on without it")));
+        if let Some(index) = index {
+            expect_suited(plan, index, rebuild)?;
         }
     }
     let rebuilt = plan.indices.iter().filter(|(_, fate)| *fate == IndexFate::Rebuild);
@@ -49,11 +43,57 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to lose an index with its column, unless its name was given.
+fn expect_asked(plan: &Plan) -> Result<()> {
+    let asked = &plan.request.drop_indices;
+    let lost: Vec<&IndexFacts> = plan
+        .indices
+        .iter()
+        .filter(|(index, fate)| *fate == IndexFate::Drop && !asked.contains(&index.name))
+        .map(|(index, _)| index)
+        .collect();
+    if lost.is_empty() || plan.request.allow_index_loss {
+        return Ok(());
+    }
+    let named = lost.iter().map(|index| {
+        let IndexFacts { name, kind, column, .. } = index;
+        format!("index `{name}` ({kind} on `{column}`)")
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    let flags = lost.iter().map(|index| format!("--drop-index {}", index.name));
+    let flags = flags.collect::<Vec<_>>().join(" ");
+    let (table, them) = (&plan.table, if lost.len() == 1 { "it" } else { "them" });
+    let message = format!("`{table}` would lose {named} with what is dropped");
+    Err(Error::refused(message).with_advice(&format!("{flags} goes on without {them}")))
+}
+
+/// Refuses an index of a kind that the column's new values do not suit.
+fn expect_suited(plan: &Plan, index: &IndexFacts, rebuild: &Rebuild) -> Result<()> {
+    let Some(field) = plan.target.after.field(&rebuild.column) else { return Ok(()) };
+    let (name, kind, column) = (&index.name, &index.kind, &rebuild.column);
+    let becomes = if !suits(kind, &field.data_type()) {
+        type_text(&field.data_type())
+    } else if is_of_vectors(kind) && plan.target.is_all_null(column) {
+        // There is nothing that it could learn from.
+        "null in every row".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::refused(format!(
+        "index `{name}` ({kind}) cannot be built on `{column}`, which becomes {becomes}"
+    ))
+    .with_advice(&format!("--drop-index {name} goes on without it")))
+}
+
+fn is_of_vectors(kind: &str) -> bool {
+    kind.starts_with("IVF") || kind == "Vector"
+}
+
 /// Whether an index of `kind` can be built on values of `data_type`.
 fn suits(kind: &str, data_type: &DataType) -> bool {
     let is_text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8);
     let is_list = matches!(data_type, DataType::List(_) | DataType::LargeList(_));
-    if kind.starts_with("IVF") || kind == "Vector" {
+    if is_of_vectors(kind) {
         return matches!(data_type, DataType::FixedSizeList(item, _)
             if item.data_type().is_floating() || item.data_type().is_integer());
     }
