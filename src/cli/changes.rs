@@ -15,6 +15,7 @@ const FLAGS: &[(&str, &str, &str)] = &[
     ),
     ("compute", "NAME[:TYPE]=SQL", "Add a column computed from the others"),
     ("cast", "NAME:TYPE", "Give a column another type"),
+    ("set", "NAME=SQL", "Change the values of a column that exists"),
     ("fill", "NAME=LITERAL", "Put a value in place of a column's nulls"),
     ("rename", "OLD=NEW", "Call a column otherwise"),
     ("drop", "NAME", "Drop a column"),
@@ -23,8 +24,8 @@ const FLAGS: &[(&str, &str, &str)] = &[
 ];
 
 /// The names of the flags.
-pub(super) const VERBS: [&str; 9] =
-    ["add", "compute", "cast", "fill", "rename", "drop", "nullable", "not-null", "file"];
+pub(super) const VERBS: [&str; 10] =
+    ["add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not-null", "file"];
 
 /// Changes and files of changes, in the order in which they were typed.
 #[derive(Debug, Clone, Default)]

@@ -2,8 +2,8 @@
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use relance::{
-    Aborted, Finalized, Held, Report, RolledBack, STAGING_SUFFIX, Sampled, StagedStatus,
-    TableStatus, Trial, Tuned, Verified, bytes_text, count_text,
+    Aborted, Finalized, Held, Report, RolledBack, STAGING_SUFFIX, Sampled, SkippedValues,
+    StagedStatus, TableStatus, Trial, Tuned, Verified, bytes_text, count_text,
 };
 
 /// Characters of a value in a sample.
@@ -21,6 +21,8 @@ pub(super) fn report(report: &Report) -> String {
     for name in &report.skipped {
         lines.push(format!("  skipped    column `{name}` exists already with this type"));
     }
+    let values = report.skipped_values.iter().filter_map(SkippedValues::text);
+    lines.extend(values.map(|text| format!("  values     {text}")));
     let verified = match report.verified {
         relance::Verify::Full => "every value verified",
         relance::Verify::Quick => "verified quickly",

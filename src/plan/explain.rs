@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::plan::copies::Copies;
 use crate::plan::strategy::of_change;
-use crate::plan::{IndexFate, Plan};
+use crate::plan::{IndexFate, Plan, SkippedValues};
 use crate::schema::blob::is_first_kind;
 use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
@@ -60,6 +60,7 @@ impl Plan {
             "change_details": details,
             "other_strategies": others,
             "skipped": skipped,
+            "skipped_values": self.skipped_values,
             "lost": self.target.lost,
             "bad_values": self.findings,
             "schema_before": schema_json(&self.before),
@@ -94,6 +95,9 @@ impl Plan {
         }
         for skipped in &self.target.skipped {
             writeln!(out, "  skipped    column `{}` {}", skipped.name, skipped.why)?;
+        }
+        for text in self.skipped_values.iter().filter_map(SkippedValues::text) {
+            writeln!(out, "  values     {text}")?;
         }
         for finding in &self.findings {
             writeln!(out, "  to null    {}", finding.text())?;

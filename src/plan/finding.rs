@@ -38,3 +38,35 @@ impl Finding {
         format!("column `{column}`: {count} values {what}, such as {examples}")
     }
 }
+
+/// How a column that was there already compares with the values that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SkippedValues {
+    /// The column's path.
+    pub column: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Those that hold another value.
+    pub others: u64,
+    /// Those that are null, where a value was asked for.
+    pub nulls: u64,
+    /// What `--fill` would put in place of nulls.
+    pub fill: Option<String>,
+}
+
+impl SkippedValues {
+    /// What differs, in words; `None`, when nothing does.
+    pub fn text(&self) -> Option<String> {
+        let Self { column, rows, others, nulls, fill } = self;
+        let (rows, mut parts) = (count_text(*rows), Vec::new());
+        if *others > 0 {
+            parts.push(format!("{} hold another value than was asked for", count_text(*others)));
+        }
+        if *nulls > 0 {
+            let fill = fill.as_ref().map(|value| format!(" (--fill '{column}={value}')"));
+            parts.push(format!("{} are null{}", count_text(*nulls), fill.unwrap_or_default()));
+        }
+        let parts = parts.join(", ");
+        (!parts.is_empty()).then(|| format!("column `{column}`: of its {rows} rows {parts}"))
+    }
+}

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::{Chunk, ChunkLimits, Signature, SourceFragment, cut};
 use crate::error::{Error, Result};
 use crate::plan::cost::Cost;
-pub use crate::plan::finding::{Example, Finding};
+pub use crate::plan::finding::{Example, Finding, SkippedValues};
 pub use crate::plan::strategy::Strategy;
 use crate::plan::strategy::{Choice, choose};
 use crate::schema::change::Change;
@@ -214,6 +214,8 @@ pub struct Plan {
     pub indices: Vec<(IndexFacts, IndexFate)>,
     /// Values that a change cannot take over, once that was tried.
     pub findings: Vec<Finding>,
+    /// How columns that are there already compare with what was asked, once that was looked at.
+    pub skipped_values: Vec<SkippedValues>,
     /// What it costs.
     pub cost: Cost,
     /// What the ways not taken would cost.
@@ -298,6 +300,7 @@ impl Plan {
             filter,
             indices,
             findings: Vec::new(),
+            skipped_values: Vec::new(),
             request: request.clone(),
         };
         check::run(facts, request, &plan)?;

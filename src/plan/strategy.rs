@@ -144,7 +144,9 @@ pub(super) fn of_change(change: &Change) -> (Strategy, &'static str) {
             (Strategy::Metadata, "a column that no file holds is null")
         }
         Change::Add(_) => (Strategy::Columns, "its value is written for every row"),
-        Change::Compute(_) => (Strategy::Columns, "it is computed for every row"),
+        Change::Compute(_) | Change::Set { .. } => {
+            (Strategy::Columns, "it is computed for every row")
+        }
         Change::Cast(_) => (Strategy::Columns, "every value is cast"),
         Change::Fill { .. } => (Strategy::Columns, "its nulls are filled"),
         Change::NotNull { .. } => (Strategy::Columns, "every value is looked at"),

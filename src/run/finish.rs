@@ -100,6 +100,7 @@ impl Migration {
             id: header.id.clone(),
             changes: plan.target.changes.iter().map(Change::text).collect(),
             skipped: plan.target.skipped.iter().map(|skipped| skipped.name.clone()).collect(),
+            skipped_values: plan.skipped_values.clone(),
             version_before: header.source_version,
             version_swapped: swapped.version_id(),
             version_after: after.version_id(),

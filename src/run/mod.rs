@@ -12,6 +12,7 @@ mod prepare;
 mod quarantine;
 pub(crate) mod report;
 mod swap;
+mod there;
 mod tune;
 pub(crate) mod undo;
 mod work;

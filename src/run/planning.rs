@@ -93,7 +93,11 @@ impl Migration {
         underway.journal.expect_own().await?;
         let live = newest(&underway.source).await?;
         self.pin_head(&live, &underway.journal).await?;
-        underway.plan = self.plan_staged(&live, &underway.journal).await?;
+        let plan = self.plan_staged(&live, &underway.journal).await?;
+        // What the table had already was looked at when the migration began.
+        let before = std::mem::replace(&mut underway.plan, plan);
+        underway.plan.skipped_values = before.skipped_values;
+        underway.plan.target.skipped = before.target.skipped;
         underway.source = live;
         underway.journal.move_to(underway.source.version_id(), &underway.plan.chunks);
         Ok(())

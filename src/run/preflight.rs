@@ -66,6 +66,7 @@ impl Migration {
     /// # Errors
     /// `Refused`, when a value does not go through that has to.
     pub(super) async fn preflight(&self, live: &Arc<Dataset>, plan: &mut Plan) -> Result<()> {
+        self.compare_there(live, plan).await?;
         let rows_max = match plan.request.preflight {
             Preflight::Full => u64::MAX,
             Preflight::Sample => SAMPLE_ROWS,

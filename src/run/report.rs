@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::history::{Other, RollbackPoint};
 use crate::phase::Phase;
-use crate::plan::{Plan, Strategy};
+use crate::plan::{Plan, SkippedValues, Strategy};
 
 /// How a migration ended without an error.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct Report {
     pub changes: Vec<String>,
     /// Added columns that were there already.
     pub skipped: Vec<String>,
+    /// How their values compare with what was asked.
+    pub skipped_values: Vec<SkippedValues>,
     /// How it was carried out.
     pub strategy: Strategy,
     /// The version before the swap, which is the rollback point.

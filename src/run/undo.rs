@@ -149,7 +149,7 @@ impl Migration {
             Writes::Refuse | Writes::Discard | Writes::Keep => {}
         }
         let operation = Operation::Restore { version: point.version };
-        let had = index::names(&live).await.unwrap_or_default();
+        let indices = index::names(&live).await.unwrap_or_default();
         let outcome = exactly_next(&live, operation, properties(&point.id, Act::Rollback)).await?;
         let restored = match outcome {
             Outcome::Landed(live) => live,
@@ -166,7 +166,7 @@ impl Migration {
         source::unpin(&live, &point.id).await?;
         remove_leftovers(&live, &point, swapped).await?;
         // The rows are back: an index list that cannot be read is no reason to fail.
-        let has = index::names(&restored).await.unwrap_or_else(|_| had.clone());
+        let has = index::names(&restored).await.unwrap_or_else(|_| indices.clone());
         Ok(RolledBack {
             table: self.location.table().to_owned(),
             id: point.id,
@@ -174,7 +174,7 @@ impl Migration {
             version: restored.version_id(),
             discarded_commits: others.len() as u64,
             kept_commits: 0,
-            indices_dropped: had.into_iter().filter(|name| !has.contains(name)).collect(),
+            indices_dropped: indices.into_iter().filter(|name| !has.contains(name)).collect(),
         })
     }
 

@@ -19,6 +19,14 @@ pub enum Change {
     Compute(Compute),
     /// Another type for a column.
     Cast(Cast),
+    /// Other values for a column.
+    Set {
+        /// The column.
+        name: String,
+        /// The expression, over the columns as they are at this place in the order of changes, cast to the
+        /// column's own type.
+        sql: String,
+    },
     /// A value in place of a column's nulls.
     Fill {
         /// The column.
@@ -98,7 +106,8 @@ impl Change {
             Self::Add(add) => &add.name,
             Self::Compute(compute) => &compute.name,
             Self::Cast(cast) => &cast.name,
-            Self::Fill { name, .. }
+            Self::Set { name, .. }
+            | Self::Fill { name, .. }
             | Self::Rename { name, .. }
             | Self::Drop { name }
             | Self::Nullable { name }
@@ -126,7 +135,7 @@ impl Change {
             }
             Self::Nullable { name } => Some(Self::NotNull { name: name.clone() }),
             Self::NotNull { name } => Some(Self::Nullable { name: name.clone() }),
-            Self::Fill { .. } | Self::Drop { .. } => None,
+            Self::Set { .. } | Self::Fill { .. } | Self::Drop { .. } => None,
         }
     }
 
@@ -156,6 +165,7 @@ impl Change {
             Self::Add(_) => "add",
             Self::Compute(_) => "compute",
             Self::Cast(_) => "cast",
+            Self::Set { .. } => "set",
             Self::Fill { .. } => "fill",
             Self::Rename { .. } => "rename",
             Self::Drop { .. } => "drop",
@@ -180,6 +190,7 @@ impl Change {
                 format!("{verb} {name}{}{}={sql}", kind.unwrap_or_default(), null(compute.nullable))
             }
             Self::Cast(cast) => format!("{verb} {}:{}", cast.name, type_text(&cast.data_type)),
+            Self::Set { name, sql } => format!("{verb} {name}={sql}"),
             Self::Fill { name, value } => format!("{verb} {name}={value}"),
             Self::Rename { name, to } => format!("{verb} {name}={to}"),
             Self::Drop { name } | Self::Nullable { name } | Self::NotNull { name } => {
@@ -205,6 +216,7 @@ mod tests {
         assert_eq!(back("not-null", "a").as_deref(), Some("nullable a"));
         assert_eq!(back("drop", "a"), None);
         assert_eq!(back("fill", "a=1"), None);
+        assert_eq!(back("set", "a=b + 1"), None);
         assert_eq!(back("cast", "a:int8"), None, "what it was is not known yet");
     }
 

@@ -17,4 +17,5 @@ pub(crate) mod sql;
 pub(crate) mod stored;
 pub(crate) mod target;
 pub(crate) mod text;
+pub(crate) mod there;
 pub(crate) mod types;

@@ -8,7 +8,7 @@ use crate::schema::types::Parser;
 
 /// The words that changes begin with: the flags' names.
 const VERBS: &[&str] =
-    &["add", "compute", "cast", "fill", "rename", "drop", "nullable", "not-null"];
+    &["add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not-null"];
 
 impl Change {
     /// Reads a change of the kind that `verb` (a flag's name without its dashes) names.
@@ -20,6 +20,7 @@ impl Change {
             "add" => Self::parse_add(text),
             "compute" => parse_compute(text),
             "cast" => parse_cast(text),
+            "set" => parse_set(text),
             "fill" => {
                 let (name, value) = split(text, "expected NAME=LITERAL")?;
                 Ok(Self::Fill { name, value })
@@ -90,6 +91,16 @@ fn parse_compute(text: &str) -> Result<Change> {
         return Err(parser.error("expected an expression"));
     }
     Ok(Change::Compute(Compute { name, data_type, nullable, sql }))
+}
+
+fn parse_set(text: &str) -> Result<Change> {
+    const SHAPE: &str = "expected NAME=SQL";
+    let (name, sql) = split(text, SHAPE)?;
+    let sql = sql.trim().to_owned();
+    if sql.is_empty() {
+        return Err(Parser::starting_at(text, text.len()).error("expected an expression"));
+    }
+    Ok(Change::Set { name, sql })
 }
 
 fn parse_cast(text: &str) -> Result<Change> {
@@ -194,6 +205,8 @@ mod tests {
             "compute same=a = 'x:y'",
             "cast price:decimal128(10, 2)",
             "cast meta.n:int64",
+            "set price=price * 2",
+            "set same=a = 'x:y'",
             "fill price=0",
             "rename a=b",
             "rename a.b=c",
@@ -224,6 +237,8 @@ mod tests {
         assert!(message("compute", "a=").contains("an expression"));
         assert!(message("cast", "a").contains("NAME:TYPE"));
         assert!(message("rename", "a").contains("OLD=NEW"));
+        assert!(message("set", "a").contains("NAME=SQL"));
+        assert!(message("set", "a= ").contains("an expression"));
         assert!(message("fill", "=1").contains("NAME=LITERAL"));
         assert!(message("drop", " ").contains("name"));
         assert!(message("drip", "a").contains("no change is called"));

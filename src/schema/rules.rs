@@ -64,6 +64,22 @@ pub(super) fn refuse_extension(field: &Field, path: &str, verb: &str) -> Result<
     }
 }
 
+/// As [`refuse_extension`], for all that is in `field` as well.
+pub(super) fn refuse_extension_inside(field: &Field, path: &str, verb: &str) -> Result<()> {
+    refuse_extension(field, path, verb)?;
+    let mut children = field.children.iter();
+    children.try_for_each(|child| {
+        refuse_extension_inside(child, &format!("{path}.{}", child.name), verb)
+    })
+}
+
+/// The error of a computed column that is there already, and not for that what it would be.
+pub(super) fn exists_otherwise(name: &str, why: &str) -> Error {
+    Error::refused(format!("column `{name}` exists already, and {why}")).with_advice(&format!(
+        "leave --compute out to keep what is there; --set '{name}=SQL' changes the values of a column that exists"
+    ))
+}
+
 pub(super) fn expect_castable(path: &str, from: &DataType, to: &DataType) -> Result<()> {
     if from == to || is_castable(from, to) {
         return Ok(());
@@ -102,6 +118,7 @@ pub(super) fn refuse_twice(changes: &[Change]) -> Result<()> {
             }
             Change::Drop { .. } | Change::Rename { .. } => made.retain(|other| *other != name),
             Change::Cast(_)
+            | Change::Set { .. }
             | Change::Fill { .. }
             | Change::Nullable { .. }
             | Change::NotNull { .. } => {}

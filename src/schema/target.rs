@@ -15,12 +15,13 @@ use crate::schema::follow::{Renamed, followed, lost_functions};
 use crate::schema::literal::{null_literal, parse_literal, settle_now};
 use crate::schema::path::{Place, field_at, fields_around, find, renamed};
 use crate::schema::rules::{
-    expect_castable, expect_name, field_of, kept_metadata, nowhere, refuse_extension, refuse_twice,
-    renumber, same_field, stored,
+    exists_otherwise, expect_castable, expect_name, field_of, kept_metadata, nowhere,
+    refuse_extension, refuse_extension_inside, refuse_twice, renumber, same_field, stored,
 };
 use crate::schema::show::type_text;
 use crate::schema::sql::Sql;
 use crate::schema::stored::without_views;
+use crate::schema::there::{Asked, There};
 
 /// What to do about an added column that the table has already, with the same type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -46,6 +47,8 @@ pub struct Target {
     pub skipped: Vec<Skipped>,
     /// What is lost with a column that goes, in words.
     pub lost: Vec<String>,
+    /// Those of the columns that are there already whose values have to be compared with what was asked.
+    pub(crate) there: Vec<There>,
     /// The fields of the source and what became of each: those whose values stay keep their ids here.
     pub(crate) before: Schema,
     pub(crate) after: Schema,
@@ -61,6 +64,7 @@ struct Draft<'a> {
     now: DateTime<Utc>,
     changes: Vec<Change>,
     skipped: Vec<Skipped>,
+    there: Vec<There>,
 }
 
 /// A change that the table has already.
@@ -95,6 +99,7 @@ impl Target {
             now,
             changes: Vec::new(),
             skipped: Vec::new(),
+            there: Vec::new(),
         };
         for change in changes {
             draft.apply(change, if_exists)?;
@@ -165,6 +170,7 @@ impl Draft<'_> {
             Change::Add(add) => self.add(add, if_exists),
             Change::Compute(compute) => self.compute(compute, if_exists),
             Change::Cast(cast) => self.cast(cast),
+            Change::Set { name, sql } => self.set(name, sql),
             Change::Fill { name, value } => self.fill(name, value),
             Change::Rename { name, to } => self.rename(name, to, if_exists),
             Change::Drop { name } => self.remove(name),
@@ -182,11 +188,11 @@ impl Draft<'_> {
         let (around, name) = self.split_new(&add.name)?;
         let field = ArrowField::new(name, add.data_type.clone(), add.nullable);
         let field = stored(&field, &add.name)?;
-        if self.skips(&add.name, &field.data_type(), if_exists)? {
-            return Ok(());
-        }
         // Stored types can differ from those asked in the names of their items.
         let value = arrow::compute::cast(&value, &field.data_type()).unwrap_or(value);
+        if let Some(place) = self.existing(&add.name, &field.data_type(), if_exists)? {
+            return self.skip_add(add, &place, (field, Column::Constant(value)));
+        }
         self.insert(&around, field, Column::Constant(value));
         let default = add.default.as_ref();
         self.changes.push(Change::Add(Add {
@@ -205,27 +211,29 @@ impl Draft<'_> {
         }
         if data_type.is_some() && self.find(name).is_some() {
             let asked = stored(&field_of(own_name, data_type.clone(), *nullable), name)?;
-            if self.skips(name, &asked.data_type(), if_exists)? {
-                return Ok(());
-            }
+            self.existing(name, &asked.data_type(), if_exists)?;
         }
-        let schema = ArrowSchema::from(&self.schema());
-        let parsed = Sql::parse(sql, &schema);
-        let parsed = parsed
-            .map_err(|error| Error::usage(format!("column `{name}`: {error}")).caused_by(error))?;
+        let there = self.find(name).is_some();
+        let parsed = match self.parsed(name, sql) {
+            Err(error) if there => {
+                let why = "what was asked for cannot be computed, to compare the two";
+                return Err(exists_otherwise(name, why).caused_by(error));
+            }
+            parsed => parsed?,
+        };
+        let of_itself = there && parsed.inputs().column_with_name(name).is_some();
+        if of_itself && if_exists == IfExists::Skip {
+            return Err(exists_otherwise(name, &format!("`{sql}` is computed from it")));
+        }
         // Some functions give views, which Lance does not store.
         let asked = data_type.clone().unwrap_or_else(|| without_views(parsed.data_type()));
         expect_castable(name, parsed.data_type(), &asked)?;
         let field = stored(&field_of(own_name, Some(asked.clone()), *nullable), name)?;
-        if self.skips(name, &field.data_type(), if_exists)? {
-            return Ok(());
+        if let Some(place) = self.existing(name, &field.data_type(), if_exists)? {
+            let made = (field.clone(), self.computed(parsed, name, &field)?);
+            return self.skip_compute(compute, &place, made);
         }
-        let mut inputs = Vec::new();
-        for input in parsed.inputs().fields() {
-            inputs.push(self.value_of(input.name())?);
-        }
-        let sql = Arc::new(parsed.with_cast(field.data_type(), name));
-        let mut column = Column::Sql { sql, inputs };
+        let mut column = self.computed(parsed, name, &field)?;
         if !nullable {
             column = Column::NotNull { of: Box::new(column), path: name.clone() };
         }
@@ -233,6 +241,40 @@ impl Draft<'_> {
         let done = Compute { data_type: Some(asked), ..compute.clone() };
         self.changes.push(Change::Compute(done));
         Ok(())
+    }
+
+    fn set(&mut self, name: &str, sql: &str) -> Result<()> {
+        let place = self.expect(name)?;
+        let [top] = place.as_slice() else {
+            let message = format!("column `{name}`: only a top-level column can be set");
+            return Err(Error::usage(message));
+        };
+        let field = self.field(&place)?.clone();
+        refuse_extension_inside(&field, name, "set")?;
+        let parsed = self.parsed(name, sql)?;
+        let mut column = self.computed(parsed, name, &field)?;
+        if !field.nullable {
+            column = Column::NotNull { of: Box::new(column), path: name.to_owned() };
+        }
+        // The column is the same one, whatever its values are.
+        *self.columns.get_mut(*top).ok_or_else(nowhere)? = column;
+        self.changes.push(Change::Set { name: name.to_owned(), sql: sql.to_owned() });
+        Ok(())
+    }
+
+    /// The expression `sql` for the column `name`, over the columns as they are now.
+    fn parsed(&self, name: &str, sql: &str) -> Result<Sql> {
+        let parsed = Sql::parse(sql, &ArrowSchema::from(&self.schema()));
+        parsed.map_err(|error| Error::usage(format!("column `{name}`: {error}")).caused_by(error))
+    }
+
+    /// The values of `sql` as those of `field`, which is the column `name`.
+    fn computed(&self, sql: Sql, name: &str, field: &Field) -> Result<Column> {
+        let data_type = field.data_type();
+        expect_castable(name, sql.data_type(), &data_type)?;
+        let inputs = sql.inputs().fields().iter().map(|input| self.value_of(input.name()));
+        let inputs = inputs.collect::<Result<_>>()?;
+        Ok(Column::Sql { sql: Arc::new(sql.with_cast(data_type, name)), inputs })
     }
 
     fn cast(&mut self, cast: &Cast) -> Result<()> {
@@ -443,10 +485,15 @@ impl Draft<'_> {
         Ok((around, name))
     }
 
-    /// Whether the column `path` is there already with the type `stored`, and is left alone.
-    fn skips(&mut self, path: &str, stored: &DataType, if_exists: IfExists) -> Result<bool> {
-        let Some(place) = self.find_any_case(path) else { return Ok(false) };
-        let existing = self.field(&place)?.clone();
+    /// The place of the column `path`, if it is there already with the type `stored`.
+    fn existing(
+        &self,
+        path: &str,
+        stored: &DataType,
+        if_exists: IfExists,
+    ) -> Result<Option<Place>> {
+        let Some(place) = self.find_any_case(path) else { return Ok(None) };
+        let existing = self.field(&place)?;
         let name = path.rsplit('.').next().unwrap_or(path);
         if existing.name != name {
             return Err(Error::refused(format!(
@@ -467,8 +514,62 @@ impl Draft<'_> {
             let message = format!("column `{path}` exists already");
             return Err(Error::refused(message).with_advice("--if-exists skip leaves it alone"));
         }
-        self.skip(path, "exists already with this type")?;
-        Ok(true)
+        Ok(Some(place))
+    }
+
+    /// Leaves alone the column at `place`, which `add` would have made so.
+    fn skip_add(&mut self, add: &Add, place: &[usize], made: (Field, Column)) -> Result<()> {
+        let asked = match add.default.as_deref() {
+            // Nothing is said about its values.
+            None => None,
+            Some("now") if add.data_type.is_temporal() => Some(Asked::Time),
+            Some(text) => Some(Asked::Default(text.to_owned())),
+        };
+        let is = self.top_of(place)?;
+        // What an extension type or a blob means is not seen in its bytes.
+        let plain = refuse_extension_inside(&is.0, &add.name, "compare").is_ok();
+        if let Some(asked) = asked.filter(|_| plain) {
+            self.put_there(&add.name, asked, place, is, made);
+        }
+        let nulls = !add.nullable && self.field(place)?.nullable;
+        let but = if nulls { ", but may hold nulls (--not-null forbids them)" } else { "" };
+        self.skip(&add.name, &format!("exists already with this type{but}"))
+    }
+
+    /// Leaves alone the column at `place`, which `compute` would have made so.
+    fn skip_compute(
+        &mut self,
+        compute: &Compute,
+        place: &[usize],
+        made: (Field, Column),
+    ) -> Result<()> {
+        let Compute { name, nullable, sql, .. } = compute;
+        let is = self.top_of(place)?;
+        if refuse_extension_inside(&is.0, name, "compare").is_err() {
+            return Err(exists_otherwise(name, "its values cannot be compared"));
+        }
+        self.put_there(name, Asked::Sql(sql.clone()), place, is, made);
+        let nulls = !nullable && self.field(place)?.nullable;
+        let but = if nulls { ", but may hold nulls (--not-null forbids them)" } else { "" };
+        self.skip(name, &format!("exists already with this type{but}"))
+    }
+
+    fn put_there(
+        &mut self,
+        path: &str,
+        asked: Asked,
+        place: &[usize],
+        is: (Field, Column),
+        made: (Field, Column),
+    ) {
+        let inside = place.iter().skip(1).copied().collect();
+        self.there.push(There { path: path.to_owned(), asked, inside, is, made });
+    }
+
+    /// The top-level column in which `place` is, as it is now.
+    fn top_of(&self, place: &[usize]) -> Result<(Field, Column)> {
+        let field = self.fields.get(*place.first().ok_or_else(nowhere)?).ok_or_else(nowhere)?;
+        Ok((field.clone(), self.value_of(&field.name)?))
     }
 
     fn find_any_case(&self, path: &str) -> Option<Place> {
@@ -554,6 +655,7 @@ impl Draft<'_> {
             changes: self.changes,
             skipped: self.skipped,
             lost,
+            there: self.there,
             before: self.source.clone(),
             after,
         })
@@ -629,6 +731,46 @@ mod tests {
         assert!(other.to_string().contains("it is string, not int8"));
         let case = refused(&["Text:string=x"], IfExists::Skip);
         assert_eq!(case.kind(), Kind::Refused);
+    }
+
+    #[test]
+    fn a_column_that_is_there_is_compared_with_what_was_asked() {
+        let asked = |texts: &[&str]| -> Vec<Asked> {
+            let target = apply(texts, IfExists::Skip).unwrap();
+            target.there.into_iter().map(|there| there.asked).collect()
+        };
+        assert_eq!(asked(&["text:string=x", "n:int8=1"]), [Asked::Default("x".to_owned())]);
+        // Nothing is said of what it holds.
+        assert_eq!(asked(&["text:string"]), []);
+        let again = ["t:timestamp[us]=now"];
+        let once = apply(&again, IfExists::Skip).unwrap();
+        let now = DateTime::from_timestamp(9, 0).unwrap();
+        let twice = Target::derive(&once.schema, 50, &adds(&again), IfExists::Skip, now).unwrap();
+        assert_eq!(twice.there[0].asked, Asked::Time);
+        assert!(twice.is_unchanged());
+        let sides = twice.side_by_side();
+        assert_eq!((sides.columns.len(), sides.schema.fields.len()), (2, 2));
+    }
+
+    #[test]
+    fn what_an_extension_means_cannot_be_set() {
+        let key = ("ARROW:extension:name".to_owned(), "lance.json".to_owned());
+        let doc = ArrowField::new("doc", DataType::LargeBinary, true);
+        let doc = doc.with_metadata(HashMap::from([key]));
+        let inside = ArrowField::new("in", DataType::Struct(vec![doc.clone()].into()), true);
+        let n = ArrowField::new("n", DataType::Int64, true);
+        let source = Schema::try_from(&ArrowSchema::new(vec![doc, inside, n])).unwrap();
+        let now = DateTime::from_timestamp(0, 0).unwrap();
+        let set = |text: &str| {
+            let changes = [Change::parse("set", text).unwrap()];
+            Target::derive(&source, 9, &changes, IfExists::Skip, now)
+        };
+        for refused in ["doc=doc", "in=in"] {
+            assert_eq!(set(refused).unwrap_err().kind(), Kind::Refused, "{refused}");
+        }
+        let target = set("n=n + 1").unwrap();
+        assert_eq!(target.path_now("n").as_deref(), Some("n"));
+        assert_eq!(target.derived().collect::<Vec<_>>(), [2]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What becomes of a record batch: source columns in, target columns out. Pure and synchronous.
 
 mod blob;
+pub(crate) mod compare;
 pub(crate) mod pool;
 pub(crate) mod rebatch;
 mod shape;

@@ -278,7 +278,7 @@ impl Rows<'_> {
 const VALUE_CHARS: usize = 60;
 
 /// A value as text, cut to what fits on a line.
-fn value_text(values: &ArrayRef, row: usize) -> String {
+pub(super) fn value_text(values: &ArrayRef, row: usize) -> String {
     if values.is_null(row) {
         return "null".to_owned();
     }

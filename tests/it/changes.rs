@@ -383,6 +383,7 @@ async fn what_cannot_be_carried_back_is_refused_and_kept() {
         &["--cast", "text:int64", "--on-bad-value", "null"],
         &["--cast", "vector:fixed_size_list<halffloat>[8]"],
         &["--fill", "text=none"],
+        &["--set", "text=upper(text)"],
         &["--rows-per-file", "7"],
     ] {
         let db = Db::new();
@@ -473,7 +474,12 @@ async fn a_key_is_changed_only_when_that_is_said() {
     fields[0].set_metadata([key].into());
     let batch = RecordBatch::try_new(Schema::new(fields).into(), batch.columns().to_vec()).unwrap();
     db.write("t", vec![batch], WriteParams::default()).await;
-    for change in [&["--rename", "id=key"][..], &["--drop", "id"], &["--cast", "id:string"]] {
+    for change in [
+        &["--rename", "id=key"][..],
+        &["--drop", "id"],
+        &["--cast", "id:string"],
+        &["--set", "id=id + 1"],
+    ] {
         db.relance("migrate", "t", change).expect(3).says("primary key").says("--allow-key-change");
     }
     db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);

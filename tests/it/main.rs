@@ -40,5 +40,6 @@ mod swap;
 mod time;
 mod types;
 mod undo;
+mod values;
 mod verify;
 mod writers;

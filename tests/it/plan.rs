@@ -15,7 +15,14 @@ async fn the_plan_reads_as_expected_and_writes_nothing() {
         .await
         .unwrap();
     let before = db.files();
-    let args = ["--add", "n:int64 not null=7", "--add", "text:string=x", "--rows-per-file", "500"];
+    let args = [
+        "--add",
+        "n:int64 not null=7",
+        "--add",
+        "text:string=document number 1",
+        "--rows-per-file",
+        "500",
+    ];
     let plan = db.relance("plan", "t", &args).expect(0).stdout;
     let lines: Vec<&str> = plan.lines().filter(|line| !line.starts_with("  space")).collect();
     let lines =
@@ -25,6 +32,7 @@ Plan for `t` at version 2
   strategy   rewrite: files of 500 rows are asked for
   change     add n:int64 not null=7 (columns: its value is written for every row)
   skipped    column `text` exists already with this type
+  values     column `text`: of its 1,000 rows 856 hold another value than was asked for, 143 are null (--fill 'text=document number 1')
   schema
              id: int64 not null
              text: string

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::{Facts, Plan, Request};
+use crate::schema::change::Change;
 
 pub(super) fn check(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
     if request.allow_key_change {
@@ -14,7 +15,11 @@ pub(super) fn check(facts: &Facts, request: &Request, plan: &Plan) -> Result<()>
     let changed = keys.find_map(|(field, what)| {
         let path = schema.field_path(field.id).ok()?;
         let now = plan.target.path_now(&path);
-        let same = now.as_deref() == Some(path.as_str())
+        let top = path.split('.').next().unwrap_or(&path);
+        let set = |change: &Change| matches!(change, Change::Set { name, .. } if name == top);
+        let values = plan.target.changes.iter().any(set);
+        let same = !values
+            && now.as_deref() == Some(path.as_str())
             && plan
                 .target
                 .schema
