@@ -79,7 +79,9 @@ pub use phase::Phase;
 pub use plan::cost::Cost;
 pub use plan::explain::{bytes_text, count_text};
 pub use plan::strategy::Choice;
-pub use plan::{Example, Finding, IndexFacts, IndexFate, Plan, Request, SkippedValues, Strategy};
+pub use plan::{
+    Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SkippedValues, Strategy,
+};
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::Migration;
 pub use run::report::{

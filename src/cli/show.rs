@@ -24,10 +24,13 @@ pub(super) fn report(report: &Report) -> String {
     let values = report.skipped_values.iter().filter_map(SkippedValues::text);
     lines.extend(values.map(|text| format!("  values     {text}")));
     let verified = match report.verified {
-        relance::Verify::Full => "every value verified",
+        relance::Verify::Full if report.values_nulled.is_empty() => "every value verified",
+        relance::Verify::Full => "every value verified to be what was made",
         relance::Verify::Quick => "verified quickly",
     };
     lines.push(format!("  rows       {}, {verified}", count_text(report.rows)));
+    let nulled = report.values_nulled.iter();
+    lines.extend(nulled.map(|nulled| format!("  to null    {}", nulled.text())));
     lines.push(format!(
         "  written    {} in {} fragments (before: {})",
         bytes_text(report.bytes_written),
@@ -118,13 +121,15 @@ pub(super) fn tuned(tuned: &Tuned) -> String {
 
 /// A migration that waits.
 pub(super) fn held(held: &Held) -> String {
-    let Held { table, id, rows, taken_over } = held;
+    let Held { table, id, rows, taken_over, values_nulled } = held;
     let rows = count_text(*rows);
     if *taken_over {
         return format!("Held `{table}`: migration {id} was taken over by another run");
     }
+    let nulled = values_nulled.iter().map(|nulled| format!("\n  to null    {}", nulled.text()));
+    let nulled = nulled.collect::<String>();
     format!(
-        "Held `{table}`: migration {id} has {rows} rows staged and verified\n  `relance resume` swaps \
+        "Held `{table}`: migration {id} has {rows} rows staged and verified{nulled}\n  `relance resume` swaps \
          them in, `relance abort` drops them; the table `{table}{STAGING_SUFFIX}` shows them"
     )
 }

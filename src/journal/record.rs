@@ -10,7 +10,7 @@ use crate::chunk::{ChunkId, Origin};
 use crate::deletion::Deleted;
 use crate::digest::Digest;
 use crate::phase::Phase;
-use crate::plan::{Request, Strategy};
+use crate::plan::{Nulled, Request, Strategy};
 use crate::process::{Presence, ProcessId, Running};
 use crate::settings::Verify;
 
@@ -102,6 +102,9 @@ pub(crate) struct ChunkRecord {
     /// Rows of the source that were left out.
     #[serde(default)]
     pub left_out: u64,
+    /// Values of the rows in its files that became null.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nulled: Vec<Nulled>,
     /// Rows of its files that are deleted.
     pub deleted: u64,
     /// Which, by the name of the file that they are in: in a deletion file of the staging table.

@@ -1,6 +1,6 @@
 //! Values that a change cannot take over, as they were found in the data.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::plan::explain::count_text;
 use crate::schema::cast::Problem;
@@ -39,6 +39,46 @@ impl Finding {
     }
 }
 
+/// Values of a column that did not go through and became null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nulled {
+    /// The column's path.
+    pub column: String,
+    /// Why.
+    pub problem: Problem,
+    /// How many.
+    pub count: u64,
+    /// Whether some of them may be gone since: rows were deleted while the migration ran.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_most: bool,
+}
+
+impl Nulled {
+    /// What became of them, in words.
+    pub fn text(&self) -> String {
+        let Self { column, problem, count, at_most } = self;
+        let most = if *at_most { "at most " } else { "" };
+        let (count, what) = (count_text(*count), problem.text());
+        format!("{most}{count} values of `{column}` that {what} became null")
+    }
+
+    /// Counts `more` among `all`, one entry for each column and problem.
+    pub(crate) fn add(all: &mut Vec<Self>, more: impl IntoIterator<Item = Self>) {
+        for one in more {
+            let known = all
+                .iter_mut()
+                .find(|known| known.column == one.column && known.problem == one.problem);
+            match known {
+                None => all.push(one),
+                Some(known) => {
+                    known.count += one.count;
+                    known.at_most |= one.at_most;
+                }
+            }
+        }
+    }
+}
+
 /// How a column that was there already compares with the values that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SkippedValues {
@@ -68,5 +108,34 @@ impl SkippedValues {
         }
         let parts = parts.join(", ");
         (!parts.is_empty()).then(|| format!("column `{column}`: of its {rows} rows {parts}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_null_is_counted_by_column_and_problem() {
+        let nulled = |column: &str, problem, count, at_most| Nulled {
+            column: column.to_owned(),
+            problem,
+            count,
+            at_most,
+        };
+        let mut all = vec![nulled("a", Problem::Overflow, 2, false)];
+        Nulled::add(
+            &mut all,
+            [
+                nulled("a", Problem::Overflow, 3, true),
+                nulled("a", Problem::Lossy, 1, false),
+                nulled("b", Problem::Overflow, 1, false),
+            ],
+        );
+        assert_eq!(all.len(), 3);
+        assert_eq!(all[0].text(), "at most 5 values of `a` that are out of range became null");
+        let text = serde_json::to_string(&all[1]).unwrap();
+        assert_eq!(text, r#"{"column":"a","problem":"lossy","count":1}"#);
+        assert_eq!(serde_json::from_str::<Nulled>(&text).unwrap(), all[1]);
     }
 }

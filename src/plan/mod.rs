@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::{Chunk, ChunkLimits, Signature, SourceFragment, cut};
 use crate::error::{Error, Result};
 use crate::plan::cost::Cost;
-pub use crate::plan::finding::{Example, Finding, SkippedValues};
+pub use crate::plan::finding::{Example, Finding, Nulled, SkippedValues};
 pub use crate::plan::strategy::Strategy;
 use crate::plan::strategy::{Choice, choose};
 use crate::schema::change::Change;

@@ -111,6 +111,7 @@ impl Migration {
             fragments_after: swapped.count_fragments() as u64,
             bytes_written: files.map(|file| file.bytes).sum(),
             verified: self.settings.verify,
+            values_nulled: underway.values_nulled(),
             rounds: u64::from(underway.rounds.count),
             swapped_after: underway.swapped_after,
             indices_rebuilt: plan.rebuilds().into_iter().map(|rebuild| rebuild.name).collect(),

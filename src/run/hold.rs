@@ -79,6 +79,7 @@ impl Migration {
             table: self.location.table().to_owned(),
             id: header.id.clone(),
             rows: header.rows,
+            values_nulled: underway.values_nulled(),
             taken_over,
         })
     }

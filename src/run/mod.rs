@@ -19,6 +19,7 @@ mod work;
 mod worker;
 mod wreck;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,14 +30,14 @@ use uuid::Uuid;
 use crate::budget::{Budget, Throttle};
 use crate::cancel::Cancel;
 use crate::catchup::Rounds;
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, Origin};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, Kind, Result};
 use crate::history;
 use crate::journal::{Header, Journal, LAYOUT, Undo};
 use crate::location::Location;
 use crate::phase::Phase;
-use crate::plan::{Plan, Request, Strategy};
+use crate::plan::{Nulled, Plan, Request, Strategy};
 use crate::process::Running;
 use crate::progress::{Amount, Event, Redacting, SharedProgress, Silent, note};
 use crate::retry::retrying;
@@ -394,6 +395,21 @@ impl Migration {
 }
 
 impl Underway {
+    /// The values that became null in what is staged, by column and problem. Rows that were deleted after
+    /// they were staged may be among them: then it is said that there are no more than so many.
+    fn values_nulled(&self) -> Vec<Nulled> {
+        let origins = self.plan.chunks.iter().flat_map(Chunk::origins);
+        let now: HashMap<u64, Origin> = origins.map(|origin| (origin.id, origin)).collect();
+        let mut all = Vec::new();
+        for record in self.journal.records() {
+            let same = |then: &Origin| now.get(&then.id) == Some(then);
+            let at_most = record.deleted > 0 || !record.origins.iter().all(same);
+            let nulled = record.nulled.iter().cloned();
+            Nulled::add(&mut all, nulled.map(|one| Nulled { at_most, ..one }));
+        }
+        all
+    }
+
     /// Adds `seconds` to the time that `phase` took.
     fn clock(&mut self, phase: Phase, seconds: f64) {
         match self.clocked.iter_mut().find(|(known, _)| *known == phase) {

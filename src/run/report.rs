@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::history::{Other, RollbackPoint};
 use crate::phase::Phase;
-use crate::plan::{Plan, SkippedValues, Strategy};
+use crate::plan::{Nulled, Plan, SkippedValues, Strategy};
 
 /// How a migration ended without an error.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Held {
     pub id: String,
     /// Rows staged.
     pub rows: u64,
+    /// Values that did not go through and became null, as told to.
+    pub values_nulled: Vec<Nulled>,
     /// Whether another run took it over while this one waited.
     pub taken_over: bool,
 }
@@ -67,8 +69,10 @@ pub struct Report {
     pub fragments_after: u64,
     /// Bytes of the staged files.
     pub bytes_written: u64,
-    /// How the staged files were verified.
+    /// How the staged files were verified: compared with what was made.
     pub verified: crate::settings::Verify,
+    /// Values that did not go through and became null, as told to.
+    pub values_nulled: Vec<Nulled>,
     /// Rounds of catching up with writers after everything was staged.
     pub rounds: u64,
     /// Seconds from the start of the command to the swap; `None`, when an earlier run swapped.

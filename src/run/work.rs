@@ -126,10 +126,17 @@ impl Migration {
             return;
         }
         let (rows, chunks) = (count_text(underway.plan.rows), underway.plan.chunks.len());
-        let how = match self.settings.verify {
-            Verify::Full => "every value read back and equal",
+        let nulled = underway.values_nulled();
+        let mut how = match self.settings.verify {
+            Verify::Full if nulled.is_empty() => "every value read back and equal",
+            // What was made of some is not what they were.
+            Verify::Full => "every value read back and equal to what was made",
             Verify::Quick => "counts and first rows read back",
-        };
+        }
+        .to_owned();
+        for nulled in &nulled {
+            how = format!("{how}; {}", nulled.text());
+        }
         let total = amount(&underway.plan, &underway.plan.chunks);
         self.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
         note(&self.progress, format!("verified {rows} rows in {chunks} chunks: {how}"));

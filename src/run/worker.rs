@@ -391,6 +391,7 @@ impl Worker {
             origins: chunk.origins(),
             rows: staged.rows,
             left_out: staged.left_out,
+            nulled: staged.nulled,
             deleted: 0,
             deletions: BTreeMap::new(),
             beside: BTreeMap::new(),

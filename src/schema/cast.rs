@@ -25,7 +25,9 @@ use crate::schema::nulls::{counts, forbidden};
 use crate::schema::text::{float_at, text_problems, texts_of};
 
 /// Why a value does not go through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Problem {
     /// It is null, where no null may be.

@@ -223,7 +223,9 @@ impl Stager {
             Ok((summary, digests, seen)) => {
                 let fragments = vec![fragment_of(&self.files, name, &summary)];
                 let rows = chunk.rows();
-                Ok(Staged { fragments, digests, rows, left_out: 0, copied: true, seen })
+                // What is made here is made of constants.
+                let (left_out, nulled) = (0, made.nulled.clone());
+                Ok(Staged { fragments, digests, rows, left_out, nulled, copied: true, seen })
             }
             Err(error) => {
                 writer.abort().await;

@@ -19,6 +19,7 @@ use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::pages::Seen;
+use crate::plan::Nulled;
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::schema::cast::Problem;
 use crate::settings::OnBadValue;
@@ -80,6 +81,8 @@ pub(crate) struct Staged {
     pub rows: u64,
     /// Rows of the source that were left out.
     pub left_out: u64,
+    /// Values that did not go through and became null.
+    pub nulled: Vec<Nulled>,
     /// Whether pages were copied of the columns that stay as they are.
     pub copied: bool,
     /// What was read back of them already.
@@ -90,8 +93,32 @@ pub(crate) struct Staged {
 struct InFlight {
     batch: RecordBatch,
     bytes: u64,
-    left_out: u64,
+    aside: Aside,
     _share: OwnedSemaphorePermit,
+}
+
+/// What became of rows and values that are not staged as they were.
+#[derive(Default)]
+struct Aside {
+    left_out: u64,
+    nulled: Vec<Nulled>,
+}
+
+impl Aside {
+    fn of(left_out: u64, found: &[Found]) -> Self {
+        let nulled = found.iter().map(|found| Nulled {
+            column: found.path.clone(),
+            problem: found.problem,
+            count: found.rows.len() as u64,
+            at_most: false,
+        });
+        Self { left_out, nulled: nulled.collect() }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.left_out += more.left_out;
+        Nulled::add(&mut self.nulled, more.nulled);
+    }
 }
 
 /// A part of a chunk that is staged in one go, and which of its rows nobody can see.
@@ -212,8 +239,9 @@ impl Stager {
         };
         staged.fragments.extend(fragments);
         kept?;
-        let (digests, left_out) = read.ok_or_else(|| writer_died(part.chunk.id))?;
-        staged.left_out += left_out;
+        let (digests, aside) = read.ok_or_else(|| writer_died(part.chunk.id))?;
+        staged.left_out += aside.left_out;
+        Nulled::add(&mut staged.nulled, aside.nulled);
         Ok(digests)
     }
 
@@ -225,7 +253,7 @@ impl Stager {
         digests: Digests,
         sender: mpsc::Sender<InFlight>,
         receiver: mpsc::Receiver<InFlight>,
-    ) -> Result<(Option<(Digests, u64)>, Vec<Fragment>)> {
+    ) -> Result<(Option<(Digests, Aside)>, Vec<Fragment>)> {
         let mut writer = JoinSet::new();
         writer.spawn(self.clone().write(receiver));
         let read = match self.read(part, digests, sender).await {
@@ -266,6 +294,7 @@ impl Stager {
         while let Some(batch) = batches.try_next().await? {
             let made = self.transform(&part.chunk, batch, None).await?;
             self.tell(&made);
+            Nulled::add(&mut staged.nulled, made.aside.nulled);
             digests = self.pool.digest(digests, made.batch).await?;
         }
         let FileSpec { store, directory, id, throttle, .. } = &self.files;
@@ -285,13 +314,14 @@ impl Stager {
     }
 
     /// Scans and transforms, several batches at a time, and takes digests in row order; counts the rows
-    /// that are left out. `None` when the writer stopped listening: it knows why.
+    /// that are left out, and the values that become null. `None` when the writer stopped listening: it
+    /// knows why.
     async fn read(
         &self,
         part: &Part,
         mut digests: Digests,
         sender: mpsc::Sender<InFlight>,
-    ) -> Result<Option<(Digests, u64)>> {
+    ) -> Result<Option<(Digests, Aside)>> {
         let batches = self.batches(&part.chunk).await?;
         let mut row: u64 = 0;
         let transformed = batches.map_ok(|batch| {
@@ -300,9 +330,9 @@ impl Stager {
             self.transform(&part.chunk, batch, hidden_of(&part.hidden, rows))
         });
         let mut transformed = transformed.try_buffered(self.transforms_max);
-        let mut left_out = 0;
-        while let Some(in_flight) = transformed.try_next().await? {
-            left_out += in_flight.left_out;
+        let mut aside = Aside::default();
+        while let Some(mut in_flight) = transformed.try_next().await? {
+            aside.add(std::mem::take(&mut in_flight.aside));
             let taking = span::transform();
             digests = self.pool.digest(digests, in_flight.batch.clone()).await?;
             drop(taking);
@@ -310,7 +340,7 @@ impl Stager {
                 return Ok(None);
             }
         }
-        Ok(Some((digests, left_out)))
+        Ok(Some((digests, aside)))
     }
 
     /// The chunk's rows in batches of one size.
@@ -356,7 +386,8 @@ impl Stager {
         let made = self.pool.run_or_here(here, move || transform.make(&batch, hidden)).await?;
         self.refuse_bad(chunk.id, &made.found)?;
         let bytes = read.max(batch_bytes(&made.batch));
-        Ok(InFlight { batch: made.batch, bytes, left_out: made.left_out, _share: share })
+        let aside = Aside::of(made.left_out, &made.found);
+        Ok(InFlight { batch: made.batch, bytes, aside, _share: share })
     }
 
     /// Refuses values that do not go through, unless they may become null.

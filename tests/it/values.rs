@@ -169,3 +169,41 @@ async fn what_cannot_be_set_is_refused() {
     db.relance("migrate", "t", &["--file", file]).expect(0).says("set text=upper(text)");
     assert_eq!(db.rows("t").await.column(1).as_string::<i32>().value(0), "DOCUMENT NUMBER 0");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_that_became_null_are_counted() {
+    let cast = ["--cast", "text:int64", "--on-bad-value"];
+    for strategy in ["columns", "rewrite"] {
+        let db = Db::new();
+        db.documents("t", 60, 20).await;
+        let asked = [&cast[..], &["quarantine", "--strategy", strategy, "--json"]].concat();
+        let done = db.relance("migrate", "t", &asked).expect(0);
+        let counted = json!([{ "column": "text", "problem": "not-a-value", "count": 51 }]);
+        assert_eq!(done.json()["report"]["values_nulled"], counted);
+        done.says(
+            "every value read back and equal to what was made; 51 values of `text` that are not of \
+             the type became null",
+        );
+        db.relance("rollback", "t", &[]).expect(0);
+
+        // The same after a hold, catching up and resuming; deleted rows may be among them.
+        let asked = [&cast[..], &["null", "--strategy", strategy, "--hold", "--json"]].concat();
+        let held = db.relance("migrate", "t", &asked).expect(5).json();
+        assert_eq!(held["held"]["values_nulled"], counted);
+        db.append("t", documents(60, 10)).await;
+        let held = db.relance("resume", "t", &["--hold", "--json"]).expect(5).json();
+        assert_eq!(held["held"]["values_nulled"][0]["count"], 60);
+        assert!(held["held"]["values_nulled"][0].get("at_most").is_none());
+        db.open("t").await.delete("id = 0").await.unwrap();
+        db.relance("resume", "t", &[])
+            .expect(0)
+            .says("rows       69, ")
+            .says("every value verified to be what was made")
+            .says("to null    at most 60 values of `text` that are not of the type became null");
+    }
+    let db = Db::new();
+    db.documents("t", 60, 20).await;
+    let done = db.relance("migrate", "t", &["--cast", "id:int8", "--json"]).expect(0);
+    assert_eq!(done.json()["report"]["values_nulled"], json!([]));
+    assert!(done.stderr.contains("every value read back and equal\n"), "{}", done.stderr);
+}
