@@ -190,7 +190,7 @@ def the_json_result():
 
 def every_change():
     """Every kind of change at once, in order, read back value by value."""
-    asked = ["--add", "x:int64=7", "--rename", "text=body", "--drop", "price", "--compute", "twice=id * 2",
+    asked = ["--add", "x:int64=7", "--set", "x=x + id", "--rename", "text=body", "--drop", "price", "--compute", "twice=id * 2",
              "--cast", "vector:fixed_size_list<halffloat>[16]", "--fill", "body=none", "--not-null", "body",
              "--rename", "meta.b.c=d", "--cast", "meta.a:string", "--add", "meta.lang:string=en", "--nullable", "id"]
     for way in WAYS:
@@ -211,6 +211,7 @@ def every_change():
             assert new["id"].to_pylist() == old["id"].to_pylist()
             assert new["body"].to_pylist() == [t or "none" for t in old["text"].to_pylist()]
             assert not new.schema.field("body").nullable and new.schema.field("id").nullable
+            assert new["x"].to_pylist() == [7 + i for i in old["id"].to_pylist()]
             assert new["twice"].to_pylist() == [i * 2 for i in old["id"].to_pylist()]
             half = np.stack(old["vector"].to_numpy(zero_copy_only=False)).astype(np.float16)
             assert (np.stack(new["vector"].to_numpy(zero_copy_only=False)) == half).all()

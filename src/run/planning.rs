@@ -211,7 +211,7 @@ impl Migration {
     fn schema_changed(&self, difference: &str) -> Error {
         let table = self.location.table();
         Error::refused(format!(
-            "the schema of `{table}` was changed while the migration was staged: {difference}. \
+            "`{table}` was changed while the migration was staged: {difference}. \
              Everything is kept"
         ))
         .with_advice(&format!("{} drops what was staged; then plan again", self.command("abort")))

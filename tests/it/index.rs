@@ -163,6 +163,13 @@ async fn an_index_on_a_replaced_column_is_built_again() {
     }
     let db = Db::new();
     indexed_twice(&db).await;
+    let asked = ["--compute", "t2=upper(text)", "--drop", "text", "--rename", "t2=text"];
+    db.relance("migrate", "t", &asked).expect(0).says("1 rebuilt: by_text");
+    assert_eq!(indices(&db).await, both());
+    let found = db.open("t").await.count_rows(Some("text = 'DOCUMENT NUMBER 5'".into())).await;
+    assert_eq!(found.unwrap(), 1);
+    let db = Db::new();
+    indexed_twice(&db).await;
     db.relance("migrate", "t", &["--drop", "text", "--add", "text:list<string>=[\"a\"]"])
         .expect(3)
         .says("index `by_text` (BTree) cannot be built on `text`, which becomes list<")
@@ -201,4 +208,29 @@ async fn an_index_that_comes_after_the_swap_is_named_when_it_is_taken_back() {
         back.says("indices dropped with what is taken back: by_n");
         assert!(indices(&db).await.is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indices_that_come_and_go_meanwhile_are_followed() {
+    let asked = ["--drop", "text", "--add", "n:int64=7", "--hold"];
+    // One comes on the column that is dropped.
+    let db = Db::new();
+    let mut live = db.documents("t", 200, 50).await;
+    db.relance("migrate", "t", &asked).expect(5);
+    let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+    live.create_index(&["text"], IndexType::BTree, Some("by_text".into()), &params, false)
+        .await
+        .unwrap();
+    let lost = db.relance("resume", "t", &[]).expect(3);
+    lost.says("--drop-index by_text goes on without it").says("Everything is kept");
+    let done = db.relance("resume", "t", &["--drop-index", "by_text"]).expect(0);
+    done.says("indices    1 dropped: by_text");
+    // One that was given up is gone already.
+    let db = Db::new();
+    indexed_twice(&db).await;
+    db.relance("migrate", "t", &[&asked[..], &["--drop-index", "by_text"]].concat()).expect(5);
+    db.open("t").await.drop_index("by_text").await.unwrap();
+    db.relance("resume", "t", &["--drop-index", "nothere"]).expect(3).says("no index is called");
+    db.relance("resume", "t", &[]).expect(0);
+    assert_eq!(indices(&db).await, [("id_idx".to_owned(), true)]);
 }

@@ -44,12 +44,34 @@ fn value_of(kind: &str, seed: u64) -> Value {
     }
 }
 
+/// An expression over the column `input`.
+fn sql_of(kind: &str, input: &str) -> Option<String> {
+    match kind {
+        "int64" => Some(format!("{input} + 1")),
+        "string" => Some(format!("concat({input}, '!')")),
+        "bool" => Some(format!("not {input}")),
+        _ => None,
+    }
+}
+
+/// What that expression gives for `value`.
+fn computed(kind: &str, value: &Value) -> Value {
+    match value {
+        Value::Null if kind == "string" => json!("!"),
+        Value::Number(number) => json!(number.as_i64().unwrap() + 1),
+        Value::String(text) => json!(format!("{text}!")),
+        Value::Bool(bool) => json!(!bool),
+        _ => Value::Null,
+    }
+}
+
 /// What is asked, as text, once for relance and once for the model.
 #[derive(Debug, Clone)]
 enum Ask {
     Add(usize, u64, bool),
     Compute(usize),
     Cast(usize),
+    Set(usize),
     Fill(usize, u64),
     Rename(usize),
     Drop(usize),
@@ -62,6 +84,7 @@ fn ask() -> impl Strategy<Value = Ask> {
             .prop_map(|(kind, seed, null)| Ask::Add(kind, seed, null)),
         any::<usize>().prop_map(Ask::Compute),
         any::<usize>().prop_map(Ask::Cast),
+        any::<usize>().prop_map(Ask::Set),
         (any::<usize>(), any::<u64>()).prop_map(|(column, seed)| Ask::Fill(column, seed)),
         any::<usize>().prop_map(Ask::Rename),
         any::<usize>().prop_map(Ask::Drop),
@@ -115,20 +138,10 @@ impl Model {
             Ask::Compute(at) => {
                 let (input, column) = self.columns[pick(at)].clone();
                 let name = format!("k{number}");
-                let (sql, kind): (String, &'static str) = match column.kind {
-                    "int64" => (format!("{input} + 1"), "int64"),
-                    "string" => (format!("concat({input}, '!')"), "string"),
-                    "bool" => (format!("not {input}"), "bool"),
-                    _ => return None,
-                };
+                let kind = column.kind;
+                let sql = sql_of(kind, &input)?;
                 for row in &mut self.rows {
-                    let made = match &row[&input] {
-                        Value::Null if column.kind == "string" => json!("!"),
-                        Value::Number(number) => json!(number.as_i64().unwrap() + 1),
-                        Value::String(text) => json!(format!("{text}!")),
-                        Value::Bool(bool) => json!(!bool),
-                        _ => Value::Null,
-                    };
+                    let made = computed(kind, &row[&input]);
                     row.insert(name.clone(), made);
                 }
                 let at = self.columns.len() - 1;
@@ -162,6 +175,15 @@ impl Model {
                 }
                 self.columns[place].1.kind = to;
                 ("cast", format!("{name}:{to}"))
+            }
+            Ask::Set(at) => {
+                let (name, column) = self.columns[pick(at)].clone();
+                let sql = sql_of(column.kind, &name)?;
+                for row in &mut self.rows {
+                    let made = computed(column.kind, &row[&name]);
+                    row.insert(name.clone(), made);
+                }
+                ("set", format!("{name}={sql}"))
             }
             Ask::Fill(at, seed) => {
                 let (name, column) = self.columns[pick(at)].clone();
