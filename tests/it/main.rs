@@ -28,6 +28,7 @@ mod lease;
 #[cfg(target_os = "linux")] // whose kernel tells how much memory a process had
 mod memory;
 mod model;
+mod nulls;
 mod pages;
 mod plan;
 mod property;
@@ -42,4 +43,5 @@ mod types;
 mod undo;
 mod values;
 mod verify;
+mod wreck;
 mod writers;

@@ -27,6 +27,8 @@ pub enum How {
     LosesReply,
     /// From this write on, so many calls get no connection; then the store is back.
     IsAwayFor(usize),
+    /// From this write on, nothing can be put; what is there can be removed.
+    IsFull,
 }
 
 /// What is done after each write, with its path.
@@ -105,6 +107,16 @@ impl Mortal {
         }
     }
 
+    /// Fails when there is no room for one more object.
+    fn room(&self) -> Result<()> {
+        if self.how != How::IsFull || self.writes() < self.at {
+            return Ok(());
+        }
+        let full = std::io::ErrorKind::StorageFull;
+        let source = std::io::Error::new(full, "No space left on device (os error 28)");
+        Err(Error::Generic { store: "mortal", source: source.into() })
+    }
+
     async fn write<T>(&self, act: impl Future<Output = Result<T>>) -> Result<T> {
         self.alive()?;
         let ours = self.writes.fetch_add(1, Ordering::SeqCst) == self.at;
@@ -125,6 +137,7 @@ impl Mortal {
                 act.await?;
                 Err(away())
             }
+            How::IsFull => act.await,
             How::IsAwayFor(calls) => {
                 self.away.store(calls - 1, Ordering::SeqCst);
                 Err(away())
@@ -182,6 +195,7 @@ impl ObjectStore for Store {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        self.mortal.room()?;
         let put = self.mortal.write(self.inner.put_opts(to, payload, options)).await?;
         self.mortal.tell(to);
         Ok(put)
@@ -257,6 +271,7 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
+        self.mortal.room()?;
         let mortal = Arc::clone(&self.mortal);
         mortal.write(self.inner.complete()).await
     }

@@ -1,0 +1,205 @@
+//! Whatever becomes of a journal, status shows it, and one abort leads back to a table without a migration.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use relance::{Change as Asked, Location, Migration, Strategy};
+
+use crate::support::mortal::{How, Mortal, Wrap};
+use crate::support::{Db, documents, ids, small};
+
+const ADD: &[&str] = &["--add", "n:int64=7"];
+
+async fn held() -> Db {
+    let db = Db::new();
+    db.documents("t", 500, 100).await;
+    db.documents("other", 10, 10).await;
+    db.relance("migrate", "t", &[ADD, &["--strategy", "rewrite", "--hold"]].concat()).expect(0);
+    assert!(!db.staged_files().is_empty());
+    db
+}
+
+fn manifests(db: &Db, table: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(db.table(table).join("_versions")).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "manifest"));
+    // The newest one comes first in the order of names.
+    files.sort();
+    files
+}
+
+fn tags(db: &Db) -> Vec<String> {
+    let tags = std::fs::read_dir(db.table("t").join("_refs/tags")).into_iter().flatten();
+    let names = tags.map(|tag| tag.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("relance-")).collect()
+}
+
+/// Every command answers, and `abort` leads back.
+async fn leads_back(db: &Db, what: &str) {
+    let rows = ids(&db.rows("t").await);
+    for table in ["t", ""] {
+        let more: &[&str] = &["--json"];
+        let ran = if table.is_empty() {
+            let mut command = std::process::Command::new(crate::support::binary());
+            crate::support::run(command.arg("status").arg(db.path()).args(more))
+        } else {
+            db.relance("status", table, more)
+        };
+        assert_eq!(ran.code, 0, "{what}: {}", ran.stderr);
+        assert!(ran.stdout.contains("\"staged\":{"), "{what}: {}", ran.stdout);
+    }
+    for verb in ["migrate", "resume", "rollback", "finalize"] {
+        let more = if verb == "migrate" { ADD } else { &[] };
+        let ran = db.relance(verb, "t", more);
+        assert!((1..=6).contains(&ran.code), "{what}: {verb} {}: {}", ran.code, ran.stderr);
+        assert!(!ran.stderr.contains("panicked at"), "{what}: {}", ran.stderr);
+    }
+    let aborted = db.relance("abort", "t", &[]);
+    assert_eq!(aborted.code, 0, "{what}: {}{}", aborted.stdout, aborted.stderr);
+    assert!(db.staged_files().is_empty(), "{what}: {:?}", db.staged_files());
+    assert!(!db.staging_exists("t"), "{what}");
+    assert!(tags(db).is_empty(), "{what}: {:?}", tags(db));
+    assert_eq!(ids(&db.rows("t").await), rows, "{what}");
+    db.relance("migrate", "t", ADD).expect(0);
+    assert_eq!(ids(&db.rows("t").await), rows, "{what}");
+}
+
+fn cut(file: &Path, length: u64) {
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(length).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_manifest_of_the_journal_is_dropped() {
+    for share in [0, 1, 2, 3] {
+        let db = held().await;
+        for manifest in manifests(&db, "t__relance_staging") {
+            let length = std::fs::metadata(&manifest).unwrap().len();
+            cut(&manifest, length * share / 4);
+        }
+        leads_back(&db, &format!("every manifest cut to {share} quarters")).await;
+    }
+    for step in [3, 17, 101] {
+        let db = held().await;
+        let newest = manifests(&db, "t__relance_staging").remove(0);
+        let mut bytes = std::fs::read(&newest).unwrap();
+        bytes.iter_mut().step_by(step).for_each(|byte| *byte ^= 0x55);
+        std::fs::write(&newest, bytes).unwrap();
+        leads_back(&db, &format!("one byte in {step} flipped")).await;
+    }
+    let db = held().await;
+    for manifest in manifests(&db, "t__relance_staging") {
+        std::fs::remove_file(manifest).unwrap();
+    }
+    leads_back(&db, "no manifest").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_header_is_dropped() {
+    type Change = fn(&str) -> String;
+    let odd: [(&str, Change); 8] = [
+        ("another layout", |header| header.replace("\"layout\":", "\"layout\":9")),
+        ("an empty id", |header| {
+            let id = header.split('"').nth(5).unwrap().to_owned();
+            header.replace(&id, "")
+        }),
+        ("an id that is a path", |header| {
+            let id = header.split('"').nth(5).unwrap().to_owned();
+            header.replace(&id, "../../../..")
+        }),
+        ("half", |header| header[..header.len() / 2].to_owned()),
+        ("nothing", |_| "{}".to_owned()),
+        ("no JSON", |_| "]".to_owned()),
+        ("a type that is none", |header| header.replace("\"ipc\":\"", "\"ipc\":\"00")),
+        ("a number that is none", |header| header.replace("\"rows\":", "\"rows\":-")),
+    ];
+    for (what, change) in odd {
+        let db = held().await;
+        let mut staging = db.open("t__relance_staging").await;
+        let header = staging.manifest().config["relance.header"].clone();
+        let changed = change(&header);
+        assert_ne!(header, changed, "{what}");
+        staging
+            .update_config(HashMap::from([("relance.header", Some(changed.as_str()))]))
+            .await
+            .unwrap();
+        leads_back(&db, what).await;
+    }
+    let db = held().await;
+    let mut staging = db.open("t__relance_staging").await;
+    staging.update_config(HashMap::from([("relance.lease", Some("{"))])).await.unwrap();
+    leads_back(&db, "a lease that is none").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_name_other_files_are_not_followed() {
+    let db = held().await;
+    let outside = db.path().join("other.lance/data");
+    let theirs = std::fs::read_dir(&outside).unwrap().next().unwrap().unwrap().path();
+    let mut staging = db.open("t__relance_staging").await;
+    let (key, record) = {
+        let config = &staging.manifest().config;
+        let record = config.iter().find(|(key, _)| key.starts_with("relance.chunk.")).unwrap();
+        (record.0.clone(), record.1.clone())
+    };
+    let mut record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let name = theirs.file_name().unwrap().to_str().unwrap();
+    record["files"][0]["name"] = format!("../../other.lance/data/{name}").into();
+    let record = record.to_string();
+    staging.update_config(HashMap::from([(key.as_str(), Some(record.as_str()))])).await.unwrap();
+    leads_back(&db, "a record of another table's file").await;
+    assert!(theirs.exists());
+    assert_eq!(db.rows("other").await.num_rows(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_is_damaged_or_whose_version_is_gone_is_dropped() {
+    let db = held().await;
+    db.append("t", documents(500, 10)).await;
+    let pinned = manifests(&db, "t").pop().unwrap();
+    std::fs::remove_file(pinned).unwrap();
+    leads_back(&db, "the pinned version is gone").await;
+    for length in [0, 10] {
+        let db = held().await;
+        let tag = db.table("t").join("_refs/tags").join(tags(&db).remove(0));
+        cut(&tag, length);
+        leads_back(&db, &format!("the tag is cut to {length} bytes")).await;
+    }
+    let db = held().await;
+    std::fs::remove_file(db.table("t").join("_refs/tags").join(tags(&db).remove(0))).unwrap();
+    leads_back(&db, "the tag is gone").await;
+}
+
+/// A disk that is full takes no commit: abort frees what it can without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn abort_needs_no_room() {
+    let db = held().await;
+    let uri = format!("file-object-store://{}", db.text());
+    let full: Arc<Mortal> = Mortal::at(0, How::IsFull);
+    let migration = Migration::of(Location::new(&uri, "t").unwrap())
+        .settings(small())
+        .store_wrapper(Arc::new(Wrap(full)));
+    let again = migration.clone().strategy(Strategy::Rewrite);
+    let again = again.change(Asked::parse_add("n:int64=7").unwrap());
+    again.migrate().await.unwrap_err();
+    let aborted = migration.abort().await.unwrap();
+    assert!(aborted.files > 0, "{aborted:?}");
+    assert!(db.staged_files().is_empty() && !db.staging_exists("t") && tags(&db).is_empty());
+    db.relance("migrate", "t", ADD).expect(0);
+}
+
+/// What a type prints does not always parse: what is stored is not what is printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_gives_views_or_odd_types_can_be_staged_and_resumed() {
+    for sql in ["md5(text)", "substr(text, 2)", "left(text, 3)", "right(text, 3)", "upper(text)"] {
+        let db = Db::new();
+        db.documents("t", 50, 20).await;
+        let compute = format!("h={sql}");
+        db.relance("migrate", "t", &["--compute", &compute, "--hold"]).expect(0);
+        db.relance("status", "t", &[]).expect(0).says("held");
+        db.relance("resume", "t", &[]).expect(0);
+        let rows = db.rows("t").await;
+        let made = rows.column_by_name("h").unwrap();
+        assert_eq!(made.data_type(), &arrow::datatypes::DataType::Utf8, "{sql}");
+    }
+}
