@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::escape::escape_line;
+
 /// A boxed source error.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -38,9 +40,11 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of `kind` that says `message`.
+    /// An error of `kind` that says `message`, in one line: control characters in it are escaped, since
+    /// the names and values that errors repeat are not relance's own.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        let message = message.into();
+        Self { kind, message: escape_line(&message).into_owned(), source: None }
     }
 
     /// A malformed request.
@@ -84,8 +88,26 @@ impl Error {
     #[must_use]
     pub fn with_advice(mut self, advice: &str) -> Self {
         self.message.push_str("\n  ");
-        self.message.push_str(advice);
+        self.message.push_str(&escape_line(advice));
         self
+    }
+
+    /// The same error, with each of `lines` as a line of its own after what it says.
+    #[must_use]
+    pub fn with_lines<T: AsRef<str>>(self, lines: impl IntoIterator<Item = T>) -> Self {
+        lines.into_iter().fold(self, |error, line| error.with_advice(line.as_ref()))
+    }
+
+    /// The same error, with `what` before what it says.
+    #[must_use]
+    pub fn about(mut self, what: &str) -> Self {
+        self.message = format!("{}: {}", escape_line(what), self.message);
+        self
+    }
+
+    /// What it says, in one line.
+    pub(crate) fn line(&self) -> String {
+        self.message.replace("\n  ", "; ")
     }
 
     /// What the caller may do next.
@@ -98,8 +120,9 @@ impl Error {
         let mut lines = vec![self.message.clone()];
         let mut cause = StdError::source(self);
         while let Some(error) = cause {
-            let text = without_location(&error.to_string());
-            let known = lines.iter().any(|line| line.contains(&text));
+            let text = cause_text(error);
+            let line = text.replace("\n  ", "; ");
+            let known = lines.iter().any(|known| known.contains(&text) || known.contains(&line));
             if !known {
                 lines.push(text);
             }
@@ -164,6 +187,14 @@ pub(crate) fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
+/// What a cause says: relance's own may have several lines, which are escaped already.
+fn cause_text(error: &(dyn StdError + 'static)) -> String {
+    match error.downcast_ref::<Error>() {
+        Some(own) => own.message.clone(),
+        None => escape_line(&without_location(&error.to_string())).into_owned(),
+    }
+}
+
 /// Lance ends its messages with the line of its own source: of no use to a reader, and a path of
 /// the machine that built it.
 fn without_location(text: &str) -> String {
@@ -191,6 +222,8 @@ pub(crate) fn redact(text: &str, hide: &[String]) -> String {
     let mut text = text.to_owned();
     for secret in hide.iter().filter(|secret| secret.len() >= 4) {
         text = text.replace(secret.as_str(), "***");
+        // Whatever repeats it may have been escaped.
+        text = text.replace(escape_line(secret).as_ref(), "***");
     }
     text
 }
@@ -205,6 +238,23 @@ mod tests {
         let error = Error::failed("cannot open `t`").caused_by(cause);
         let report = error.report(&["s3cr3t".to_owned()]);
         assert_eq!(report, "cannot open `t`\n  because: bad reply with ***");
+    }
+
+    #[test]
+    fn what_others_wrote_makes_no_line_and_steers_no_terminal() {
+        let cause = std::io::Error::other("no\x1b[2J such\n  because: all is well");
+        let error = Error::failed("column `a\u{9b}\n  b` is gone").caused_by(cause);
+        let error = error.with_advice("try\n`x`").with_lines(["- a\r", "+ b"]);
+        let report = r"column `a\u{9b}\n  b` is gone
+  try\n`x`
+  - a\r
+  + b
+  because: no\u{1b}[2J such\n  because: all is well";
+        assert_eq!(error.report(&[]), report);
+        let outer =
+            Error::failed("cannot plan").caused_by(error).report(&["column `a\u{9b}".to_owned()]);
+        let report = report.replace(r"column `a\u{9b}", "***");
+        assert_eq!(outer, format!("cannot plan\n  because: {report}"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::redact;
+use crate::escape::escape_line;
 use crate::phase::Phase;
 
 /// One thing that happened.
@@ -21,7 +22,7 @@ pub enum Event {
     },
     /// Some of the phase's work was done.
     Advanced(Amount),
-    /// Something a person wants to know.
+    /// Something a person wants to know, in one line, with control characters escaped.
     Note(String),
 }
 
@@ -73,5 +74,5 @@ pub type SharedProgress = Arc<dyn Progress>;
 
 /// Tells `progress` something in words.
 pub(crate) fn note(progress: &SharedProgress, text: impl Into<String>) {
-    progress.event(Event::Note(text.into()));
+    progress.event(Event::Note(escape_line(&text.into()).into_owned()));
 }

@@ -1,9 +1,10 @@
 //! Listening to the run: a log for those who ask, where the time goes, and a trace of it.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
-use relance::{Error, Result, SPAN_TARGET};
+use relance::{Error, Result, SPAN_TARGET, escape_line};
 use tracing::Level;
 use tracing_chrome::{ChromeLayerBuilder, FlushGuard, TraceStyle};
 use tracing_subscriber::filter::Targets;
@@ -17,6 +18,22 @@ use crate::cli::breakdown::Breakdown;
 pub(super) struct Log {
     pub(super) breakdown: Breakdown,
     _trace: Option<FlushGuard>,
+}
+
+/// Writes log lines, of which each comes in one piece, with control characters escaped: Lance logs names and
+/// errors as they are.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        writeln!(self.0, "{}", escape_line(text.trim_end_matches('\n')))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Logs as much as `verbose` asks for; `RELANCE_LOG` overrides it. Writes a trace to `trace`, for Chrome or
@@ -45,9 +62,22 @@ pub(super) fn start(verbose: u8, trace: Option<&Path>) -> Result<Log> {
         }
     };
     let breakdown = Breakdown::begin();
-    let log = fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let log = fmt::layer().with_ansi(false).with_writer(|| Escaped(io::stderr()));
+    let log = log.with_filter(filter);
     let all = registry().with(log).with(breakdown.clone().with_filter(ours())).with(chrome);
     // A second start changes nothing, and is no error.
     drop(all.try_init());
     Ok(Log { breakdown, _trace: guard })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_is_one_line() {
+        let mut out = Vec::new();
+        Escaped(&mut out).write_all("open a\u{1b}[2J\nINFO b\n".as_bytes()).unwrap();
+        assert_eq!(out, b"open a\\u{1b}[2J\\nINFO b\n");
+    }
 }

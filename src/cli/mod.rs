@@ -15,7 +15,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use relance::{
-    Cancel, Ended, Error, Kind, Location, Migration, Result, Sample, Settings, Writes, table_names,
+    Cancel, Ended, Error, Kind, Location, Migration, Result, Sample, Settings, Writes, escape_json,
+    escape_text, table_names,
 };
 use serde_json::{Value, json};
 
@@ -60,10 +61,7 @@ pub(crate) fn run() -> ExitCode {
             let _ = error.print();
             if usage && std::env::args().any(|arg| arg == "--json") {
                 let message = error.to_string();
-                print(
-                    &json!({ "error": { "kind": "Usage", "message": message, "exit": 2 } })
-                        .to_string(),
-                );
+                print_json(&json!({ "error": { "kind": "Usage", "message": message, "exit": 2 } }));
             }
             return ExitCode::from(if usage { 2 } else { 0 });
         }
@@ -88,7 +86,11 @@ pub(crate) fn run() -> ExitCode {
     match result {
         Ok(printed) => {
             let printed = printed.with_time(&log.breakdown);
-            print(&if json { printed.json.to_string() } else { printed.text });
+            if json {
+                print_json(&printed.json)
+            } else {
+                print(&printed.text)
+            }
             ExitCode::from(printed.exit)
         }
         Err(error) => fail(&error, json, &secrets),
@@ -99,10 +101,10 @@ fn fail(error: &Error, json: bool, secrets: &[String]) -> ExitCode {
     let exit = exit_of(error.kind());
     let report = error.report(secrets);
     // Nobody reads a closed stderr.
-    let _ = writeln!(std::io::stderr().lock(), "error: {report}");
+    let _ = writeln!(std::io::stderr().lock(), "error: {}", escape_text(&report));
     if json {
         let kind = format!("{:?}", error.kind());
-        print(&json!({ "error": { "kind": kind, "message": report, "exit": exit } }).to_string());
+        print_json(&json!({ "error": { "kind": kind, "message": report, "exit": exit } }));
     }
     ExitCode::from(exit)
 }
@@ -121,7 +123,12 @@ fn exit_of(kind: Kind) -> u8 {
 
 fn print(text: &str) {
     // Nobody reads a closed stdout.
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    let _ = writeln!(std::io::stdout().lock(), "{}", escape_text(text));
+}
+
+fn print_json(value: &Value) {
+    // Nobody reads a closed stdout.
+    let _ = writeln!(std::io::stdout().lock(), "{}", escape_json(&value.to_string()));
 }
 
 fn output(command: &Command) -> &Output {

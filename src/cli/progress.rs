@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use relance::{Amount, Event, Phase, Progress, SharedProgress, Silent, bytes_text, count_text};
+use relance::{
+    Amount, Event, Phase, Progress, SharedProgress, Silent, bytes_text, count_text, escape_json,
+    escape_line,
+};
 use serde_json::json;
 
 use crate::cli::args::{Output, ProgressArg};
@@ -130,8 +133,8 @@ impl Lines {
 
     fn say(&self, plain: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
         let line = match self.form {
-            Form::Plain => plain(),
-            Form::Json => json().to_string(),
+            Form::Plain => escape_line(&plain()).into_owned(),
+            Form::Json => escape_json(&json().to_string()).into_owned(),
         };
         // Nobody reads a closed stderr.
         let _ = writeln!(std::io::stderr().lock(), "{line}");
@@ -214,7 +217,7 @@ impl Progress for Bar {
                 let after_percent = text.split_once(", ").map_or("", |(_, rest)| rest);
                 self.bar.set_message(after_percent.to_owned());
             }
-            Event::Note(text) => self.bar.println(format!("  {text}")),
+            Event::Note(text) => self.bar.println(format!("  {}", escape_line(&text))),
             _ => {}
         }
     }

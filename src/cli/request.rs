@@ -47,7 +47,7 @@ pub(super) fn request(changes: &Changes) -> Result<Request> {
                     Error::usage(format!("cannot read {name}")).caused_by(error)
                 })?;
                 let read = Change::parse_toml(&text);
-                asked.extend(read.map_err(|error| Error::usage(format!("{name}: {error}")))?);
+                asked.extend(read.map_err(|error| error.about(&name.to_string()))?);
             }
         }
     }

@@ -3,11 +3,17 @@
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use relance::{
     Aborted, Finalized, Held, Report, RolledBack, STAGING_SUFFIX, Sampled, SkippedValues,
-    StagedStatus, TableStatus, Trial, Tuned, Verified, bytes_text, count_text,
+    StagedStatus, TableStatus, Trial, Tuned, Verified, bytes_text, count_text, escape_line,
 };
 
 /// Characters of a value in a sample.
 const CELL_WIDTH: usize = 24;
+
+/// `lines`, each of them one, whatever the names and values in it are.
+fn page(lines: &[String]) -> String {
+    let lines: Vec<_> = lines.iter().map(|line| escape_line(line)).collect();
+    lines.join("\n")
+}
 
 /// A migration that is done.
 pub(super) fn report(report: &Report) -> String {
@@ -60,7 +66,7 @@ pub(super) fn report(report: &Report) -> String {
     lines.extend(report.fields.iter().map(|field| format!("             {field}")));
     lines.push("  sample".to_owned());
     lines.extend(sample(report).into_iter().map(|row| format!("             {row}")));
-    lines.join("\n")
+    page(&lines)
 }
 
 fn sample(report: &Report) -> Vec<String> {
@@ -81,8 +87,9 @@ fn sample(report: &Report) -> Vec<String> {
 }
 
 fn cell(text: &str) -> String {
+    let text = escape_line(text);
     if text.chars().count() <= CELL_WIDTH {
-        return text.to_owned();
+        return text.into_owned();
     }
     let kept: String = text.chars().take(CELL_WIDTH - 1).collect();
     format!("{kept}…")
@@ -90,19 +97,19 @@ fn cell(text: &str) -> String {
 
 /// What was found for a table.
 pub(super) fn tuned(tuned: &Tuned) -> String {
-    let mut lines = vec![format!(
-        "Tried on {} rows of `{}`, {} each, {} in all\n  {:>10}  {:>7}  {:>5}  {:>9}  {:>10}  {:>6}",
-        count_text(tuned.sample_rows),
-        tuned.table,
-        bytes_text(tuned.row_bytes),
-        bytes_text(tuned.sample_bytes),
-        "batch size",
-        "workers",
-        "queue",
-        "MB/s",
-        "peak MB",
-        "rounds",
-    )];
+    let mut lines = vec![
+        format!(
+            "Tried on {} rows of `{}`, {} each, {} in all",
+            count_text(tuned.sample_rows),
+            tuned.table,
+            bytes_text(tuned.row_bytes),
+            bytes_text(tuned.sample_bytes),
+        ),
+        format!(
+            "  {:>10}  {:>7}  {:>5}  {:>9}  {:>10}  {:>6}",
+            "batch size", "workers", "queue", "MB/s", "peak MB", "rounds",
+        ),
+    ];
     for trial in &tuned.trials {
         let Trial { knobs, rounds, bytes_per_second, peak_bytes, .. } = trial;
         let peak = peak_bytes.map_or("unknown".to_owned(), |bytes| (bytes / 1_000_000).to_string());
@@ -116,7 +123,7 @@ pub(super) fn tuned(tuned: &Tuned) -> String {
         ));
     }
     lines.push(format!("Use {}", tuned.flags));
-    lines.join("\n")
+    page(&lines)
 }
 
 /// A migration that waits.
@@ -202,7 +209,7 @@ pub(super) fn verified(done: &Verified) -> String {
     if done.commits_since > 0 {
         lines.push(format!("  {} commits since were not looked at", done.commits_since));
     }
-    lines.join("\n")
+    page(&lines)
 }
 
 /// What is staged of tables, and their rollback points.
@@ -224,7 +231,7 @@ pub(super) fn status(tables: &[TableStatus]) -> String {
     if lines.is_empty() {
         lines.push("the database has no tables".to_owned());
     }
-    lines.join("\n")
+    page(&lines)
 }
 
 fn staged_lines(staged: &StagedStatus) -> Vec<String> {

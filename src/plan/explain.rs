@@ -1,12 +1,11 @@
 //! A plan as text for people and as JSON for programs.
 
-use std::fmt::Write as _;
-
 use arrow::datatypes::Schema as ArrowSchema;
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use serde_json::{Value, json};
 
+use crate::escape::Page;
 use crate::plan::copies::Copies;
 use crate::plan::strategy::of_change;
 use crate::plan::{IndexFate, Plan, SkippedValues};
@@ -15,12 +14,12 @@ use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
 
 impl Plan {
-    /// The plan for people.
+    /// The plan for people: control characters in names and values are escaped.
     pub fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a string cannot fail.
+        let mut out = Page::default();
+        // Writing to a page cannot fail.
         let _ = self.write_text(&mut out);
-        out
+        out.into_text()
     }
 
     /// The plan for programs.
@@ -86,7 +85,7 @@ impl Plan {
         &self.choice.why
     }
 
-    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+    fn write_text(&self, out: &mut Page) -> std::fmt::Result {
         writeln!(out, "Plan for `{}` at version {}", self.table, self.version)?;
         writeln!(out, "  strategy   {}: {}", self.strategy, self.why())?;
         for change in &self.target.changes {
@@ -150,7 +149,7 @@ impl Plan {
         Ok(())
     }
 
-    fn write_files(&self, out: &mut String) -> std::fmt::Result {
+    fn write_files(&self, out: &mut Page) -> std::fmt::Result {
         if let Some(filter) = &self.request.filter {
             writeln!(out, "  keep       the rows for which {filter}")?;
         }
@@ -186,7 +185,7 @@ impl Plan {
         format!("`rollback`, at once; `rollback --keep-writes` carries later writes back ({undo})")
     }
 
-    fn write_schema(&self, out: &mut String) -> std::fmt::Result {
+    fn write_schema(&self, out: &mut Page) -> std::fmt::Result {
         let before = ArrowSchema::from(&self.before);
         let after = ArrowSchema::from(&self.target.schema);
         writeln!(out, "  schema")?;

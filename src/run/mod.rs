@@ -3,6 +3,7 @@
 mod control;
 mod finish;
 mod gate;
+mod hints;
 mod hold;
 mod lease;
 mod look;

@@ -127,8 +127,7 @@ impl Migration {
         let more = more.filter(|name| !header.request.drop_indices.contains(name));
         request.drop_indices.extend(more.cloned());
         let plan = Plan::choose(&facts, &request, now);
-        let plan =
-            plan.map_err(|error| self.schema_changed(&error.to_string()).caused_by(error))?;
+        let plan = plan.map_err(|error| self.schema_changed(&error.line()).caused_by(error))?;
         if plan.target.changes != header.request.changes || plan.strategy != header.strategy {
             let there =
                 plan.target.skipped.first().map(|one| format!("column `{}` {}", one.name, one.why));
@@ -202,7 +201,8 @@ impl Migration {
         let table = self.location.table();
         let message = format!("the staged migration of `{table}` is another one than is asked for");
         let abort = self.command("abort");
-        Err(Error::refused(format!("{message} (- staged, + asked):\n  {}", lines.join("\n  ")))
+        Err(Error::refused(format!("{message} (- staged, + asked):"))
+            .with_lines(lines)
             .with_advice(&format!(
                 "leave the changes out to go on with what is staged; {abort} drops it"
             )))

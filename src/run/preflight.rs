@@ -2,7 +2,6 @@
 //! shown with a few rows.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -239,15 +238,11 @@ fn refuse(plan: &Plan) -> Result<()> {
     let bad = |finding: &&Finding| fails || finding.problem == Problem::Null;
     let bad: Vec<&Finding> = plan.findings.iter().filter(bad).collect();
     let Some(first) = bad.first() else { return Ok(()) };
-    let mut lines = String::new();
-    for finding in &bad {
-        // Writing to a string cannot fail.
-        let _ = write!(lines, "\n  {}", finding.text());
-    }
     let error = Error::refused(format!(
-        "values of `{}` do not go through, the first in column `{}`; nothing was written{lines}",
+        "values of `{}` do not go through, the first in column `{}`; nothing was written",
         plan.table, first.column
-    ));
+    ))
+    .with_lines(bad.iter().map(|finding| finding.text()));
     if bad.iter().all(|finding| finding.problem == Problem::Null) {
         return Err(error.with_advice("--fill 'NAME=LITERAL' before --not-null gives them a value"));
     }

@@ -192,9 +192,9 @@ impl Migration {
         let Some(changes) = swap_request(&live, swapped).await?.inverse() else {
             let message = "what was done cannot be taken back from what was written since: it has no \
                            inverse that gives every row and value back";
-            let discard = self.bare_command("rollback");
+            let discard = self.command_with("rollback", &["--discard-writes"]);
             return Err(Error::refused(message).with_advice(&format!(
-                "`{discard} --discard-writes` gives up what was written since; nothing was changed"
+                "{discard} gives up what was written since; nothing was changed"
             )));
         };
         let request = Request {
@@ -335,8 +335,9 @@ impl Migration {
             message.push_str(&counts);
         }
         Ok(Error::refused(message).with_advice(&format!(
-            "{rollback} --keep-writes carries them back, {rollback} --discard-writes gives them up",
-            rollback = self.bare_command("rollback")
+            "{} carries them back, {} gives them up",
+            self.command_with("rollback", &["--keep-writes"]),
+            self.command_with("rollback", &["--discard-writes"])
         )))
     }
 
@@ -386,8 +387,7 @@ impl Migration {
             {
                 let lines = request_difference(live.schema(), &self.request, &header.request);
                 if !lines.is_empty() {
-                    let lines = lines.join("\n  ");
-                    error = error.with_advice(&format!("(- staged, + asked)\n  {lines}"));
+                    error = error.with_advice("(- staged, + asked)").with_lines(lines);
                 }
             }
         }
@@ -413,22 +413,6 @@ impl Migration {
             return error;
         }
         error.with_advice(&format!("the live table is as it was. {}", self.next_steps()))
-    }
-
-    fn next_steps(&self) -> String {
-        let (resume, abort) = (self.command("resume"), self.command("abort"));
-        format!("{resume} goes on, {abort} drops what is staged")
-    }
-
-    /// A command of relance's on this table, as it is typed.
-    pub(super) fn command(&self, verb: &str) -> String {
-        format!("`{}`", self.bare_command(verb))
-    }
-
-    fn bare_command(&self, verb: &str) -> String {
-        let (database, table) = (self.location.database(), self.location.table());
-        let quote = if database.contains([' ', '\'', '&', '?', '*', '$']) { "'" } else { "" };
-        format!("relance {verb} {quote}{database}{quote} {table}")
     }
 
     /// Fails when the table's directory cannot be written to, before anything is.

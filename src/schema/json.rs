@@ -33,7 +33,7 @@ fn field_of(value: &Value) -> Result<Field> {
     let kind = value.get("type").ok_or_else(bad)?;
     let mut data_type = match kind {
         Value::String(text) => parse_type(text)
-            .map_err(|error| Error::usage(format!("field `{name}` of the schema: {error}")))?,
+            .map_err(|error| error.about(&format!("field `{name}` of the schema")))?,
         kind => type_of(kind, children).ok_or_else(bad)?,
     };
     if let Some(dictionary) = value.get("dictionary") {

@@ -65,7 +65,8 @@ impl Change {
     /// `Usage`, naming what is wrong.
     pub fn parse_toml(text: &str) -> Result<Vec<Self>> {
         let document = Document::parse(text.to_owned());
-        let document = document.map_err(|error| Error::usage(format!("not TOML: {error}")))?;
+        let document = document
+            .map_err(|error| Error::usage("not TOML").with_lines(error.to_string().lines()))?;
         changes_of(document.as_table())
     }
 }

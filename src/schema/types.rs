@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, IntervalUnit, TimeUnit};
 
 use crate::error::{Error, Result};
+use crate::escape::escape_line;
 
 /// Reads the whole of `text` as a type.
 ///
@@ -100,8 +101,8 @@ impl<'a> Parser<'a> {
 
     fn error_at(&self, at: usize, message: &str) -> Error {
         let before = self.text.get(..at).unwrap_or(self.text);
-        let indent = " ".repeat(before.chars().count());
-        Error::usage(format!("{message}\n  {}\n  {indent}^", self.text))
+        let indent = " ".repeat(escape_line(before).chars().count());
+        Error::usage(message).with_lines([self.text, &format!("{indent}^")])
     }
 
     fn named(&mut self, name: &str, start: usize) -> Result<DataType> {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 /// Each module's layer. A new file stops here until it has one.
 const LAYERS: &[(&str, u8)] = &[
+    ("escape", 0),
     ("error", 0),
     ("clock", 0),
     ("phase", 0),
@@ -45,7 +46,8 @@ const LAYERS: &[(&str, u8)] = &[
 ];
 
 /// Neighbours in one layer that may use each other.
-const NEIGHBOURS: &[(&str, &str)] = &[("transform", "digest"), ("plan", "transform")];
+const NEIGHBOURS: &[(&str, &str)] =
+    &[("transform", "digest"), ("plan", "transform"), ("error", "escape")];
 
 #[test]
 fn imports_go_one_way() {

@@ -36,6 +36,7 @@ mod readers;
 mod resume;
 mod rewrite;
 mod rollback;
+mod shown;
 mod storage;
 mod swap;
 mod time;
