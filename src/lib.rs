@@ -57,6 +57,7 @@ mod retry;
 mod run;
 mod sample;
 mod schema;
+mod secret;
 mod settings;
 mod sidecar;
 mod source;
@@ -99,6 +100,7 @@ pub use schema::show::{field_text, type_text};
 pub use schema::sql::Sql;
 pub use schema::target::{IfExists, Skipped, Target};
 pub use schema::types::parse_type;
+pub use secret::mask_secrets;
 pub use settings::{
     BatchSize, Hold, OnBadValue, Preflight, Settings, Verify, parse_batch_size, parse_bytes,
     parse_duration,

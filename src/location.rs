@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::secret::{is_option, is_secret_name, mask_secrets, secrets_in};
 
 /// What the name of every staging table ends with.
 pub const STAGING_SUFFIX: &str = "__relance_staging";
@@ -46,7 +47,7 @@ impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.storage_options.keys().collect();
         f.debug_struct("Location")
-            .field("database", &self.database)
+            .field("database", &mask_secrets(&self.database))
             .field("table", &self.table)
             .field("storage_options", &names)
             .finish()
@@ -58,7 +59,7 @@ impl Location {
     /// takes it.
     ///
     /// # Errors
-    /// `Usage`, for a `db://` URI or an unusable table name; `Refused`, for a store that cannot commit
+    /// `Usage`, for a `db://` URI, one with credentials in it, or an unusable table name; `Refused`, for a store that cannot commit
     /// atomically.
     pub fn new(database: &str, table: &str) -> Result<Self> {
         check_table_name(table)?;
@@ -93,14 +94,13 @@ impl Location {
 
     /// The values that must never be printed.
     pub fn secrets(&self) -> Vec<String> {
-        let secret = |name: &str| {
-            let name = name.to_ascii_lowercase();
-            let marks = ["key", "secret", "token", "password", "sas", "credential", "account"];
-            marks.iter().any(|mark| name.contains(mark))
-        };
-        let options = self.storage_options.iter();
-        let values = options.filter(|(name, _)| secret(name)).map(|(_, value)| value.clone());
-        values.collect()
+        let mut secrets = Vec::new();
+        for (name, value) in &self.storage_options {
+            secrets.extend(is_secret_name(name).then(|| value.clone()));
+            // An endpoint may have a user and a password in it.
+            secrets.extend(secrets_in(value));
+        }
+        secrets
     }
 
     /// The URI of the table's dataset.
@@ -137,10 +137,14 @@ impl Location {
 }
 
 fn check_table_name(table: &str) -> Result<()> {
+    if is_option(table) {
+        return Err(stray_option(table));
+    }
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     if table.is_empty() || !table.chars().all(allowed) || table.starts_with('.') {
         return Err(Error::usage(format!(
-            "`{table}` is not a table name: letters, digits, `_`, `-` and `.` only"
+            "`{}` is not a table name: letters, digits, `_`, `-` and `.` only",
+            mask_secrets(table)
         )));
     }
     if let Some(live) = table.strip_suffix(STAGING_SUFFIX) {
@@ -156,13 +160,30 @@ fn check_table_name(table: &str) -> Result<()> {
     Ok(())
 }
 
+/// The error of an option of a store that stands where something else should.
+fn stray_option(option: &str) -> Error {
+    let masked = mask_secrets(option);
+    Error::usage(format!("`{masked}` is an option of an object store"))
+        .with_advice("write --storage-option before it")
+}
+
 fn check_database(database: &str) -> Result<String> {
     if database.trim().is_empty() {
         return Err(Error::usage("the database is empty; name a directory or a URI"));
     }
     let Some((scheme, rest)) = database.split_once("://") else {
+        if is_option(database) && !Path::new(database).exists() {
+            return Err(stray_option(database));
+        }
         return absolute(database);
     };
+    let masked = mask_secrets(database);
+    if masked != database {
+        return Err(Error::usage(format!(
+            "`{masked}` has credentials in it, where programs show and log them"
+        ))
+        .with_advice("give them with --storage-option KEY=VALUE, or in the environment"));
+    }
     match scheme {
         "db" => Err(Error::usage(
             "`db://` is LanceDB Cloud: its tables are behind a server, where relance cannot stage \
@@ -212,10 +233,37 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_refused_and_not_repeated() {
+        for (database, table) in [
+            ("s3://AKIA:hush@bucket/db", "t"),
+            ("s3://AKIA:hu/sh@bucket/db", "t"),
+            ("https://a.blob.core.windows.net/c?sig=hush", "t"),
+            ("db://user:hush@cloud", "t"),
+            ("file://user:hush@host/db", "t"),
+            ("aws_secret_access_key=hush", "t"),
+            ("s3://bucket/db", "aws_secret_access_key=hush"),
+            ("s3://bucket/db", "s3://AKIA:hush@bucket"),
+        ] {
+            let error = Location::new(database, table).unwrap_err();
+            assert_eq!(error.kind(), Kind::Usage, "{database} {table}");
+            let report = error.report(&[]);
+            assert!(report.contains("***") && !report.contains("hush"), "{report}");
+            assert!(!report.contains("hu/sh"), "{report}");
+        }
+        let container = "abfss://container@account.dfs.core.windows.net/db";
+        assert_eq!(Location::new(container, "t").unwrap().database(), container);
+    }
+
+    #[test]
     fn debug_never_shows_an_option() {
         let options = [("aws_secret_access_key".to_owned(), "hush".to_owned())];
         let location = Location::new("s3://bucket", "t").unwrap().with_storage_options(options);
         assert!(!format!("{location:?}").contains("hush"));
         assert_eq!(location.secrets(), ["hush"]);
+        let endpoint = [("aws_endpoint".to_owned(), "http://user:hush@host:9000".to_owned())];
+        let location = Location::new("s3://bucket", "t").unwrap().with_storage_options(endpoint);
+        let report = Error::failed("cannot reach http://user:hush@host:9000 (hush)");
+        let report = report.report(&location.secrets());
+        assert_eq!(report, "cannot reach http://***@host:9000 (***)");
     }
 }

@@ -9,6 +9,7 @@ mod plot;
 mod progress;
 mod request;
 mod show;
+mod usage;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -56,14 +57,20 @@ pub(crate) fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let usage = error.use_stderr();
-            // A closed stream is no reason to fail differently.
-            let _ = error.print();
-            if usage && std::env::args().any(|arg| arg == "--json") {
-                let message = error.to_string();
+            if !error.use_stderr() {
+                // Help. A closed stream is no reason to fail differently.
+                let _ = error.print();
+                return ExitCode::SUCCESS;
+            }
+            let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+            let words: Vec<String> = words.collect();
+            let message = usage::told(&error, &words);
+            // Nobody reads a closed stderr.
+            let _ = write!(std::io::stderr().lock(), "{}", escape_text(&message));
+            if words.iter().any(|word| word == "--json") {
                 print_json(&json!({ "error": { "kind": "Usage", "message": message, "exit": 2 } }));
             }
-            return ExitCode::from(if usage { 2 } else { 0 });
+            return ExitCode::from(2);
         }
     };
     memory::settle(&cli.command);

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("cancel", 0),
     ("process", 0),
     ("span", 0),
+    ("secret", 0),
     ("location", 1),
     ("settings", 1),
     ("schema", 1),

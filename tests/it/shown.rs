@@ -102,3 +102,28 @@ async fn suggested_commands_can_be_typed_in_a_shell() {
     run(shell.current_dir(db.path())).expect(0).says("Migrated `t`");
     assert!(!db.path().join("x").exists());
 }
+
+#[test]
+fn credentials_are_not_echoed_wherever_they_stand() {
+    let db = Db::new();
+    let secret = "aws_secret_access_key=HUSH1234";
+    for words in [
+        &["s3://AKIA:HUSH1234@bucket/db", "t"][..],
+        &["s3://AKIA:HUSH1234/x@bucket/db", "t"],
+        &["az://container/db?sv=2022&sig=HUSH1234", "t"],
+        &["https://account/c?sig=HUSH1234", "t"],
+        &["s3://bucket/db", "t", secret],
+        &["s3://bucket/db", secret],
+        &[secret, "t"],
+        &["--storage-option", secret],
+        &["s3://bucket/db", "t", "--storage-options", secret],
+        &["s3://bucket/db", "t", "--storage-option", "HUSH1234"],
+    ] {
+        for more in [&["--add", "n:int8=1"][..], &["--add", "n:int8=1", "--json", "-vv"]] {
+            let mut command = Command::new(binary());
+            let ran = run(command.arg("plan").args(words).args(more).current_dir(db.path()));
+            let all = format!("{}{}", ran.stdout, ran.stderr);
+            assert!(!all.contains("HUSH") && ran.code == 2, "{words:?}: {} {all}", ran.code);
+        }
+    }
+}
