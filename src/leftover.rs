@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 
-use futures::TryStreamExt;
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
 use lance_io::object_store::ObjectStore;
@@ -63,11 +62,11 @@ pub(crate) async fn remove(
     for meta in datafile::list_whole(&store, &live.data_dir(), id).await? {
         gone.extend((!keep.contains(&owner(&meta.location))).then_some(meta));
     }
-    for meta in list(&store, &deletion::directory(&root)).await? {
+    for meta in datafile::list_below(&store, &deletion::directory(&root)).await? {
         let ours = deletion::is_of(name_of(&meta), id) && !keep.contains(name_of(&meta));
         gone.extend(ours.then_some(meta));
     }
-    for meta in list(&store, &live.versions_dir()).await? {
+    for meta in datafile::list_below(&store, &live.versions_dir()).await? {
         let ours = is_no_version(&meta) && is_manifest_of(&store, &meta, id).await;
         gone.extend(ours.then_some(meta));
     }
@@ -98,9 +97,9 @@ async fn uncommitted(
     id: &str,
     since: u64,
 ) -> Result<Vec<ObjectMeta>> {
-    let mut transactions = list(store, &live.transactions_dir()).await?;
+    let mut transactions = datafile::list_below(store, &live.transactions_dir()).await?;
     transactions.retain(|meta| is_named(transaction_of(meta).1, id));
-    let mut indices = list(store, &live.indices_dir()).await?;
+    let mut indices = datafile::list_below(store, &live.indices_dir()).await?;
     indices.retain(|meta| is_named(&uuid_of(meta, &live.indices_dir()), id));
     if transactions.is_empty() && indices.is_empty() {
         return Ok(Vec::new());
@@ -138,15 +137,6 @@ async fn committed(live: &Dataset, since: u64) -> Result<HashSet<String>> {
         names.extend(indices.iter().map(|index| index.uuid.to_string()));
     }
     Ok(names)
-}
-
-async fn list(store: &ObjectStore, directory: &Path) -> Result<Vec<ObjectMeta>> {
-    let listed: std::result::Result<Vec<_>, _> =
-        store.list(Some(directory.clone())).try_collect().await;
-    match listed {
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        listed => listed.doing(|| format!("list {directory}")),
-    }
 }
 
 fn name_of(meta: &ObjectMeta) -> &str {

@@ -6,6 +6,7 @@
 
 mod counted;
 mod local;
+mod tree;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -25,6 +26,8 @@ use uuid::Uuid;
 use crate::budget::Throttle;
 use crate::datafile::counted::Counted;
 use crate::datafile::local::LocalFile;
+pub(crate) use crate::datafile::tree::{clear_table, list_below, remove_empty};
+use crate::datafile::tree::{is_directory, is_without_links};
 use crate::error::{Context, Result};
 
 /// A new file name of the migration `id`. It begins with 24 random bits, as Lance's own names do,
@@ -82,7 +85,10 @@ pub(crate) async fn list_whole(
     }
     let files: Result<Vec<_>> = store
         .list(Some(directory.clone()))
-        .try_filter(|meta| std::future::ready(is_of(&owner(&meta.location), id)))
+        .try_filter(|meta| {
+            let ours = is_of(&owner(&meta.location), id);
+            std::future::ready(ours && is_without_links(store, directory, &meta.location))
+        })
         .map_ok(untagged)
         .try_collect()
         .await
@@ -91,14 +97,14 @@ pub(crate) async fn list_whole(
 }
 
 /// The same on a disk, where only the files of the migration are looked at: a store's listing looks at
-/// each file three times.
+/// each file three times, and follows links.
 fn list_local(directory: &Path, id: &str) -> io::Result<Vec<ObjectMeta>> {
     let mut found = Vec::new();
     for (name, path) in names_in(directory)? {
         let folder = format!("{name}.lance");
         if is_of(&name, id) {
             found.extend(meta_of(directory.clone().join(name), &path)?);
-        } else if is_of(&folder, id) && path.is_dir() {
+        } else if is_of(&folder, id) && is_directory(&path) {
             let folder = directory.clone().join(name);
             for (name, path) in names_in(&folder)? {
                 found.extend(meta_of(folder.clone().join(name), &path)?);
@@ -134,12 +140,16 @@ fn inode(_: &std::fs::Metadata) -> Option<String> {
     None
 }
 
-/// What a listing says of a file, its tag being its inode; nothing, when it is gone since.
+/// What a listing says of a file, its tag being its inode; nothing, when it is gone since, or a link stands
+/// in its place.
 fn meta_of(location: Path, path: &FilePath) -> io::Result<Option<ObjectMeta>> {
-    let meta = match std::fs::metadata(path) {
+    let meta = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         meta => meta?,
     };
+    if meta.is_symlink() {
+        return Ok(None);
+    }
     let last_modified = meta.modified()?.into();
     let (e_tag, version) = (inode(&meta), None);
     Ok(Some(ObjectMeta { location, last_modified, size: meta.len(), e_tag, version }))
@@ -206,6 +216,15 @@ pub(crate) async fn put_new(store: &ObjectStore, file: &Path, bytes: Bytes) -> R
 /// # Errors
 /// `Failed`, when it is there and cannot be removed.
 pub(crate) async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
+    if store.has_direct_local_paths() {
+        // A store removes nothing under the names of what was not written to its end.
+        return match std::fs::remove_file(to_local_path(file)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).doing(|| format!("remove {file}"))
+            }
+            _ => Ok(()),
+        };
+    }
     match store.inner.delete(file).await {
         Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(error).doing(|| format!("remove {file}")),
@@ -242,11 +261,11 @@ pub(crate) fn directory_of(file: &Path) -> Path {
 async fn sidecars(store: &ObjectStore, file: &Path) -> Result<Vec<Path>> {
     let folder = folder(file);
     // Few files have any, and a look at a disk costs nothing.
-    if store.has_direct_local_paths() && !PathBuf::from(to_local_path(&folder)).is_dir() {
+    if store.has_direct_local_paths() && !is_directory(&PathBuf::from(to_local_path(&folder))) {
         return Ok(Vec::new());
     }
-    let listed = store.list(Some(folder.clone())).map_ok(|meta| meta.location).try_collect().await;
-    listed.doing(|| format!("list {folder}"))
+    let listed = list_below(store, &folder).await?;
+    Ok(listed.into_iter().map(|meta| meta.location).collect())
 }
 
 /// Makes `file` of the migration `id`, and its sidecars, young again, so that no cleanup takes it for abandoned, and gives
@@ -280,48 +299,6 @@ pub(crate) async fn renew(
     }
     store.inner.copy(file, &copy).await.doing(|| format!("copy {file} to {copy}"))?;
     Ok(copy)
-}
-
-/// Removes what lies below `root` and no listing shows: the half-written files of killed writers, which only
-/// a disk has. Whoever calls it owns all that is below `root`.
-///
-/// # Errors
-/// `Failed`, when one is there and cannot be removed.
-pub(crate) fn remove_unlisted(store: &ObjectStore, root: &Path, listed: &[Path]) -> Result<()> {
-    fn remove(directory: &FilePath, listed: &BTreeSet<PathBuf>) -> io::Result<()> {
-        for entry in std::fs::read_dir(directory).into_iter().flatten() {
-            let path = entry?.path();
-            if path.is_dir() {
-                remove(&path, listed)?;
-            } else if !listed.contains(&path) {
-                std::fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    }
-    if !store.has_direct_local_paths() {
-        return Ok(());
-    }
-    let listed = listed.iter().map(|file| PathBuf::from(to_local_path(file))).collect();
-    let removed = remove(&PathBuf::from(to_local_path(root)), &listed);
-    removed.doing(|| format!("remove what was left half-written below {root}"))
-}
-
-/// Removes the directories below `root`, and it, as far as they are empty. Only a disk has any; what is
-/// left does no harm, and what somebody makes there meanwhile stays.
-pub(crate) fn remove_empty(store: &ObjectStore, root: &Path) {
-    fn remove(directory: &std::path::Path) {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                remove(&entry.path());
-            }
-        }
-        // Fails when it is not empty, which is the point.
-        let _ = std::fs::remove_dir(directory);
-    }
-    if store.has_direct_local_paths() {
-        remove(&PathBuf::from(to_local_path(root)));
-    }
 }
 
 /// Opens `file` for writing. On a disk it is written under its own name, and durable after [`sync`]; in

@@ -527,28 +527,24 @@ impl Journal {
         Ok(wanted)
     }
 
-    /// Removes the staging table; the staged files stay where they are.
+    /// Removes the staging table; the staged files stay where they are. Gives the names of what is left in
+    /// its folder: links, and what no table has.
     ///
     /// # Errors
     /// `Failed`, when it cannot be removed.
     ///
     /// # Crash
     /// The journal reads as it does now, or it is gone: its newest version goes last.
-    pub(crate) async fn remove(self) -> Result<()> {
+    pub(crate) async fn remove(self) -> Result<Vec<String>> {
         let store = self.staging.object_store(None).await;
         let store = store.doing(|| "open the staging table's store".to_owned())?;
         let root = self.staging.branch_location().path;
-        let doing = || format!("remove the staging table {}", self.staging.uri());
-        let files: Vec<_> = store.list(Some(root.clone())).try_collect().await.doing(doing)?;
         let newest = &self.staging.manifest_location().path;
-        for file in files.iter().filter(|file| file.location != *newest) {
-            datafile::remove(&store, &file.location).await?;
-        }
-        // While the lock is there, nobody else has anything here.
-        datafile::remove_unlisted(&store, &root, std::slice::from_ref(newest))?;
+        // While the lock is there, no other run has anything here.
+        let left = datafile::clear_table(&store, &root, newest).await?;
         datafile::remove(&store, newest).await?;
         datafile::remove_empty(&store, &root);
-        Ok(())
+        Ok(left)
     }
 }
 

@@ -1,13 +1,28 @@
 //! The commands that errors and notes suggest, as a shell takes them.
 
 use crate::escape::shell_word;
+use crate::progress::note;
 use crate::run::Migration;
+
+/// Names of what is left alone that are shown.
+const LEFT_SHOWN: usize = 5;
 
 impl Migration {
     /// What goes on with the staged migration, and what drops it.
     pub(super) fn next_steps(&self) -> String {
         let (resume, abort) = (self.command("resume"), self.command("abort"));
         format!("{resume} goes on, {abort} drops what is staged")
+    }
+
+    /// Says what was left alone in the staging table's folder, if anything was.
+    pub(super) fn tell_left(&self, left: &[String]) {
+        let (first, staging) = (left.iter().take(LEFT_SHOWN), self.location.staging_table());
+        let first: Vec<_> = first.map(|name| format!("`{name}`")).collect();
+        let (count, first) = (left.len(), first.join(", "));
+        if count > 0 {
+            let what = "links, or files that are not relance's, are left alone";
+            note(&self.progress, format!("{count} {what} in the folder of `{staging}`: {first}"));
+        }
     }
 
     /// A command of relance's on this table, as it is typed.

@@ -83,7 +83,8 @@ impl Migration {
         let (keep, first) = (HashSet::new(), header.first_version);
         let removed = leftover::remove(&live, &header.id, &keep, first, Some(&mut journal)).await?;
         source::unpin(&live, &header.id).await?;
-        journal.remove().await?;
+        let left = journal.remove().await?;
+        self.tell_left(&left);
         let table = self.location.table().to_owned();
         let Removed { files, bytes } = removed;
         Ok(Aborted { table, id: header.id, files, bytes, left: Vec::new() })
@@ -255,7 +256,7 @@ impl Migration {
             return self.refuse_staged(opener).await;
         }
         self.take_over(&live, &mut journal, Phase::Done).await?;
-        journal.remove().await
+        journal.remove().await.map(drop)
     }
 
     /// Gives up the rollback point of the last swap, and reclaims what only that version used. With

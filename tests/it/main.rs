@@ -25,6 +25,8 @@ mod gate;
 mod index;
 mod layers;
 mod lease;
+#[cfg(unix)]
+mod links;
 #[cfg(target_os = "linux")] // whose kernel tells how much memory a process had
 mod memory;
 mod model;

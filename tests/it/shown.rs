@@ -80,7 +80,7 @@ async fn files_are_shown_escaped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn suggested_commands_can_be_typed_in_a_shell() {
     let db = Db::new();
-    let inner = db.path().join("it's a $(touch x) db;\u{9b}");
+    let inner = db.path().join("it's a $(touch x) db;");
     let dataset = inner.join("t.lance");
     let rows = documents(0, 10);
     let reader = arrow::array::RecordBatchIterator::new([Ok(rows.clone())], rows.schema());
