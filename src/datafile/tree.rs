@@ -29,7 +29,7 @@ pub(crate) async fn list_below(store: &ObjectStore, root: &Path) -> Result<Vec<O
     Ok(tree(store, root).await?.files)
 }
 
-/// Removes the files of the table at `root`, but for the one at `last`, and gives the names of what is left
+/// Removes the files of the table at `root`, but for the one at `last`, if one is to stay, and gives the names of what is left
 /// alone below it: links, and what no table has.
 ///
 /// # Errors
@@ -40,15 +40,16 @@ pub(crate) async fn list_below(store: &ObjectStore, root: &Path) -> Result<Vec<O
 pub(crate) async fn clear_table(
     store: &ObjectStore,
     root: &Path,
-    last: &Path,
+    last: Option<&Path>,
 ) -> Result<Vec<String>> {
     let Tree { files, links } = tree(store, root).await?;
-    if !links.is_empty() && !files.iter().any(|file| file.location == *last) {
+    let is_last = |file: &ObjectMeta| last == Some(&file.location);
+    if let Some(last) = last.filter(|_| !links.is_empty() && !files.iter().any(is_last)) {
         let message = format!("{last} is behind a link, which relance does not follow");
         return Err(Error::refused(message).with_advice("put what it leads to in its place"));
     }
     let mut left: Vec<String> = links.iter().map(|link| below(root, link)).collect();
-    for file in files.into_iter().filter(|file| file.location != *last) {
+    for file in files.iter().filter(|file| !is_last(file)) {
         let name = below(root, &file.location);
         if is_of_a_table(&name) {
             remove(store, &file.location).await?;

@@ -541,7 +541,7 @@ impl Journal {
         let root = self.staging.branch_location().path;
         let newest = &self.staging.manifest_location().path;
         // While the lock is there, no other run has anything here.
-        let left = datafile::clear_table(&store, &root, newest).await?;
+        let left = datafile::clear_table(&store, &root, Some(newest)).await?;
         datafile::remove(&store, newest).await?;
         datafile::remove_empty(&store, &root);
         Ok(left)

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use futures::TryStreamExt;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::Manifest;
 use lance_table::io::manifest::read_manifest;
@@ -38,7 +37,6 @@ pub(crate) struct Wreck {
     pub lease: Option<Lease>,
     store: Arc<ObjectStore>,
     root: Path,
-    files: Vec<Path>,
 }
 
 /// What can be told from one manifest.
@@ -60,11 +58,7 @@ impl Opened {
             Err(why) => Some(why),
         };
         let (store, root) = opener.staging_place().await?;
-        let listed = store.list(Some(root.clone())).try_collect::<Vec<ObjectMeta>>().await;
-        let mut files = match listed {
-            Err(error) if error.is_not_found() => Vec::new(),
-            listed => listed.doing(|| format!("list {root}"))?,
-        };
+        let mut files = datafile::list_below(&store, &root).await?;
         let why = match why {
             None if files.is_empty() => return Ok(Self::Nothing),
             None => Error::failed("the staging table has files, and no version that can be opened"),
@@ -82,27 +76,23 @@ impl Opened {
                 break;
             }
         }
-        let files = files.into_iter().map(|meta| meta.location).collect();
         let Told { id, lease } = told;
-        Ok(Self::Wreck(Box::new(Wreck { why, id, lease, store, root, files })))
+        Ok(Self::Wreck(Box::new(Wreck { why, id, lease, store, root })))
     }
 }
 
 impl Wreck {
-    /// Removes the staging table.
+    /// Removes the staging table, and gives the names of what is left alone in its folder.
     ///
     /// # Errors
     /// `Failed`, when a file of it cannot be removed.
     ///
     /// # Crash
     /// Calling it again removes the rest.
-    pub(crate) async fn remove(&self) -> Result<()> {
-        for file in &self.files {
-            datafile::remove(&self.store, file).await?;
-        }
-        datafile::remove_unlisted(&self.store, &self.root, &[])?;
+    pub(crate) async fn remove(&self) -> Result<Vec<String>> {
+        let left = datafile::clear_table(&self.store, &self.root, None).await?;
         datafile::remove_empty(&self.store, &self.root);
-        Ok(())
+        Ok(left)
     }
 }
 

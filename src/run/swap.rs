@@ -197,7 +197,7 @@ impl Migration {
         let (keep, first) = (HashSet::new(), header.first_version);
         leftover::remove(live, &header.id, &keep, first, Some(&mut underway.journal)).await?;
         source::unpin(live, &header.id).await?;
-        underway.journal.remove().await
+        underway.journal.remove().await.map(drop)
     }
 
     /// The error of a commit that may or may not have landed.

@@ -87,7 +87,7 @@ impl Migration {
         self.tell_left(&left);
         let table = self.location.table().to_owned();
         let Removed { files, bytes } = removed;
-        Ok(Aborted { table, id: header.id, files, bytes, left: Vec::new() })
+        Ok(Aborted { table, id: header.id, files, bytes, left })
     }
 
     /// Drops what is staged where the disk has no room for a commit that says so: the staging table goes first,
@@ -110,13 +110,13 @@ impl Migration {
         if let Some(version) = swapped {
             return Err(self.landed(version));
         }
-        journal.remove().await?;
+        let left = journal.remove().await?;
         let (keep, first) = (HashSet::new(), header.first_version);
         let Removed { files, bytes } =
             leftover::remove(live, &header.id, &keep, first, None).await?;
         source::unpin(live, &header.id).await?;
         let table = self.location.table().to_owned();
-        Ok(Aborted { table, id: header.id, files, bytes, left: Vec::new() })
+        Ok(Aborted { table, id: header.id, files, bytes, left })
     }
 
     /// Takes the last swap back: in one commit that puts the version before it back, as long as nobody

@@ -37,7 +37,7 @@ impl Migration {
         }
         let (keep, first) = named_by_all(live).await?;
         // The journal goes first: a run that is slow, not dead, finds that out before it names a file again.
-        wreck.remove().await?;
+        let mut left = wreck.remove().await?;
         let mut all = Removed::default();
         for id in &ids {
             let removed = leftover::remove(live, id, &keep, first, None).await?;
@@ -48,15 +48,13 @@ impl Migration {
                 source::unpin(live, id).await?;
             }
         }
-        let left = if ids.is_empty() {
-            vec![
+        if ids.is_empty() {
+            left.push(
                 "which migration it was cannot be told: data files of it may be left, which LanceDB's own \
                  cleanup removes"
                     .to_owned(),
-            ]
-        } else {
-            Vec::new()
-        };
+            );
+        }
         let id = ids.first().cloned().unwrap_or_default();
         let table = self.location.table().to_owned();
         Ok(Aborted { table, id, files: all.files, bytes: all.bytes, left })
