@@ -27,6 +27,8 @@ pub enum Kind {
     Locked,
     /// The swap's reply was lost: it may or may not have landed. Nothing was deleted.
     OutcomeUnknown,
+    /// The new version is the live table, whole; something that comes after is left for `resume`.
+    Unfinished,
     /// Anything else. The live table is as it was.
     Failed,
 }
@@ -70,6 +72,11 @@ impl Error {
     /// A difference between what was staged and what was expected.
     pub fn mismatch(message: impl Into<String>) -> Self {
         Self::new(Kind::Mismatch, message)
+    }
+
+    /// A commit that landed, and something after it that did not.
+    pub fn unfinished(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unfinished, message)
     }
 
     /// A migration that another run holds.

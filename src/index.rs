@@ -110,8 +110,8 @@ pub(crate) async fn rebuild(
     for wanted in missing(&live, wanted).await? {
         let built = build(source, &live, &wanted, id, progress).await.map_err(|error| {
             error.with_advice(&format!(
-                "the rows are swapped and safe; `relance resume` builds index `{}` again",
-                wanted.name
+                "`relance resume` builds index `{name}` again, with `--drop-index {name}` it does without",
+                name = wanted.name
             ))
         })?;
         let published = commit(Arc::new(live), vec![built], Vec::new(), id).await;

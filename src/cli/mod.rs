@@ -124,6 +124,7 @@ fn exit_of(kind: Kind) -> u8 {
         Kind::Interrupted => INTERRUPTED,
         Kind::Locked => 6,
         Kind::OutcomeUnknown => 7,
+        Kind::Unfinished => 8,
         Kind::Failed | _ => 1,
     }
 }
@@ -329,4 +330,26 @@ fn done(text: String, json: Value) -> Printed {
 
 fn to_json<T: serde::Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_exit_code() {
+        let kinds = [
+            (Kind::Failed, 1),
+            (Kind::Usage, 2),
+            (Kind::Refused, 3),
+            (Kind::Mismatch, 4),
+            (Kind::Interrupted, 5),
+            (Kind::Locked, 6),
+            (Kind::OutcomeUnknown, 7),
+            (Kind::Unfinished, 8),
+        ];
+        for (kind, exit) in kinds {
+            assert_eq!(exit_of(kind), exit, "{kind:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lance::Dataset;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::explain::count_text;
 use crate::progress::{Amount, note};
@@ -19,23 +19,63 @@ use crate::{database, index, leftover, source, span};
 
 impl Migration {
     /// Rebuilds indices, removes what is left over, looks at the result, and removes the staging table.
+    ///
+    /// # Errors
+    /// `Unfinished`, whatever it is that fails: the swap has landed. `Locked`, when another run took over.
     pub(super) async fn after_swap(
         &self,
-        mut underway: Box<Underway>,
+        underway: Box<Underway>,
         swapped: Arc<Dataset>,
     ) -> Result<Ended> {
-        let report = Box::pin(self.finish(&mut underway, &swapped)).await.map_err(|error| {
-            let version = swapped.version_id();
-            let resume = self.command("resume");
-            error.with_advice(&format!(
-                "the rows are swapped in as version {version}, whole; {resume} finishes the rest"
-            ))
-        })?;
+        let report = Box::pin(self.finish_and_tidy(underway, &swapped)).await;
+        let report = report.map_err(|error| self.unfinished(swapped.version_id(), error))?;
+        self.begin_phase(Phase::Done, Amount::default());
+        Ok(Ended::Swapped(report))
+    }
+
+    async fn finish_and_tidy(
+        &self,
+        mut underway: Box<Underway>,
+        swapped: &Arc<Dataset>,
+    ) -> Result<Report> {
+        let report = match self.finish(&mut underway, swapped).await {
+            Ok(report) => report,
+            Err(error) => {
+                // Lets go, so that nobody waits for a heartbeat. The first error is the one to tell.
+                let released = self.lease(Phase::Index, true);
+                let _ = underway.journal.checkpoint(released).await;
+                return Err(error);
+            }
+        };
         // A run that was taken over must not remove what another one works with.
         self.checkpoint(&mut underway.journal, Phase::Done, false).await?;
         underway.journal.remove().await?;
-        self.begin_phase(Phase::Done, Amount::default());
-        Ok(Ended::Swapped(report))
+        Ok(report)
+    }
+
+    /// `error`, which came after the swap as `version`, as what it is there: nothing of the table's is lost,
+    /// and something is left to do.
+    pub(super) fn unfinished(&self, version: u64, error: Error) -> Error {
+        let swapped = format!("swapped in as version {version}, whole");
+        let resume = self.command("resume");
+        match error.kind() {
+            Kind::Locked => error.with_advice(&format!("{swapped}; another run does the rest")),
+            Kind::Interrupted => Error::unfinished(format!("{swapped}; interrupted after that"))
+                .with_advice(&format!("{resume} does the rest")),
+            Kind::Mismatch => {
+                let rollback = self.command("rollback");
+                Error::unfinished(format!("{swapped}; a look at it found something else"))
+                    .with_advice(&format!("{resume} looks again, {rollback} takes it back"))
+                    .caused_by(error)
+            }
+            Kind::Usage
+            | Kind::Refused
+            | Kind::OutcomeUnknown
+            | Kind::Unfinished
+            | Kind::Failed => Error::unfinished(format!("{swapped}; something after that failed"))
+                .with_advice(&format!("{resume} does the rest"))
+                .caused_by(error),
+        }
     }
 
     async fn finish(&self, underway: &mut Underway, swapped: &Arc<Dataset>) -> Result<Report> {

@@ -185,7 +185,8 @@ impl Migration {
     /// `Usage` and `Refused` before anything is written, and `Refused` when somebody changes the schema
     /// meanwhile; `Locked`, when another migration of the table is staged; `Mismatch`, when what was
     /// staged is not what was expected; `Interrupted`, when it was cancelled, or others write faster than
-    /// it catches up; `OutcomeUnknown`, when the swap's reply was lost.
+    /// it catches up; `OutcomeUnknown`, when the swap's reply was lost; `Unfinished`, when it was swapped in
+    /// and something after that failed or was cancelled.
     ///
     /// # Crash
     /// The live table reads as before or as after; [`resume`](Self::resume) goes on, [`abort`](Self::abort)
@@ -248,10 +249,13 @@ impl Migration {
         running: Running,
     ) -> Result<Ended> {
         note(&self.progress, format!("the swap landed as version {version}; tidying up"));
-        let source = table::at_version(live, journal.header().source_version).await?;
-        let plan = self.plan_staged(&source, &journal).await?;
-        let swapped = table::at_version(live, version).await?;
-        let underway = self.underway(source, plan, journal, began, running)?;
+        let landed = async {
+            let source = table::at_version(live, journal.header().source_version).await?;
+            let plan = self.plan_staged(&source, &journal).await?;
+            let swapped = table::at_version(live, version).await?;
+            Ok((self.underway(source, plan, journal, began, running)?, swapped))
+        };
+        let (underway, swapped) = landed.await.map_err(|error| self.unfinished(version, error))?;
         let underway = Box::pin(self.look_after(underway, &swapped)).await?;
         Box::pin(self.after_swap(underway, swapped)).await
     }

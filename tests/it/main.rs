@@ -15,6 +15,7 @@
 
 mod support;
 
+mod after;
 mod blobs;
 mod catchup;
 mod changes;

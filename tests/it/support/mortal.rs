@@ -1,4 +1,4 @@
-//! An object store that dies, or loses a reply, at a chosen write.
+//! An object store that dies, or loses a reply, at a chosen write, or refuses some files.
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,6 +38,8 @@ type Then = Box<dyn Fn(&Path) + Send + Sync>;
 pub struct Mortal {
     at: usize,
     how: How,
+    /// Files whose path has this in it are not written.
+    refused: Option<&'static str>,
     writes: AtomicUsize,
     calls: AtomicUsize,
     away: AtomicUsize,
@@ -57,15 +59,33 @@ impl fmt::Debug for Mortal {
 impl Mortal {
     /// At the write `at`, counted from 0.
     pub fn at(at: usize, how: How) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::new(at, how, None))
+    }
+
+    /// Never; but what is below `directory` cannot be written.
+    pub fn refusing(directory: &'static str) -> Arc<Self> {
+        Arc::new(Self::new(usize::MAX, How::DiesBefore, Some(directory)))
+    }
+
+    fn new(at: usize, how: How, refused: Option<&'static str>) -> Self {
+        Self {
             at,
             how,
+            refused,
             writes: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             away: AtomicUsize::new(0),
             dead: AtomicBool::new(false),
             then: None,
-        })
+        }
+    }
+
+    fn takes(&self, to: &Path) -> Result<()> {
+        if self.refused.is_some_and(|refused| to.as_ref().contains(refused)) {
+            let source = "it is refused".into();
+            return Err(Error::PermissionDenied { path: to.to_string(), source });
+        }
+        Ok(())
     }
 
     /// Never; `then` is done after each object that is put under a name.
@@ -196,6 +216,7 @@ impl ObjectStore for Store {
         options: PutOptions,
     ) -> Result<PutResult> {
         self.mortal.room()?;
+        self.mortal.takes(to)?;
         let put = self.mortal.write(self.inner.put_opts(to, payload, options)).await?;
         self.mortal.tell(to);
         Ok(put)
@@ -206,6 +227,7 @@ impl ObjectStore for Store {
         to: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        self.mortal.takes(to)?;
         self.mortal.alive()?;
         let inner = self.inner.put_multipart_opts(to, options).await?;
         Ok(Box::new(Upload { inner, mortal: Arc::clone(&self.mortal) }))
