@@ -9,8 +9,8 @@ use lance::dataset::transaction::Transaction;
 use crate::commit::{Act, is_of, is_ours};
 use crate::datafile;
 use crate::error::{Context, Error, Result};
-use crate::source::{TAG_PREFIX, tag_of};
-use crate::table::{self, newest};
+use crate::source::{SWAP_SUFFIX, TAG_PREFIX, swap_tag_of, tag_of};
+use crate::table::newest;
 
 /// Commits read at once.
 const READ_AHEAD: usize = 8;
@@ -47,21 +47,31 @@ impl Other {
 /// # Errors
 /// `Failed`, when tags or transactions cannot be read.
 pub(crate) async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>> {
-    let tags: HashMap<_, _> =
-        live.tags().list().await.doing(|| format!("list the tags of {}", live.uri()))?;
     let mut points = Vec::new();
-    for (tag, contents) in tags {
-        let Some(id) = tag.strip_prefix(TAG_PREFIX) else {
+    for (tag, version) in tags(live).await? {
+        let Some(id) = tag.strip_prefix(TAG_PREFIX).filter(|id| !id.ends_with(SWAP_SUFFIX)) else {
             continue;
         };
-        points.push(RollbackPoint {
-            id: id.to_owned(),
-            version: contents.version,
-            swapped: swap_after(live, id, contents.version).await?,
-        });
+        let swapped = swap_after(live, id, version).await?;
+        points.push(RollbackPoint { id: id.to_owned(), version, swapped });
     }
     points.sort_by_key(|point| point.version);
     Ok(points)
+}
+
+/// The tags of a table, and their versions.
+async fn tags(live: &Dataset) -> Result<HashMap<String, u64>> {
+    let tags = live.tags().list().await.doing(|| format!("list the tags of {}", live.uri()))?;
+    Ok(tags.into_iter().map(|(tag, contents)| (tag, contents.version)).collect())
+}
+
+/// The version of `tag`, if it is there.
+async fn tagged(live: &Dataset, tag: &str) -> Result<Option<u64>> {
+    match live.tags().get_version(tag).await {
+        Ok(version) => Ok(Some(version)),
+        Err(lance::Error::RefNotFound { .. }) => Ok(None),
+        Err(error) => Err(error).doing(|| format!("read the tag {tag}")),
+    }
 }
 
 /// The rollback point of the migration `id`.
@@ -69,11 +79,7 @@ pub(crate) async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>
 /// # Errors
 /// `Failed`, when the tag or a transaction cannot be read.
 pub(crate) async fn rollback_point(live: &Dataset, id: &str) -> Result<Option<RollbackPoint>> {
-    let version = match live.tags().get_version(&tag_of(id)).await {
-        Ok(version) => version,
-        Err(lance::Error::RefNotFound { .. }) => return Ok(None),
-        Err(error) => return Err(error).doing(|| format!("read the tag {}", tag_of(id))),
-    };
+    let Some(version) = tagged(live, &tag_of(id)).await? else { return Ok(None) };
     Ok(Some(RollbackPoint {
         id: id.to_owned(),
         version,
@@ -91,14 +97,16 @@ async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64
     }
     let ours = match transaction(live, next).await? {
         Some(transaction) => is_ours(&transaction, id, Act::Swap),
-        // A cleanup has taken it: the table itself tells.
-        None => names_files_of(live, id).await? || has_other_fields(live, version).await?,
+        // A cleanup has taken it: its own tag tells, or the table itself.
+        None => {
+            tagged(live, &swap_tag_of(id)).await? == Some(next) || names_files_of(live, id).await?
+        }
     };
     Ok(ours.then_some(next))
 }
 
-/// The version that is the swap of the migration `id`, which pinned version `first` first: by its tag, and
-/// whatever became of that, looked for when the newest version names files of the migration.
+/// The version that is the swap of the migration `id`, which pinned version `first` first: by its tags, and
+/// whatever became of those, looked for when the newest version names files of the migration.
 ///
 /// # Errors
 /// `Failed`, when a tag or a transaction cannot be read; `Refused`, when the swap has landed and its version is
@@ -107,6 +115,12 @@ pub(crate) async fn find_swap(live: &Dataset, id: &str, first: u64) -> Result<Op
     let point = rollback_point(live, id).await?;
     if let Some(version) = point.and_then(|point| point.swapped) {
         return Ok(Some(version));
+    }
+    if let Some(version) = tagged(live, &swap_tag_of(id)).await? {
+        let there = transaction(live, version).await?;
+        if there.is_none_or(|there| is_ours(&there, id, Act::Swap)) {
+            return Ok(Some(version));
+        }
     }
     if !names_files_of(live, id).await? {
         return Ok(None);
@@ -128,16 +142,6 @@ async fn names_files_of(live: &Dataset, id: &str) -> Result<bool> {
     let newest = newest(live).await?;
     let mut fragments = newest.iter_fragments();
     Ok(fragments.any(|one| one.files.iter().any(|file| datafile::is_of(&file.path, id))))
-}
-
-/// Whether the newest version of `live` has other fields than `version`, which a swap without files makes.
-async fn has_other_fields(live: &Dataset, version: u64) -> Result<bool> {
-    let then = table::at_version(live, version).await?;
-    let fields = |dataset: &Dataset| -> Vec<(i32, String, bool)> {
-        let fields = dataset.schema().fields_pre_order();
-        fields.map(|field| (field.id, field.name.clone(), field.nullable)).collect()
-    };
-    Ok(fields(&*newest(live).await?) != fields(&then))
 }
 
 /// The newest version of the table.

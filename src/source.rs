@@ -60,9 +60,18 @@ type Reads = BoxStream<'static, lance::Result<ReadBatchFut>>;
 /// Rows in order.
 pub(crate) type Batches = BoxStream<'static, Result<RecordBatch>>;
 
+/// What the name of the tag on a swapped version ends with.
+pub(crate) const SWAP_SUFFIX: &str = ".swap";
+
 /// The tag of the migration `id`: it pins the source while staging, and is the rollback point after.
 pub(crate) fn tag_of(id: &str) -> String {
     format!("{TAG_PREFIX}{id}")
+}
+
+/// The tag on the version that the migration `id` was swapped in as: what going back reads there stays as
+/// long as the rollback point.
+pub(crate) fn swap_tag_of(id: &str) -> String {
+    format!("{TAG_PREFIX}{id}{SWAP_SUFFIX}")
 }
 
 /// Tags `version`, so that no cleanup can take it.
@@ -84,16 +93,35 @@ pub(crate) async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()>
     Err(Error::failed(format!("the tag {tag} is at version {there} already, not {version}")))
 }
 
-/// Removes the tag of the migration `id`; one that is gone already is as good.
+/// Tags `version`, which the migration `id` was swapped in as, so that no cleanup takes it. Where the tag
+/// is on another version, it is moved.
 ///
 /// # Errors
-/// `Failed`, when it is there and cannot be removed.
+/// `Failed`, when the tag cannot be written.
+pub(crate) async fn pin_swap(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
+    let (tag, tags) = (swap_tag_of(id), dataset.tags());
+    let written = match tags.get_version(&tag).await {
+        Ok(there) if there == version => return Ok(()),
+        Ok(_) => tags.update(&tag, version).await,
+        Err(lance::Error::RefNotFound { .. }) => tags.create(&tag, version).await,
+        Err(error) => Err(error),
+    };
+    written.doing(|| format!("tag version {version} as {tag}"))
+}
+
+/// Removes the tags of the migration `id`; what is gone already is as good. The rollback point goes last:
+/// as long as it is there, it can be removed again.
+///
+/// # Errors
+/// `Failed`, when one is there and cannot be removed.
 pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
-    let tag = tag_of(id);
-    match dataset.tags().delete(&tag).await {
-        Ok(()) | Err(lance::Error::RefNotFound { .. }) => Ok(()),
-        Err(error) => Err(error).doing(|| format!("remove the tag {tag}")),
+    for tag in [swap_tag_of(id), tag_of(id)] {
+        match dataset.tags().delete(&tag).await {
+            Ok(()) | Err(lance::Error::RefNotFound { .. }) => {}
+            Err(error) => return Err(error).doing(|| format!("remove the tag {tag}")),
+        }
     }
+    Ok(())
 }
 
 /// A pinned version, ready to be scanned.

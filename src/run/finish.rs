@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::explain::count_text;
 use crate::progress::{Amount, note};
+use crate::retry::retrying;
 use crate::run::report::{Ended, Report, seconds};
 use crate::run::{Migration, Underway};
 use crate::schema::change::Change;
@@ -81,6 +82,9 @@ impl Migration {
     async fn finish(&self, underway: &mut Underway, swapped: &Arc<Dataset>) -> Result<Report> {
         let began = Instant::now();
         let id = underway.journal.header().id.clone();
+        // First of all: what going back reads there must outlive a cleanup.
+        let tag = || source::pin_swap(swapped, &id, swapped.version_id());
+        retrying(&self.progress, "tagging the swapped version", tag).await?;
         let wanted = underway.plan.rebuilds();
         let missing = index::missing(swapped, &wanted).await?.len() as u64;
         let mut after = newest(swapped).await?;

@@ -122,15 +122,19 @@ impl Migration {
     /// Compares every value of the swapped version with its rollback point, transformed again.
     ///
     /// # Errors
-    /// `Failed`, when there is no rollback point; `Mismatch`, naming the column, on any difference.
+    /// `Failed`, when there is no rollback point; `Refused`, when a cleanup has taken the swapped version;
+    /// `Mismatch`, naming the column, on any difference.
     pub async fn verify(&self) -> Result<Verified> {
         database::expect_table(&self.location).await?;
         let opener = self.opener();
         let live = opener.live().await?;
         let (point, swapped) = self.last_point(&live).await?;
+        let request = requested(&live, swapped).await?;
+        let request = request.ok_or_else(|| {
+            cleaned(swapped).with_advice("there is nothing left to compare its rollback point with")
+        })?;
         let before = table::at_version(&live, point.version).await?;
         let after = table::at_version(&live, swapped).await?;
-        let request = swap_request(&live, swapped).await?;
         let facts = table::facts(&self.location, &before, Vec::new()).await?;
         let facts = crate::plan::Facts { free_bytes: None, ..facts };
         let request = Request { drop_indices: Vec::new(), ..request };
@@ -215,14 +219,25 @@ fn is_shown_otherwise(schema: &Schema) -> bool {
     fields.any(|field| field.is_blob() || field.extension_name() == Some("lance.json"))
 }
 
-/// What was asked, from the swap's own transaction.
-pub(super) async fn swap_request(live: &Dataset, swapped: u64) -> Result<Request> {
-    let transaction = live.read_transaction_by_version(swapped).await;
-    let transaction = transaction.doing(|| format!("read the transaction of version {swapped}"))?;
+/// The error of those who need the version that was swapped in, when a cleanup has taken it.
+pub(super) fn cleaned(swapped: u64) -> Error {
+    Error::refused(format!(
+        "version {swapped}, which the migration was swapped in as, was cleaned away, and with it what was \
+         asked of the migration"
+    ))
+}
+
+/// What was asked, from the swap's own transaction; `None`, when a cleanup has taken that version.
+pub(super) async fn requested(live: &Dataset, swapped: u64) -> Result<Option<Request>> {
+    let transaction = match live.read_transaction_by_version(swapped).await {
+        Err(error) if history::is_gone(&error) => return Ok(None),
+        read => read.doing(|| format!("read the transaction of version {swapped}"))?,
+    };
     let properties = transaction.and_then(|transaction| transaction.transaction_properties);
     let text = properties.as_ref().and_then(|properties| properties.get(PROPERTY_REQUEST));
     let text = text.ok_or_else(|| {
         Error::failed(format!("version {swapped} does not tell what was asked of the migration"))
     })?;
-    serde_json::from_str(text).doing(|| format!("read the request of version {swapped}"))
+    let request = serde_json::from_str(text);
+    Ok(Some(request.doing(|| format!("read the request of version {swapped}"))?))
 }

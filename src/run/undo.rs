@@ -18,7 +18,7 @@ use crate::phase::Phase;
 use crate::plan::Request;
 use crate::process::Running;
 use crate::run::Migration;
-use crate::run::look::swap_request;
+use crate::run::look::{cleaned, requested};
 use crate::run::planning::{Planned, request_difference};
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, commits_text};
 use crate::schema::change::Change;
@@ -190,13 +190,17 @@ impl Migration {
         commits: u64,
     ) -> Result<RolledBack> {
         let began = Instant::now();
-        let Some(changes) = swap_request(&live, swapped).await?.inverse() else {
+        let discard = format!(
+            "{} gives up what was written since; nothing was changed",
+            self.command_with("rollback", &["--discard-writes"])
+        );
+        let Some(request) = requested(&live, swapped).await? else {
+            return Err(cleaned(swapped).with_advice(&discard));
+        };
+        let Some(changes) = request.inverse() else {
             let message = "what was done cannot be taken back from what was written since: it has no \
                            inverse that gives every row and value back";
-            let discard = self.command_with("rollback", &["--discard-writes"]);
-            return Err(Error::refused(message).with_advice(&format!(
-                "{discard} gives up what was written since; nothing was changed"
-            )));
+            return Err(Error::refused(message).with_advice(&discard));
         };
         let request = Request {
             changes,
@@ -320,6 +324,9 @@ impl Migration {
         let (commits, table) = (commits_text(others), self.location.table());
         let mut message =
             format!("`{table}` was written to after the swap: {commits} would be lost");
+        let keep = self.command_with("rollback", &["--keep-writes"]);
+        let discard = self.command_with("rollback", &["--discard-writes"]);
+        let discard = format!("{discard} gives them up");
         // A cleanup may have taken the swapped version: then how much was written is not known.
         if let Ok(swapped) = table::at_version(live, swapped).await {
             let then = table::source_fragments(&swapped).await?;
@@ -335,11 +342,17 @@ impl Migration {
             );
             message.push_str(&counts);
         }
-        Ok(Error::refused(message).with_advice(&format!(
-            "{} carries them back, {} gives them up",
-            self.command_with("rollback", &["--keep-writes"]),
-            self.command_with("rollback", &["--discard-writes"])
-        )))
+        let advice = match requested(live, swapped).await? {
+            Some(request) if request.inverse().is_some() => {
+                format!("{keep} carries them back, {discard}")
+            }
+            Some(_) => format!("they cannot be carried back through what was done; {discard}"),
+            None => format!(
+                "they cannot be carried back: version {swapped}, which tells what was done, was cleaned \
+                 away; {discard}"
+            ),
+        };
+        Ok(Error::refused(message).with_advice(&advice))
     }
 
     /// The staged migration, and the live table.

@@ -115,3 +115,22 @@ async fn an_interruption_after_the_swap_says_that_it_is_swapped() {
     assert_eq!(db.rows("t").await.num_columns(), 4);
     assert!(!db.staging_exists("t"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_after_the_swap_has_an_exit_code_of_its_own() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    let add = ["--add", "n:int64=7"];
+    let held = db.relance("migrate", "t", &[&add[..], &["--hold", "--json"]].concat()).expect(5);
+    let id = held.json()["held"]["id"].as_str().unwrap().to_owned();
+    // Where the tag of the swapped version will go, something else is.
+    let tag = db.table("t").join(format!("_refs/tags/relance-{id}.swap.json"));
+    std::fs::create_dir_all(tag.join("in-the-way")).unwrap();
+    let left = db.relance("resume", "t", &["--json"]).expect(8);
+    assert_eq!(left.json()["error"]["kind"], "Unfinished");
+    left.says("swapped in as version 2, whole").says("does the rest");
+    assert_eq!(db.rows("t").await.num_columns(), 4);
+    std::fs::remove_dir_all(&tag).unwrap();
+    db.relance("resume", "t", &[]).expect(0);
+    assert!(!db.staging_exists("t"));
+}

@@ -149,7 +149,11 @@ async fn a_swap_that_landed_is_known_without_its_tag() {
         let before = killed_behind_the_swap(&db).await;
         let live = db.open("t").await;
         let tags = live.tags().list().await.unwrap();
-        let tag = tags.keys().find(|tag| tag.starts_with("relance-")).unwrap();
+        let is_swap = |tag: &&String| tag.contains(".swap");
+        if let Some(swap) = tags.keys().find(is_swap) {
+            live.tags().delete(swap).await.unwrap();
+        }
+        let tag = tags.keys().find(|tag| tag.starts_with("relance-") && !is_swap(tag)).unwrap();
         if move_it {
             live.tags().update(tag, live.version_id()).await.unwrap();
         } else {
@@ -172,12 +176,18 @@ async fn a_rollback_point_outlives_the_cleanup_of_its_swap() {
     let mut live = db.open("t").await;
     live.delete("id = 1").await.unwrap();
     live.delete("id = 2").await.unwrap();
-    let policy = lance::dataset::cleanup::CleanupPolicyBuilder::default();
-    let policy = policy.before_timestamp(chrono::Utc::now()).error_if_tagged_old_versions(false);
-    live.cleanup(policy.build()).execute().await.unwrap();
+    let tags = live.tags().list().await.unwrap();
+    let tag = tags.keys().find(|tag| tag.contains(".swap")).unwrap();
+    live.tags().delete(tag).await.unwrap();
+    clean(&live).await;
     assert!(live.checkout_version(2).await.is_err(), "the swapped version is gone");
     db.relance("status", "t", &[]).expect(0).says("rollback point: version 1");
-    db.relance("rollback", "t", &[]).expect(3).says("--discard-writes");
+    let refused = db.relance("rollback", "t", &[]).expect(3).says("--discard-writes");
+    assert!(!refused.stderr.contains("--keep-writes"), "{}", refused.stderr);
+    refused.says("version 2, which tells what was done, was cleaned away");
+    let kept = db.relance("rollback", "t", &["--keep-writes"]).expect(3);
+    kept.says("was cleaned away").says("--discard-writes");
+    db.relance("verify", "t", &[]).expect(3).says("was cleaned away");
     db.relance("rollback", "t", &["--discard-writes"]).expect(0);
     assert_eq!(db.rows("t").await, before);
 }
@@ -196,4 +206,63 @@ async fn asking_again_for_a_way_back_that_landed_does_not_take_it_back() {
     assert_eq!(db.rows("t").await.num_columns(), 3);
     db.relance("resume", "t", &[]).expect(0);
     assert_eq!(db.rows("t").await.num_columns(), 3);
+}
+
+/// An ordinary cleanup of every old version that has no tag.
+async fn clean(live: &lance::Dataset) {
+    let policy = lance::dataset::cleanup::CleanupPolicyBuilder::default();
+    let policy = policy.before_timestamp(chrono::Utc::now()).error_if_tagged_old_versions(false);
+    live.cleanup(policy.build()).execute().await.unwrap();
+}
+
+/// The names of relance's tags on the table, sorted.
+async fn tags(db: &Db) -> Vec<(String, u64)> {
+    let tags = db.open("t").await.tags().list().await.unwrap().into_iter();
+    let mut tags: Vec<_> = tags.map(|(name, tag)| (name, tag.version)).collect();
+    tags.sort();
+    tags
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_going_back_needs_outlives_a_cleanup() {
+    let db = Db::new();
+    db.documents("t", 500, 100).await;
+    let ran = db.relance("migrate", "t", &["--add", "n:int64=7", "--json"]).expect(0).json();
+    let id = ran["report"]["id"].as_str().unwrap().to_owned();
+    let both = [(format!("relance-{id}"), 1), (format!("relance-{id}.swap"), 2)];
+    assert_eq!(tags(&db).await, both);
+    let mut live = db.open("t").await;
+    live.delete("id = 1").await.unwrap();
+    live.delete("id = 2").await.unwrap();
+    clean(&live).await;
+    assert!(live.checkout_version(3).await.is_err(), "the cleanup did clean");
+    db.relance("verify", "t", &[]).expect(0);
+    db.relance("rollback", "t", &[]).expect(3).says("--keep-writes").says("2 commits");
+    let before = db.rows("t").await.project(&[0, 1, 2]).unwrap();
+    db.relance("rollback", "t", &["--keep-writes"]).expect(0);
+    assert_kept(&before, &db.rows("t").await);
+    // Those of the way back have taken their place, and go with its rollback point.
+    let back = tags(&db).await;
+    assert!(back.len() == 2 && back.iter().all(|(name, _)| !name.contains(&id)), "{back:?}");
+    db.relance("finalize", "t", &[]).expect(0);
+    assert_eq!(tags(&db).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_others_is_no_swap_when_its_version_is_gone() {
+    let db = Db::new();
+    db.documents("t", 500, 100).await;
+    db.relance("migrate", "t", &["--add", "n:int64=7", "--hold"]).expect(5);
+    let mut live = db.open("t").await;
+    let twice = vec![("twice".to_owned(), "id * 2".to_owned())];
+    let twice = lance::dataset::NewColumnTransform::SqlExpressions(twice);
+    live.add_columns(twice, None, None).await.unwrap();
+    live.delete("id = 1").await.unwrap();
+    clean(&live).await;
+    assert!(live.checkout_version(2).await.is_err(), "the next version is gone");
+    let status = db.relance("status", "t", &["--json"]).expect(0).json();
+    assert_eq!(status["tables"][0]["staged"]["state"], "held");
+    db.relance("abort", "t", &[]).expect(0);
+    assert_eq!(db.rows("t").await.num_columns(), 4);
+    assert!(!db.staging_exists("t") && db.staged_files().is_empty() && tags(&db).await.is_empty());
 }
