@@ -99,13 +99,16 @@ pub(crate) fn is_of(transaction: &Transaction, id: &str) -> bool {
     properties.and_then(|all| all.get(PROPERTY_ID)).map(String::as_str) == Some(id)
 }
 
+/// The id of the migration whose commit `transaction` is, if it does `act`.
+pub(crate) fn id_of(transaction: &Transaction, act: Act) -> Option<&str> {
+    let properties = transaction.transaction_properties.as_ref()?;
+    let property = |name: &str| properties.get(name).map(String::as_str);
+    property(PROPERTY_ID).filter(|_| property(PROPERTY_ACT) == Some(act.name()))
+}
+
 /// Whether `transaction` is a commit of the migration `id` that does `act`.
 pub(crate) fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
-    let property = |name: &str| {
-        let properties = transaction.transaction_properties.as_ref()?;
-        properties.get(name).map(String::as_str)
-    };
-    property(PROPERTY_ID) == Some(id) && property(PROPERTY_ACT) == Some(act.name())
+    id_of(transaction, act) == Some(id)
 }
 
 /// Commits `operation` as the version after `dataset`'s, and as no other.

@@ -27,7 +27,8 @@ pub enum Kind {
     Locked,
     /// The swap's reply was lost: it may or may not have landed. Nothing was deleted.
     OutcomeUnknown,
-    /// The new version is the live table, whole; something that comes after is left for `resume`.
+    /// The new version is the live table, whole; something that comes after is left for `resume`, and after a
+    /// rollback for another one.
     Unfinished,
     /// Anything else. The live table is as it was.
     Failed,

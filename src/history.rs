@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
-use lance::dataset::transaction::Transaction;
+use lance::dataset::transaction::{Operation, Transaction};
 
-use crate::commit::{Act, is_of, is_ours};
+use crate::commit::{Act, id_of, is_of, is_ours};
 use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::source::{SWAP_SUFFIX, TAG_PREFIX, swap_tag_of, tag_of};
@@ -14,6 +14,8 @@ use crate::table::newest;
 
 /// Commits read at once.
 const READ_AHEAD: usize = 8;
+/// Commits among which a rollback is looked for.
+const ROLLBACK_MAX: u64 = 256;
 
 /// A migration whose rollback point is still there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,12 +165,7 @@ pub(crate) async fn others_since(
     version: u64,
     head: u64,
 ) -> Result<Vec<Other>> {
-    let transactions: Vec<(u64, Option<Transaction>)> = stream::iter(version + 1..=head)
-        .map(|version| async move { Ok((version, transaction(live, version).await?)) })
-        .buffered(READ_AHEAD)
-        .try_collect::<Vec<_>>()
-        .await
-        .map_err(|error: Error| error)?;
+    let transactions = transactions(live, version + 1, head).await?;
     let others = transactions.into_iter().filter_map(|(version, transaction)| {
         let operation = match transaction {
             Some(transaction) if is_of(&transaction, id) => return None,
@@ -178,6 +175,53 @@ pub(crate) async fn others_since(
         Some(Other { version, operation })
     });
     Ok(others.collect())
+}
+
+/// A swap that was taken back by one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TakenBack {
+    /// The migration's id.
+    pub id: String,
+    /// The version before the swap, which was put back.
+    pub restored: u64,
+    /// The version that put it back.
+    pub version: u64,
+}
+
+impl TakenBack {
+    /// The versions from the swap on, up to what took it back.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = u64> {
+        self.restored + 1..self.version
+    }
+}
+
+/// The swaps that were taken back after the version `after`, in the last [`ROLLBACK_MAX`] commits, oldest first.
+///
+/// # Errors
+/// `Failed`, when a transaction cannot be read.
+pub(crate) async fn taken_back(live: &Dataset, after: u64) -> Result<Vec<TakenBack>> {
+    let head = live.version_id();
+    let first = head.saturating_sub(ROLLBACK_MAX).max(after) + 1;
+    let back = transactions(live, first, head).await?.into_iter().filter_map(|(version, made)| {
+        let made = made?;
+        let id = id_of(&made, Act::Rollback)?.to_owned();
+        let Operation::Restore { version: restored } = made.operation else { return None };
+        Some(TakenBack { id, restored, version })
+    });
+    Ok(back.collect())
+}
+
+/// The transactions that made the versions from `first` to `last`.
+async fn transactions(
+    live: &Dataset,
+    first: u64,
+    last: u64,
+) -> Result<Vec<(u64, Option<Transaction>)>> {
+    stream::iter(first..=last)
+        .map(|version| async move { Ok((version, transaction(live, version).await?)) })
+        .buffered(READ_AHEAD)
+        .try_collect()
+        .await
 }
 
 /// The transaction that made `version`; `None`, when it tells of none or a cleanup has taken it.

@@ -89,7 +89,7 @@ pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::Migration;
 pub use run::report::{
     Aborted, Ended, Finalized, Held, PointStatus, Report, RolledBack, StagedStatus, TableStatus,
-    Verified,
+    Unused, Verified,
 };
 pub use run::undo::Writes;
 pub use sample::{Sample, Sampled};

@@ -3,7 +3,7 @@
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use relance::{
     Aborted, Finalized, Held, Report, RolledBack, STAGING_SUFFIX, Sampled, SkippedValues,
-    StagedStatus, TableStatus, Trial, Tuned, Verified, bytes_text, count_text, escape_line,
+    StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, bytes_text, count_text, escape_line,
 };
 
 /// Characters of a value in a sample.
@@ -167,16 +167,25 @@ pub(super) fn rolled_back(back: &RolledBack) -> String {
         0 => String::new(),
         count => format!("; {count} commits discarded"),
     };
+    let unused = match back.unused {
+        None => String::new(),
+        Some(Unused { files, bytes }) => format!(
+            "\n  {} files, {}, are of the versions that were taken back only: `relance finalize` removes them",
+            count_text(files),
+            bytes_text(bytes)
+        ),
+    };
     format!(
-        "Rolled back `{}`: version {} reads as version {} did{lost}{dropped}",
+        "Rolled back `{}`: version {} reads as version {} did{lost}{dropped}{unused}",
         back.table, back.version, back.restored
     )
 }
 
 /// A rollback point given up.
 pub(super) fn finalized(done: &Finalized) -> String {
+    let rolled_back = if done.rolled_back { ", which was rolled back," } else { "" };
     let mut text = format!(
-        "Finalized `{}`: version {} is gone, {} files removed, {} reclaimed",
+        "Finalized `{}`: version {}{rolled_back} is gone, {} files removed, {} reclaimed",
         done.table,
         done.version,
         done.files,

@@ -11,6 +11,7 @@ mod planning;
 mod preflight;
 mod prepare;
 mod quarantine;
+mod reclaim;
 pub(crate) mod report;
 mod swap;
 mod there;

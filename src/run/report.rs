@@ -165,6 +165,15 @@ pub struct PointStatus {
     pub commits_since: u64,
 }
 
+/// What is kept and not used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Unused {
+    /// Data files, deletion files and files of indices.
+    pub files: u64,
+    /// Their bytes, and those of manifests and transactions.
+    pub bytes: u64,
+}
+
 /// The version before the swap, put back.
 #[derive(Debug, Clone, Serialize)]
 pub struct RolledBack {
@@ -182,6 +191,9 @@ pub struct RolledBack {
     pub kept_commits: u64,
     /// Names of the indices that the table had, and has no more.
     pub indices_dropped: Vec<String>,
+    /// What only the versions that were taken back use, until `finalize`. `None`, where the way back is a
+    /// swap of its own, or when it could not be told.
+    pub unused: Option<Unused>,
 }
 
 /// A rollback point given up.
@@ -191,8 +203,10 @@ pub struct Finalized {
     pub table: String,
     /// The migration's id.
     pub id: String,
-    /// The version given up.
+    /// The version given up: the rollback point, or the swap that was rolled back.
     pub version: u64,
+    /// Whether it is a swap that was rolled back.
+    pub rolled_back: bool,
     /// Files removed.
     pub files: u64,
     /// Their bytes.

@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lance::Dataset;
-use lance::dataset::cleanup::CleanupPolicyBuilder;
 use lance::dataset::transaction::Operation;
 
 use crate::chunk::SourceFragment;
 use crate::commit::{Act, Outcome, exactly_next, properties};
-use crate::error::{Context, Error, Kind, Result, is_storage_full};
+use crate::error::{Error, Kind, Result, is_storage_full};
 use crate::history::{self, Other, RollbackPoint};
 use crate::journal::{ChunkRecord, Journal, Opened, Undo, locked};
 use crate::leftover::{self, Removed};
 use crate::phase::Phase;
 use crate::plan::Request;
 use crate::process::Running;
-use crate::run::Migration;
 use crate::run::look::{cleaned, requested};
 use crate::run::planning::{Planned, request_difference};
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, commits_text};
+use crate::run::{Migration, reclaim};
 use crate::schema::change::Change;
 use crate::settings::{Hold, Settings};
 use crate::table::{self, Opener};
@@ -125,8 +124,8 @@ impl Migration {
     /// # Errors
     /// `Failed`, when there is no rollback point; `Refused`, when others have written since and `writes` is
     /// [`Writes::Refuse`], or the changes cannot be taken back from what they wrote; `Locked`, when a
-    /// migration is staged; `Interrupted`, when somebody writes at this very moment. With
-    /// [`Writes::Keep`], those of [`migrate`](Self::migrate) too.
+    /// migration is staged; `Interrupted`, when somebody writes at this very moment; `Unfinished`, when it
+    /// landed and could not tidy up. With [`Writes::Keep`], those of [`migrate`](Self::migrate) too.
     ///
     /// # Crash
     /// The live table is the swapped one, or the one before it, whole. With [`Writes::Keep`], as
@@ -137,6 +136,11 @@ impl Migration {
         self.expect_tidied(&opener).await?;
         let live = opener.live().await?;
         let (point, swapped) = self.last_point(&live).await?;
+        let mut back = history::taken_back(&live, swapped).await?.into_iter();
+        if let Some(back) = back.find(|back| back.id == point.id) {
+            // It has landed already, and whoever did it died, or failed, before it had tidied up.
+            return self.rolled_back(&live, point, swapped, (back.version, 0), Vec::new()).await;
+        }
         let head = live.version_id();
         let others = history::others_since(&live, &point.id, swapped, head).await?;
         match writes {
@@ -152,8 +156,8 @@ impl Migration {
         let operation = Operation::Restore { version: point.version };
         let indices = index::names(&live).await.unwrap_or_default();
         let outcome = exactly_next(&live, operation, properties(&point.id, Act::Rollback)).await?;
-        let restored = match outcome {
-            Outcome::Landed(live) => live,
+        let back = match outcome {
+            Outcome::Landed(back) => back,
             Outcome::LostRace { head } => {
                 let message = format!(
                     "somebody committed version {head} at this moment; nothing was rolled back"
@@ -164,18 +168,43 @@ impl Migration {
                 return Err(self.unknown(attempted).caused_by(error));
             }
         };
-        source::unpin(&live, &point.id).await?;
-        remove_leftovers(&live, &point, swapped).await?;
+        let landed = (back.version_id(), others.len() as u64);
+        self.rolled_back(&back, point, swapped, landed, indices).await
+    }
+
+    /// Tidies up after the version before the swap was put back, as `version`, with so many
+    /// commits discarded; the table had these `indices` before.
+    async fn rolled_back(
+        &self,
+        live: &Dataset,
+        point: RollbackPoint,
+        swapped: u64,
+        (version, discarded_commits): (u64, u64),
+        indices: Vec<String>,
+    ) -> Result<RolledBack> {
+        let tidied = async {
+            remove_leftovers(live, &point, swapped).await?;
+            source::unpin(live, &point.id).await
+        };
+        tidied.await.map_err(|error| {
+            let restored = point.version;
+            Error::unfinished(format!(
+                "version {version} reads as version {restored} did; tidying up after that failed"
+            ))
+            .with_advice(&format!("{} again does the rest", self.command("rollback")))
+            .caused_by(error)
+        })?;
         // The rows are back: an index list that cannot be read is no reason to fail.
-        let has = index::names(&restored).await.unwrap_or_else(|_| indices.clone());
+        let has = index::names(live).await.unwrap_or_else(|_| indices.clone());
         Ok(RolledBack {
             table: self.location.table().to_owned(),
             id: point.id,
             restored: point.version,
-            version: restored.version_id(),
-            discarded_commits: others.len() as u64,
+            version,
+            discarded_commits,
             kept_commits: 0,
             indices_dropped: indices.into_iter().filter(|name| !has.contains(name)).collect(),
+            unused: self.unused(live, swapped, version).await,
         })
     }
 
@@ -230,6 +259,7 @@ impl Migration {
             discarded_commits: 0,
             kept_commits: commits,
             indices_dropped: report.indices_dropped,
+            unused: None,
         })
     }
 
@@ -263,11 +293,11 @@ impl Migration {
         journal.remove().await.map(drop)
     }
 
-    /// Gives up the rollback point of the last swap, and reclaims what only that version used. With
-    /// `history`, every untagged version before it goes too.
+    /// Gives up the rollback point of the last swap, and reclaims what only that version used; where there is
+    /// none, what only swaps use that were rolled back. With `history`, every untagged version before goes too.
     ///
     /// # Errors
-    /// `Failed`, when there is no rollback point; `Locked`, when a migration is staged.
+    /// `Failed`, when there is neither; `Locked`, when a migration is staged.
     ///
     /// # Crash
     /// The newest version is not touched; what was not reclaimed is reclaimed by LanceDB's own cleanup.
@@ -276,32 +306,24 @@ impl Migration {
         database::expect_table(&self.location).await?;
         self.refuse_staged(&opener).await?;
         let live = opener.live().await?;
-        let (point, swapped) = self.last_point(&live).await?;
+        let Some((point, swapped)) = find_last_point(&live).await? else {
+            return self.finalize_taken_back(&live, history).await;
+        };
         remove_leftovers(&live, &point, swapped).await?;
-        let versions = live.versions().await;
-        let versions = versions.doing(|| "list the table's versions".to_owned())?;
-        let older = versions
-            .iter()
-            .map(|version| version.version)
-            .filter(|version| *version < point.version);
-        let older: Vec<u64> = older.collect();
+        let mut older = reclaim::versions(&live).await?;
+        older.retain(|version| *version < point.version);
         source::unpin(&live, &point.id).await?;
         let mut gone = vec![point.version];
         if history {
             gone.extend(older.iter().copied());
         }
-        let policy = CleanupPolicyBuilder::default().versions(gone);
-        let policy = policy.doing(|| "plan the cleanup".to_owned())?;
-        let policy = policy.error_if_tagged_old_versions(false).build();
-        let stats = live.cleanup(policy).execute().await;
-        let stats = stats.doing(|| format!("remove version {}", point.version))?;
+        let stats = reclaim::remove(&live, gone).await?;
         Ok(Finalized {
             table: self.location.table().to_owned(),
             id: point.id,
             version: point.version,
-            files: stats.data_files_removed
-                + stats.index_files_removed
-                + stats.deletion_files_removed,
+            rolled_back: false,
+            files: reclaim::files(&stats),
             bytes: stats.bytes_removed,
             older_versions: if history { 0 } else { older.len() as u64 },
         })
@@ -309,12 +331,7 @@ impl Migration {
 
     /// The rollback point of the last swap.
     pub(super) async fn last_point(&self, live: &Dataset) -> Result<(RollbackPoint, u64)> {
-        let points = history::rollback_points(live).await?;
-        let swapped = points.into_iter().rev().find_map(|point| {
-            let swapped = point.swapped?;
-            Some((point, swapped))
-        });
-        swapped.ok_or_else(|| {
+        find_last_point(live).await?.ok_or_else(|| {
             let table = self.location.table();
             Error::failed(format!("`{table}` has no rollback point"))
         })
@@ -443,6 +460,15 @@ impl Migration {
         }
         Ok(())
     }
+}
+
+/// The rollback point of the last swap, and the version that is the swap.
+async fn find_last_point(live: &Dataset) -> Result<Option<(RollbackPoint, u64)>> {
+    let points = history::rollback_points(live).await?;
+    Ok(points.into_iter().rev().find_map(|point| {
+        let swapped = point.swapped?;
+        Some((point, swapped))
+    }))
 }
 
 /// Removes what earlier attempts of the same thing left behind; what the swapped version names stays.

@@ -91,3 +91,54 @@ async fn status_tells_of_rollback_points() {
     );
     all.expect(0).says("`t` at version 2").says("`u` at version 1").says("nothing staged");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finalize_reclaims_what_was_rolled_back() {
+    let db = Db::new();
+    db.documents("t", 1_000, 100).await;
+    db.relance("migrate", "t", ADD).expect(0);
+    let back = db.relance("rollback", "t", &["--json"]).expect(0).json();
+    assert_eq!(back["unused"]["files"], 1);
+    let data = db.table("t").join("data");
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 11);
+    let ran = db.relance("finalize", "t", &["--json"]).expect(0).json();
+    assert_eq!((&ran["rolled_back"], &ran["version"]), (&true.into(), &2.into()));
+    assert_eq!((&ran["files"], &ran["bytes"]), (&1.into(), &back["unused"]["bytes"]));
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 10);
+    assert_eq!(ids(&db.rows("t").await), (0..1_000).collect::<Vec<_>>());
+    assert!(db.open("t").await.checkout_version(1).await.is_ok());
+    let again = db.relance("finalize", "t", &[]).expect(1);
+    again.says("no rollback point").says("no swap was rolled back lately");
+    db.relance("migrate", "t", ADD).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_says_what_is_left_and_writes_that_were_discarded_go_too() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    db.relance("migrate", "t", ADD).expect(0);
+    db.append("t", documents(100, 20)).await;
+    let back = db.relance("rollback", "t", &["--discard-writes"]).expect(0);
+    back.says("2 files, ").says("`relance finalize` removes them");
+    db.relance("finalize", "t", &[]).expect(0).says("version 2, which was rolled back, is gone");
+    let versions = db.open("t").await.versions().await.unwrap();
+    assert_eq!(versions.iter().map(|one| one.version).collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(std::fs::read_dir(db.table("t").join("data")).unwrap().count(), 1);
+}
+
+/// What a run that died between going back and its last tidying up leaves: the tags are still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_landed_is_tidied_up_and_not_done_again() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    let ran = db.relance("migrate", "t", &[ADD, &["--json"]].concat()).expect(0).json();
+    let id = ran["report"]["id"].as_str().unwrap().to_owned();
+    db.relance("rollback", "t", &[]).expect(0);
+    let tags = db.open("t").await;
+    tags.tags().create(&format!("relance-{id}"), 1).await.unwrap();
+    db.append("t", documents(100, 20)).await;
+    db.relance("rollback", "t", &[]).expect(0).says("version 3 reads as version 1 did");
+    assert_eq!(db.open("t").await.version_id(), 4, "nothing was committed");
+    assert_eq!(db.rows("t").await.num_rows(), 120);
+    assert!(tags.tags().list().await.unwrap().is_empty());
+}
