@@ -14,6 +14,9 @@ use crate::table::newest;
 
 /// Commits read at once.
 const READ_AHEAD: usize = 8;
+/// Commits after a swap that are looked at where it only matters about how many there are, and after which
+/// nobody looks for what a swap left behind.
+pub(crate) const LOOK_MAX: u64 = 64;
 /// Commits among which a rollback is looked for.
 const ROLLBACK_MAX: u64 = 256;
 
@@ -59,6 +62,28 @@ pub(crate) async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>
     }
     points.sort_by_key(|point| point.version);
     Ok(points)
+}
+
+/// Those of the `points` that were never swapped, and what is left of others' tags: they keep a version for a
+/// migration that is not there. That of the migration `staged` is at work.
+///
+/// # Errors
+/// `Failed`, when the tags cannot be read.
+pub(crate) async fn strays(
+    live: &Dataset,
+    points: &[RollbackPoint],
+    staged: Option<&str>,
+) -> Result<Vec<RollbackPoint>> {
+    let unswapped = points.iter().filter(|point| point.swapped.is_none()).cloned();
+    let mut strays: Vec<_> = unswapped.collect();
+    for (tag, version) in tags(live).await? {
+        let id = tag.strip_prefix(TAG_PREFIX).and_then(|rest| rest.strip_suffix(SWAP_SUFFIX));
+        let lone = id.filter(|id| points.iter().all(|point| point.id != *id));
+        strays.extend(lone.map(|id| RollbackPoint { id: id.to_owned(), version, swapped: None }));
+    }
+    strays.retain(|stray| Some(stray.id.as_str()) != staged);
+    strays.sort_by(|a, b| (a.version, &a.id).cmp(&(b.version, &b.id)));
+    Ok(strays)
 }
 
 /// The tags of a table, and their versions.
@@ -175,6 +200,29 @@ pub(crate) async fn others_since(
         Some(Other { version, operation })
     });
     Ok(others.collect())
+}
+
+/// How many commits are others'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Since {
+    /// Commits, whosever they are.
+    pub commits: u64,
+    /// Those that are known to be others'.
+    pub others: u64,
+    /// Whether there may be more: not every one was looked at.
+    pub at_least: bool,
+}
+
+/// As [`others_since`], but only how many there are. Reads the first [`LOOK_MAX`] only: what this migration
+/// commits after its swap comes soon.
+///
+/// # Errors
+/// `Failed`, when a transaction cannot be read.
+pub(crate) async fn count_since(live: &Dataset, id: &str, version: u64) -> Result<Since> {
+    let head = live.version_id();
+    let last = head.min(version.saturating_add(LOOK_MAX));
+    let others = others_since(live, id, version, last).await?.len() as u64;
+    Ok(Since { commits: head.saturating_sub(version), others, at_least: last < head })
 }
 
 /// A swap that was taken back by one commit.

@@ -40,7 +40,8 @@ pub(crate) fn named_by(live: &Dataset) -> HashSet<String> {
 
 /// Removes every file of the migration `id` below `live` that is not in `keep` (names of data files and
 /// deletion files) and that no version of the table made since `since` names. With a `journal`, only while
-/// it is this run's own.
+/// it is this run's own; without one, transactions and indices that none of the first versions names are left
+/// to Lance's cleanup, when there are more versions than those.
 ///
 /// # Errors
 /// `Locked`, when another run took the journal over; nothing was removed then.
@@ -70,7 +71,8 @@ pub(crate) async fn remove(
         let ours = is_no_version(&meta) && is_manifest_of(&store, &meta, id).await;
         gone.extend(ours.then_some(meta));
     }
-    gone.extend(uncommitted(live, &store, id, since).await?);
+    let at_most = journal.is_none().then_some(history::LOOK_MAX);
+    gone.extend(uncommitted(live, &store, id, since, at_most).await?);
     // In this order: what is made after the listing is not in it, what was adopted before is in the
     // newest version, and whoever adopts anything in between has taken the journal over.
     let named = named_by(&*newest(live).await?);
@@ -90,26 +92,31 @@ pub(crate) async fn remove(
     Ok(removed)
 }
 
-/// The transaction files and index files of the migration that no version names.
+/// The transaction files and index files of the migration that no version names; of `at_most` so many
+/// versions, if that is given.
 async fn uncommitted(
     live: &Dataset,
     store: &ObjectStore,
     id: &str,
     since: u64,
+    at_most: Option<u64>,
 ) -> Result<Vec<ObjectMeta>> {
     let mut transactions = datafile::list_below(store, &live.transactions_dir()).await?;
     transactions.retain(|meta| is_named(transaction_of(meta).1, id));
     let mut indices = datafile::list_below(store, &live.indices_dir()).await?;
     indices.retain(|meta| is_named(&uuid_of(meta, &live.indices_dir()), id));
-    if transactions.is_empty() && indices.is_empty() {
+    let names = transactions.iter().map(|meta| name_of(meta).to_owned());
+    let uuids = indices.iter().map(|meta| uuid_of(meta, &live.indices_dir()));
+    let wanted: HashSet<String> = names.chain(uuids).collect();
+    if wanted.is_empty() {
         return Ok(Vec::new());
     }
     // A transaction is committed as a version after the one that it was made from.
     let first = transactions.iter().filter_map(|meta| transaction_of(meta).0).min();
     let since = first.map_or(since, |first| since.min(first + 1));
-    let committed = committed(live, since).await?;
-    transactions.retain(|meta| !committed.contains(name_of(meta)));
-    indices.retain(|meta| !committed.contains(&uuid_of(meta, &live.indices_dir())));
+    let left = never_committed(live, since, at_most, wanted).await?;
+    transactions.retain(|meta| left.contains(name_of(meta)));
+    indices.retain(|meta| left.contains(&uuid_of(meta, &live.indices_dir())));
     transactions.append(&mut indices);
     Ok(transactions)
 }
@@ -121,22 +128,40 @@ fn transaction_of(meta: &ObjectMeta) -> (Option<u64>, &str) {
     (version.parse().ok(), uuid)
 }
 
-/// The transaction files and indices of every version from `since` on that is still there.
-async fn committed(live: &Dataset, since: u64) -> Result<HashSet<String>> {
+/// Those of the transaction files and indices `wanted` that no version from `since` on names which is still
+/// there. Looks no further than the last of them; where there are more than `at_most` versions, none.
+async fn never_committed(
+    live: &Dataset,
+    since: u64,
+    at_most: Option<u64>,
+    wanted: HashSet<String>,
+) -> Result<HashSet<String>> {
     let head = history::head(live).await?;
-    let mut names = HashSet::new();
-    for version in since..=head {
+    let last = at_most.map_or(head, |most| head.min(since.saturating_add(most)));
+    let mut left = wanted;
+    for version in since..=last {
+        if left.is_empty() {
+            return Ok(left);
+        }
         let at = match live.checkout_version(version).await {
             Ok(at) => at,
             Err(error) if history::is_gone(&error) => continue,
             Err(error) => return Err(error).doing(|| format!("open version {version}")),
         };
-        names.extend(at.manifest().transaction_file.clone());
+        if let Some(file) = &at.manifest().transaction_file {
+            left.remove(file);
+        }
         let indices = at.load_indices().await;
         let indices = indices.doing(|| format!("read the indices of version {version}"))?;
-        names.extend(indices.iter().map(|index| index.uuid.to_string()));
+        for index in indices.iter() {
+            left.remove(&index.uuid.to_string());
+        }
     }
-    Ok(names)
+    // A version beyond may name them.
+    if last < head {
+        left.clear();
+    }
+    Ok(left)
 }
 
 fn name_of(meta: &ObjectMeta) -> &str {

@@ -16,13 +16,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use relance::{
-    Cancel, Ended, Error, Kind, Location, Migration, Result, Sample, Settings, Writes, escape_json,
-    escape_text, table_names,
+    Cancel, Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
+    escape_json, escape_text, table_names,
 };
 use serde_json::{Value, json};
 
 use crate::cli::args::{Changes, Cli, Command, Engine, Output, Place};
 use crate::cli::breakdown::Breakdown;
+use crate::cli::show::{Looked, Unknown};
 
 /// Exit code of a migration that was interrupted.
 const INTERRUPTED: u8 = 5;
@@ -247,15 +248,34 @@ async fn status(
 ) -> Result<Printed> {
     let any = request::location(store, table.as_deref().unwrap_or("any"))?;
     secrets.extend(any.secrets());
-    let tables = match table {
-        Some(table) => vec![table],
-        None => table_names(&any).await?,
-    };
-    let mut all = Vec::new();
-    for table in tables {
-        all.push(Migration::of(any.sibling(&table)?).status().await?);
+    if let Some(table) = table {
+        let one = vec![Ok(status_of(&any, &table).await?)];
+        return Ok(done(show::status(&one), status_json(&one)));
     }
-    Ok(done(show::status(&all), json!({ "tables": to_json(&all) })))
+    let mut all = Vec::new();
+    for table in table_names(&any).await? {
+        // One that cannot be looked at hides none of the others.
+        all.push(status_of(&any, &table).await.map_err(|error| Unknown {
+            table,
+            message: error.report(secrets),
+            exit: exit_of(error.kind()),
+        }));
+    }
+    Ok(done(show::status(&all), status_json(&all)))
+}
+
+async fn status_of(any: &Location, table: &str) -> Result<TableStatus> {
+    Migration::of(any.sibling(table)?).status().await
+}
+
+fn status_json(tables: &[Looked]) -> Value {
+    let tables = tables.iter().map(|table| match table {
+        Ok(table) => to_json(table),
+        Err(Unknown { table, message, exit }) => {
+            json!({ "table": table, "error": { "message": message, "exit": exit } })
+        }
+    });
+    json!({ "tables": tables.collect::<Vec<_>>() })
 }
 
 fn migration(

@@ -2,8 +2,9 @@
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use relance::{
-    Aborted, Finalized, Held, Report, RolledBack, STAGING_SUFFIX, Sampled, SkippedValues,
-    StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, bytes_text, count_text, escape_line,
+    Aborted, Finalized, Held, PointStatus, Report, RolledBack, STAGING_SUFFIX, Sampled,
+    SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, bytes_text,
+    count_text, escape_line,
 };
 
 /// Characters of a value in a sample.
@@ -143,7 +144,13 @@ pub(super) fn held(held: &Held) -> String {
 
 /// A migration that was dropped.
 pub(super) fn aborted(aborted: &Aborted) -> String {
-    let Aborted { table, id, files, bytes, left } = aborted;
+    let Aborted { table, id, pins, files, bytes, left } = aborted;
+    if *pins > 0 {
+        return format!(
+            "Removed from `{table}` what pinned a version for a migration that is not there ({id}); nothing \
+             was staged"
+        );
+    }
     let bytes = bytes_text(*bytes);
     let first = format!("Aborted migration {id} of `{table}`: {files} files removed, {bytes}");
     let lines = [first].into_iter().chain(left.iter().map(|left| format!("  left: {left}")));
@@ -216,31 +223,64 @@ pub(super) fn verified(done: &Verified) -> String {
         lines.push(format!("  {digest}  {column}"));
     }
     if done.commits_since > 0 {
-        lines.push(format!("  {} commits since were not looked at", done.commits_since));
+        let least = if done.commits_at_least { "at least " } else { "" };
+        lines.push(format!("  {least}{} commits since were not looked at", done.commits_since));
     }
     page(&lines)
 }
 
+/// A table's status, or why it cannot be told.
+pub(super) type Looked = Result<TableStatus, Unknown>;
+
+/// A table that could not be looked at.
+pub(super) struct Unknown {
+    pub(super) table: String,
+    pub(super) message: String,
+    pub(super) exit: u8,
+}
+
 /// What is staged of tables, and their rollback points.
-pub(super) fn status(tables: &[TableStatus]) -> String {
+pub(super) fn status(tables: &[Looked]) -> String {
     let mut lines = Vec::new();
     for table in tables {
+        let table = match table {
+            Ok(table) => table,
+            Err(unknown) => {
+                lines.push(format!("`{}`", unknown.table));
+                lines.push(format!("  cannot be looked at: {}", unknown.message));
+                continue;
+            }
+        };
         lines.push(format!("`{}` at version {}", table.table, table.version));
         match &table.staged {
             None => lines.push("  nothing staged".to_owned()),
             Some(staged) => lines.extend(staged_lines(staged)),
         }
-        for point in &table.rollback_points {
-            lines.push(format!(
-                "  rollback point: version {} (migration {}, swapped as {}, {} commits by others since)",
-                point.version, point.id, point.swapped, point.commits_since
-            ));
-        }
+        lines.extend(table.rollback_points.iter().map(point_line));
+        lines.extend(table.pins.iter().map(|pin| {
+            format!(
+                "  a pin without a migration: version {} (migration {}); `relance abort` removes it",
+                pin.version, pin.id
+            )
+        }));
     }
     if lines.is_empty() {
         lines.push("the database has no tables".to_owned());
     }
     page(&lines)
+}
+
+fn point_line(point: &PointStatus) -> String {
+    let since = if point.commits_at_least {
+        let (others, all) = (count_text(point.commits_since), count_text(point.versions_since));
+        format!("at least {others} of {all} commits since by others")
+    } else {
+        format!("{} commits by others since", point.commits_since)
+    };
+    format!(
+        "  rollback point: version {} (migration {}, swapped as {}, {since})",
+        point.version, point.id, point.swapped
+    )
 }
 
 fn staged_lines(staged: &StagedStatus) -> Vec<String> {

@@ -16,7 +16,7 @@ use crate::plan::{Plan, Request};
 use crate::process::ProcessId;
 use crate::progress::{Amount, Event};
 use crate::run::Migration;
-use crate::run::report::{PointStatus, StagedStatus, TableStatus, Verified};
+use crate::run::report::{PinStatus, PointStatus, StagedStatus, TableStatus, Verified};
 use crate::run::swap::PROPERTY_REQUEST;
 use crate::source::{ScanLimits, Source};
 use crate::table;
@@ -42,20 +42,24 @@ impl Migration {
             Opened::Wreck(wreck) => Some(self.wreck_status(&wreck)),
             Opened::Nothing => None,
         };
+        let points = history::rollback_points(&live).await?;
+        let staged_id = staged.as_ref().map(|staged| staged.id.as_str());
+        let pins = history::strays(&live, &points, staged_id).await?;
         let mut rollback_points = Vec::new();
-        for point in history::rollback_points(&live).await? {
+        for point in points {
             let Some(swapped) = point.swapped else {
                 continue;
             };
-            let head = live.version_id();
-            let others = history::others_since(&live, &point.id, swapped, head).await?;
-            rollback_points.push(PointStatus::of(&point, swapped, others.len() as u64));
+            let since = history::count_since(&live, &point.id, swapped).await?;
+            rollback_points.push(PointStatus::of(&point, swapped, since));
         }
+        let pins = pins.into_iter().map(|pin| PinStatus { id: pin.id, version: pin.version });
         Ok(TableStatus {
             table: self.location.table().to_owned(),
             version: live.version_id(),
             staged,
             rollback_points,
+            pins: pins.collect(),
         })
     }
 
@@ -165,7 +169,7 @@ impl Migration {
             }
             columns.push((field.name().clone(), *found));
         }
-        let others = history::others_since(&live, &point.id, swapped, live.version_id()).await?;
+        let since = history::count_since(&live, &point.id, swapped).await?;
         Ok(Verified {
             table: self.location.table().to_owned(),
             id: point.id,
@@ -173,7 +177,8 @@ impl Migration {
             swapped,
             rows,
             columns,
-            commits_since: others.len() as u64,
+            commits_since: since.others,
+            commits_at_least: since.at_least,
         })
     }
 

@@ -1,15 +1,19 @@
 //! Giving up what is kept for going back, and the space that only it uses.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use lance::Dataset;
 use lance::dataset::cleanup::{CleanupPolicy, CleanupPolicyBuilder, RemovalStats};
 
 use crate::error::{Context, Error, Result};
 use crate::history::{self, TakenBack};
+use crate::leftover::{self, Removed};
 use crate::progress::note;
 use crate::run::Migration;
-use crate::run::report::{Finalized, Unused};
+use crate::run::report::{Aborted, Finalized, Unused};
+use crate::source;
+use crate::table::{self, newest};
 
 impl Migration {
     /// What only the versions `from..to` of `live`, taken back by `to`, use. `None`, when that cannot be
@@ -69,6 +73,49 @@ impl Migration {
             older_versions: 0,
         })
     }
+
+    /// Removes the pins of migrations that are not there, where nothing is staged, and what they left that no
+    /// version names. `None`, when there are none.
+    pub(super) async fn abort_pins(&self, live: &Arc<Dataset>) -> Result<Option<Aborted>> {
+        let before = strays(live).await?;
+        if before.is_empty() {
+            return Ok(None);
+        }
+        // What was pinned before the look, and is not swapped after it, is nobody's: a migration that began
+        // meanwhile has another id, one that ended is swapped.
+        let live = newest(live).await?;
+        let mut ids = strays(&live).await?;
+        ids.retain(|id| before.contains(id));
+        let (keep, first) = named_by_all(&live).await?;
+        let mut all = Removed::default();
+        for id in &ids {
+            let removed = leftover::remove(&live, id, &keep, first, None).await?;
+            all.files += removed.files;
+            all.bytes += removed.bytes;
+            source::unpin(&live, id).await?;
+        }
+        let (table, pins) = (self.location.table().to_owned(), ids.len() as u64);
+        let id = ids.into_iter().collect::<Vec<_>>().join(", ");
+        let (Removed { files, bytes }, left) = (all, Vec::new());
+        Ok((pins > 0).then_some(Aborted { table, id, pins, files, bytes, left }))
+    }
+}
+
+/// The ids of the migrations that pinned a version of `live` and are not there, if nothing is staged.
+async fn strays(live: &Arc<Dataset>) -> Result<BTreeSet<String>> {
+    let points = history::rollback_points(live).await?;
+    let strays = history::strays(live, &points, None).await?;
+    Ok(strays.into_iter().map(|stray| stray.id).collect())
+}
+
+/// The names of the files that any version of `live` is made of, and the oldest version.
+pub(super) async fn named_by_all(live: &Dataset) -> Result<(HashSet<String>, u64)> {
+    let versions = versions(live).await?;
+    let mut names = HashSet::new();
+    for version in &versions {
+        names.extend(leftover::named_by(&*table::at_version(live, *version).await?));
+    }
+    Ok((names, versions.first().copied().unwrap_or(live.version_id())))
 }
 
 /// The versions of `live`, oldest first.

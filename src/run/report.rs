@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::history::{Other, RollbackPoint};
+use crate::history::{Other, RollbackPoint, Since};
 use crate::phase::Phase;
 use crate::plan::{Nulled, Plan, SkippedValues, Strategy};
 
@@ -97,6 +97,8 @@ pub struct Aborted {
     pub table: String,
     /// The migration's id.
     pub id: String,
+    /// Pins of migrations that were not there any more, which is all that was removed; `id` has theirs.
+    pub pins: u64,
     /// Files removed.
     pub files: u64,
     /// Their bytes.
@@ -116,6 +118,17 @@ pub struct TableStatus {
     pub staged: Option<StagedStatus>,
     /// Where it can be rolled back to, oldest first.
     pub rollback_points: Vec<PointStatus>,
+    /// Versions that are kept for a migration that is not there; `abort` lets them go.
+    pub pins: Vec<PinStatus>,
+}
+
+/// A version that is kept for a migration that is not there.
+#[derive(Debug, Clone, Serialize)]
+pub struct PinStatus {
+    /// The migration's id.
+    pub id: String,
+    /// The version.
+    pub version: u64,
 }
 
 /// A staged migration.
@@ -163,6 +176,10 @@ pub struct PointStatus {
     pub swapped: u64,
     /// Commits by others since.
     pub commits_since: u64,
+    /// Whether there may be more of them: not all of the commits were looked at.
+    pub commits_at_least: bool,
+    /// Commits since, whosever they are.
+    pub versions_since: u64,
 }
 
 /// What is kept and not used any more.
@@ -232,6 +249,8 @@ pub struct Verified {
     pub columns: Vec<(String, crate::digest::Digest)>,
     /// Commits by others since, which were not looked at.
     pub commits_since: u64,
+    /// Whether there may be more of them.
+    pub commits_at_least: bool,
 }
 
 /// Seconds of `time`, to the millisecond.
@@ -250,7 +269,14 @@ pub(crate) fn commits_text(others: &[Other]) -> String {
 
 impl PointStatus {
     /// The status of a point whose swap landed.
-    pub(crate) fn of(point: &RollbackPoint, swapped: u64, commits_since: u64) -> Self {
-        Self { id: point.id.clone(), version: point.version, swapped, commits_since }
+    pub(crate) fn of(point: &RollbackPoint, swapped: u64, since: Since) -> Self {
+        Self {
+            id: point.id.clone(),
+            version: point.version,
+            swapped,
+            commits_since: since.others,
+            commits_at_least: since.at_least,
+            versions_since: since.commits,
+        }
     }
 }

@@ -38,7 +38,8 @@ pub enum Writes {
 }
 
 impl Migration {
-    /// Drops the migration that is staged: every file that it wrote, its tag, and the staging table.
+    /// Drops the migration that is staged: every file that it wrote, its tag, and the staging table. Where
+    /// none is, tags of one that is not there any more.
     ///
     /// # Errors
     /// `Failed`, when nothing is staged; `Locked`, when a run is alive; `Refused`, when the swap has
@@ -51,7 +52,10 @@ impl Migration {
         database::expect_table(&self.location).await?;
         let live = opener.live().await?;
         let journal = match Opened::look(&opener).await? {
-            Opened::Nothing => return Err(self.nothing_staged()),
+            Opened::Nothing => {
+                let pins = self.abort_pins(&live).await?;
+                return pins.ok_or_else(|| self.nothing_staged());
+            }
             Opened::Wreck(wreck) => return self.abort_wreck(&live, &wreck).await,
             Opened::Journal(journal) => *journal,
         };
@@ -86,7 +90,7 @@ impl Migration {
         self.tell_left(&left);
         let table = self.location.table().to_owned();
         let Removed { files, bytes } = removed;
-        Ok(Aborted { table, id: header.id, files, bytes, left })
+        Ok(Aborted { table, id: header.id, pins: 0, files, bytes, left })
     }
 
     /// Drops what is staged where the disk has no room for a commit that says so: the staging table goes first,
@@ -115,7 +119,7 @@ impl Migration {
             leftover::remove(live, &header.id, &keep, first, None).await?;
         source::unpin(live, &header.id).await?;
         let table = self.location.table().to_owned();
-        Ok(Aborted { table, id: header.id, files, bytes, left })
+        Ok(Aborted { table, id: header.id, pins: 0, files, bytes, left })
     }
 
     /// Takes the last swap back: in one commit that puts the version before it back, as long as nobody

@@ -1,18 +1,17 @@
 //! Dropping what is left of a migration whose journal cannot be read: one command leads back to a table without
 //! a migration, whatever is there.
 
-use std::collections::HashSet;
-
 use lance::Dataset;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::history;
 use crate::journal::Wreck;
 use crate::leftover::{self, Removed};
 use crate::process::ProcessId;
 use crate::run::Migration;
+use crate::run::reclaim::named_by_all;
 use crate::run::report::Aborted;
-use crate::{source, table};
+use crate::source;
 
 impl Migration {
     /// Drops the staging table that is no journal, and the files of its migration, as far as its id can be told.
@@ -57,18 +56,6 @@ impl Migration {
         }
         let id = ids.first().cloned().unwrap_or_default();
         let table = self.location.table().to_owned();
-        Ok(Aborted { table, id, files: all.files, bytes: all.bytes, left })
+        Ok(Aborted { table, id, pins: 0, files: all.files, bytes: all.bytes, left })
     }
-}
-
-/// The names of the files that any version of `live` is made of, and the oldest version.
-async fn named_by_all(live: &Dataset) -> Result<(HashSet<String>, u64)> {
-    let versions = live.versions().await;
-    let versions = versions.doing(|| format!("list the versions of {}", live.uri()))?;
-    let mut names = HashSet::new();
-    for version in &versions {
-        names.extend(leftover::named_by(&*table::at_version(live, version.version).await?));
-    }
-    let first = versions.iter().map(|version| version.version).min();
-    Ok((names, first.unwrap_or(live.version_id())))
 }

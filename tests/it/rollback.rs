@@ -142,3 +142,68 @@ async fn a_rollback_that_landed_is_tidied_up_and_not_done_again() {
     assert_eq!(db.rows("t").await.num_rows(), 120);
     assert!(tags.tags().list().await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_and_finalize_look_at_the_first_commits_only() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    db.relance("migrate", "t", ADD).expect(0);
+    let mut live = db.open("t").await;
+    for id in 0..70 {
+        live.delete(&format!("id = {id}")).await.unwrap();
+    }
+    let status = db.relance("status", "t", &["--json"]).expect(0).json();
+    let point = &status["tables"][0]["rollback_points"][0];
+    assert_eq!(point["commits_since"], 64);
+    assert_eq!((&point["commits_at_least"], &point["versions_since"]), (&true.into(), &70.into()));
+    db.relance("status", "t", &[]).expect(0).says("at least 64 of 70 commits since by others");
+    db.relance("finalize", "t", &[]).expect(0);
+    assert_eq!(db.rows("t").await.num_rows(), 30);
+    assert_eq!(crate::support::walk::unreferenced(&db, "t").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_looked_at_hides_no_other() {
+    let db = Db::new();
+    db.documents("a", 10, 10).await;
+    db.documents("odd+name", 10, 10).await;
+    db.documents("z", 10, 10).await;
+    let status = |more: &[&str]| {
+        let mut command = std::process::Command::new(crate::support::binary());
+        crate::support::run(command.arg("status").arg(db.path()).args(more)).expect(0)
+    };
+    status(&[]).says("`a` at version 1").says("`z` at version 1").says("cannot be looked at");
+    let tables = status(&["--json"]).json()["tables"].clone();
+    assert_eq!(tables[0]["version"], 1);
+    assert_eq!((&tables[1]["table"], &tables[1]["error"]["exit"]), (&"odd+name".into(), &2.into()));
+    assert_eq!((&tables[2]["table"], &tables[2]["version"]), (&"z".into(), &1.into()));
+    db.relance("status", "odd+name", &[]).expect(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_without_a_migration_is_shown_and_removed() {
+    let db = Db::new();
+    db.documents("t", 100, 50).await;
+    db.relance("migrate", "t", &["--add", "n:int64=7", "--hold"]).expect(5);
+    let pins = || db.relance("status", "t", &["--json"]).json()["tables"][0]["pins"].clone();
+    assert_eq!(pins(), serde_json::json!([]), "that of the held migration is at work");
+    std::fs::remove_dir_all(db.table("t__relance_staging")).unwrap();
+    let live = db.open("t").await;
+    live.tags().create("relance-0123456789ab.swap", 1).await.unwrap();
+    assert_eq!(pins().as_array().unwrap().len(), 2);
+    db.relance("status", "t", &[]).expect(0).says("a pin without a migration: version 1");
+    let ran = db.relance("abort", "t", &["--json"]).expect(0).json();
+    assert_eq!(ran["pins"], 2);
+    assert!(live.tags().list().await.unwrap().is_empty());
+    assert_eq!(pins(), serde_json::json!([]));
+    db.relance("abort", "t", &[]).expect(1).says("no migration of `t` is staged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn abort_leaves_a_rollback_point_alone() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    db.relance("migrate", "t", ADD).expect(0);
+    db.relance("abort", "t", &[]).expect(1).says("no migration of `t` is staged");
+    db.relance("rollback", "t", &[]).expect(0);
+}
