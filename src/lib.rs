@@ -88,8 +88,8 @@ pub use plan::{
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::Migration;
 pub use run::report::{
-    Aborted, Ended, Finalized, Held, PinStatus, PointStatus, Report, RolledBack, StagedStatus,
-    TableStatus, Unused, Verified,
+    Aborted, Ended, Finalized, Held, NullsStatus, PinStatus, PointStatus, Report, RolledBack,
+    StagedStatus, TableStatus, Unused, Verified,
 };
 pub use run::undo::Writes;
 pub use sample::{Sample, Sampled};

@@ -63,6 +63,7 @@ pub(super) fn report(report: &Report) -> String {
         "  rollback   tag `{}` keeps version {}",
         report.rollback_tag, report.version_before
     ));
+    lines.extend(report.notes.iter().map(|note| format!("  note       {note}")));
     lines.push("  fields".to_owned());
     lines.extend(report.fields.iter().map(|field| format!("             {field}")));
     lines.push("  sample".to_owned());
@@ -256,7 +257,9 @@ pub(super) fn status(tables: &[Looked]) -> String {
             None => lines.push("  nothing staged".to_owned()),
             Some(staged) => lines.extend(staged_lines(staged)),
         }
-        lines.extend(table.rollback_points.iter().map(point_line));
+        for point in &table.rollback_points {
+            lines.extend(point_lines(point));
+        }
         lines.extend(table.pins.iter().map(|pin| {
             format!(
                 "  a pin without a migration: version {} (migration {}); `relance abort` removes it",
@@ -270,17 +273,26 @@ pub(super) fn status(tables: &[Looked]) -> String {
     page(&lines)
 }
 
-fn point_line(point: &PointStatus) -> String {
+fn point_lines(point: &PointStatus) -> Vec<String> {
     let since = if point.commits_at_least {
         let (others, all) = (count_text(point.commits_since), count_text(point.versions_since));
         format!("at least {others} of {all} commits since by others")
     } else {
         format!("{} commits by others since", point.commits_since)
     };
-    format!(
+    let mut lines = vec![format!(
         "  rollback point: version {} (migration {}, swapped as {}, {since})",
         point.version, point.id, point.swapped
-    )
+    )];
+    for nulls in &point.nulls {
+        let least = if nulls.at_least { "at least " } else { "" };
+        let (column, rows) = (&nulls.column, count_text(nulls.rows));
+        lines.push(format!("    `{column}` is null in {least}{rows} rows written since"));
+        lines.push(format!("      {}", nulls.fill));
+    }
+    let unknown = point.nulls_unknown.iter();
+    lines.extend(unknown.map(|why| format!("    nulls since were not counted: {why}")));
+    lines
 }
 
 fn staged_lines(staged: &StagedStatus) -> Vec<String> {

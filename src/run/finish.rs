@@ -162,6 +162,7 @@ impl Migration {
             indices_dropped: plan.dropped_indices(),
             fields: fields.fields().iter().map(|field| field_text(field)).collect(),
             seconds: underway.clocked.clone(),
+            notes: self.notes(plan),
             sample,
         }
     }

@@ -32,8 +32,12 @@ impl Migration {
 
     /// The same with `flags`.
     pub(super) fn command_with(&self, verb: &str, flags: &[&str]) -> String {
-        let (database, table) = (self.location.database(), self.location.table());
-        format!("`{}`", typed(verb, flags, database, table))
+        format!("`{}`", self.bare_command(verb, flags))
+    }
+
+    /// The same without backticks around it.
+    pub(super) fn bare_command(&self, verb: &str, flags: &[&str]) -> String {
+        typed(verb, flags, self.location.database(), self.location.table())
     }
 }
 

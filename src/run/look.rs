@@ -51,7 +51,8 @@ impl Migration {
                 continue;
             };
             let since = history::count_since(&live, &point.id, swapped).await?;
-            rollback_points.push(PointStatus::of(&point, swapped, since));
+            let nulls = self.nulls_since(&live, swapped).await;
+            rollback_points.push(PointStatus::of(&point, swapped, since, nulls));
         }
         let pins = pins.into_iter().map(|pin| PinStatus { id: pin.id, version: pin.version });
         Ok(TableStatus {

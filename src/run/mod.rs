@@ -17,6 +17,7 @@ mod swap;
 mod there;
 mod tune;
 pub(crate) mod undo;
+mod unfilled;
 mod work;
 mod worker;
 mod wreck;

@@ -6,6 +6,7 @@ use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::error::Result;
 use crate::history::{Other, RollbackPoint, Since};
 use crate::phase::Phase;
 use crate::plan::{Nulled, Plan, SkippedValues, Strategy};
@@ -85,6 +86,8 @@ pub struct Report {
     pub fields: Vec<String>,
     /// Seconds by phase, in order.
     pub seconds: Vec<(Phase, f64)>,
+    /// What those who go on writing to the table need to know.
+    pub notes: Vec<String>,
     /// The first rows, as LanceDB's client reads them.
     #[serde(skip)]
     pub sample: Vec<RecordBatch>,
@@ -180,6 +183,23 @@ pub struct PointStatus {
     pub commits_at_least: bool,
     /// Commits since, whosever they are.
     pub versions_since: u64,
+    /// Columns that were added with a value, and are null in rows that were written since.
+    pub nulls: Vec<NullsStatus>,
+    /// Why those could not be counted, if they could not.
+    pub nulls_unknown: Option<String>,
+}
+
+/// A column that was added with a value, and is null in rows that were written since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NullsStatus {
+    /// The column.
+    pub column: String,
+    /// The rows.
+    pub rows: u64,
+    /// Whether there may be more of them.
+    pub at_least: bool,
+    /// The command that puts the value in place of the nulls.
+    pub fill: String,
 }
 
 /// What is kept and not used any more.
@@ -269,7 +289,16 @@ pub(crate) fn commits_text(others: &[Other]) -> String {
 
 impl PointStatus {
     /// The status of a point whose swap landed.
-    pub(crate) fn of(point: &RollbackPoint, swapped: u64, since: Since) -> Self {
+    pub(crate) fn of(
+        point: &RollbackPoint,
+        swapped: u64,
+        since: Since,
+        nulls: Result<Vec<NullsStatus>>,
+    ) -> Self {
+        let (nulls, nulls_unknown) = match nulls {
+            Ok(nulls) => (nulls, None),
+            Err(error) => (Vec::new(), Some(error.report(&[]))),
+        };
         Self {
             id: point.id.clone(),
             version: point.version,
@@ -277,6 +306,8 @@ impl PointStatus {
             commits_since: since.others,
             commits_at_least: since.at_least,
             versions_since: since.commits,
+            nulls,
+            nulls_unknown,
         }
     }
 }

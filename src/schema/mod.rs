@@ -5,6 +5,7 @@ pub(crate) mod cast;
 pub(crate) mod change;
 pub(crate) mod column;
 pub(crate) mod derive;
+pub(crate) mod filled;
 pub(crate) mod follow;
 pub(crate) mod json;
 pub(crate) mod literal;

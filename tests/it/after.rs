@@ -1,8 +1,11 @@
-//! What comes after the swap: when it fails, what is left for `resume`.
+//! What comes after the swap: when it fails, what is left for `resume`; what going back needs; what others
+//! wrote since.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
 use lance::dataset::WriteParams;
 use lance_io::object_store::WrappingObjectStore;
 use relance::{Cancel, Change, Ended, Event, Kind, Location, Migration, Progress, Strategy};
@@ -133,4 +136,55 @@ async fn what_is_left_after_the_swap_has_an_exit_code_of_its_own() {
     std::fs::remove_dir_all(&tag).unwrap();
     db.relance("resume", "t", &[]).expect(0);
     assert!(!db.staging_exists("t"));
+}
+
+/// Rows with the column `n`, null where the id is odd.
+fn with_n(first: i64, count: i64) -> RecordBatch {
+    let rows = documents(first, count);
+    let n: Int64Array = ids(&rows).into_iter().map(|id| (id % 2 == 0).then_some(id)).collect();
+    let mut fields = rows.schema().fields().to_vec();
+    fields.push(Arc::new(Field::new("n", DataType::Int64, true)));
+    let columns = rows.columns().iter().cloned().chain([Arc::new(n) as ArrayRef]).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nulls_that_clients_with_the_old_shape_leave_are_counted() {
+    let db = Db::new();
+    db.documents("t", 200, 100).await;
+    let add = ["--add", "n:int64=7", "--add", "o:int64", "--json"];
+    let ran = db.relance("migrate", "t", &add).expect(0);
+    let report = ran.json()["report"].clone();
+    let notes = report["notes"].as_array().unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].as_str().unwrap().contains("append without `n` are null"), "{notes:?}");
+    let point =
+        || db.relance("status", "t", &["--json"]).json()["tables"][0]["rollback_points"][0].clone();
+    assert_eq!(point()["nulls"], serde_json::json!([]));
+    // The old shape: the new files have no such column.
+    db.append("t", documents(200, 30)).await;
+    db.open("t").await.delete("id = 201").await.unwrap();
+    // The new shape, with nulls: the column has to be read.
+    db.append("t", with_n(300, 10)).await;
+    let nulls = point()["nulls"].clone();
+    let fill = format!("relance migrate {} t --fill 'n=7'", db.text());
+    let expected =
+        [serde_json::json!({ "column": "n", "rows": 34, "at_least": false, "fill": fill })];
+    assert_eq!(nulls, serde_json::Value::from(expected.to_vec()));
+    db.relance("status", "t", &[])
+        .expect(0)
+        .says("`n` is null in 34 rows written since")
+        .says(&fill);
+    db.relance("migrate", "t", &["--fill", "n=7"]).expect(0);
+    assert_eq!(point()["nulls"], serde_json::json!([]));
+    assert_eq!(db.rows("t").await.column_by_name("n").unwrap().null_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_where_no_null_can_come() {
+    let db = Db::new();
+    db.documents("t", 100, 100).await;
+    let add = ["--add", "m:int64 not null=7", "--add", "o:int64", "--rename", "text=body"];
+    let ran = db.relance("migrate", "t", &[&add[..], &["--json"]].concat()).expect(0).json();
+    assert_eq!(ran["report"]["notes"], serde_json::json!([]));
 }
