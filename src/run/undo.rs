@@ -290,10 +290,13 @@ impl Migration {
         let point = history::rollback_point(&live, &id).await?;
         // A way back that has landed is not taken back by asking for it again.
         let is_undo = journal.header().undo.is_some();
-        if is_undo || point.is_none_or(|point| point.swapped.is_none()) {
+        let swapped = point.and_then(|point| point.swapped).filter(|_| !is_undo);
+        let Some(swapped) = swapped else {
             return self.refuse_staged(opener).await;
-        }
+        };
         self.take_over(&live, &mut journal, Phase::Done).await?;
+        // Whatever comes of the rollback, nobody else does this after the journal is gone.
+        source::pin_swap(&live, &id, swapped).await?;
         journal.remove().await.map(drop)
     }
 

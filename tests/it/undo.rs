@@ -266,3 +266,16 @@ async fn a_change_of_others_is_no_swap_when_its_version_is_gone() {
     assert_eq!(db.rows("t").await.num_columns(), 4);
     assert!(!db.staging_exists("t") && db.staged_files().is_empty() && tags(&db).await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_refuses_behind_a_kill_leaves_what_going_back_needs() {
+    let db = Db::new();
+    killed_behind_the_swap(&db).await;
+    db.append("t", documents(500, 5)).await;
+    db.relance("rollback", "t", &[]).expect(3).says("--keep-writes");
+    assert!(!db.staging_exists("t"));
+    let tags = tags(&db).await;
+    assert!(tags.len() == 2 && tags[1].0.contains(".swap"), "{tags:?}");
+    clean(&db.open("t").await).await;
+    db.relance("verify", "t", &[]).expect(0);
+}
