@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 
 use crate::escape::escape_line;
 
@@ -155,7 +156,8 @@ impl StdError for Error {
 
 /// Adds what was being done to an error of another crate.
 pub(crate) trait Context<T> {
-    /// Turns the error into [`Kind::Failed`] with `doing` as its message; a full disk is said in words.
+    /// Turns the error into [`Kind::Failed`] with `doing` as its message; a full disk, and a file that is
+    /// larger than the system allows, are said in words.
     ///
     /// # Errors
     /// Whatever error it was called on.
@@ -169,25 +171,41 @@ where
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| {
             let source: BoxError = error.into();
-            let what = if is_storage_full(source.as_ref()) {
-                format!("no space left on the device: {}", doing())
+            if is_storage_full(source.as_ref()) {
+                let what = format!("no space left on the device: {}", doing());
+                return Error::failed(what).caused_by(source);
+            }
+            let error = Error::failed(format!("cannot {}", doing()));
+            let error = if is_file_too_large(source.as_ref()) {
+                error.with_advice(
+                    "the file is larger than this process may write: raise `ulimit -f`, or ask for \
+                     smaller files with --rows-per-file",
+                )
             } else {
-                format!("cannot {}", doing())
+                error
             };
-            Error::failed(what).caused_by(source)
+            error.caused_by(source)
         })
     }
 }
 
 /// Whether `error`, or anything that caused it, is the device being full.
 pub(crate) fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
+    is_io(error, io::ErrorKind::StorageFull, "No space left on device")
+}
+
+/// Whether `error`, or anything that caused it, is a file being larger than it may be.
+fn is_file_too_large(error: &(dyn StdError + 'static)) -> bool {
+    is_io(error, io::ErrorKind::FileTooLarge, "File too large")
+}
+
+/// Whether `error`, or anything that caused it, is of `kind`, or says so in the system's words: not everybody
+/// keeps what an error came from.
+fn is_io(error: &(dyn StdError + 'static), kind: io::ErrorKind, words: &str) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::StorageFull) {
-            return true;
-        }
-        if error.to_string().contains("No space left on device") {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|io| io.kind() == kind) || error.to_string().contains(words) {
             return true;
         }
         cause = error.source();
@@ -242,7 +260,7 @@ mod tests {
 
     #[test]
     fn report_lists_causes_without_source_locations_or_secrets() {
-        let cause = std::io::Error::other("bad reply with s3cr3t, /build/lance-1.0/src/io.rs:12:3");
+        let cause = io::Error::other("bad reply with s3cr3t, /build/lance-1.0/src/io.rs:12:3");
         let error = Error::failed("cannot open `t`").caused_by(cause);
         let report = error.report(&["s3cr3t".to_owned()]);
         assert_eq!(report, "cannot open `t`\n  because: bad reply with ***");
@@ -250,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_others_wrote_makes_no_line_and_steers_no_terminal() {
-        let cause = std::io::Error::other("no\x1b[2J such\n  because: all is well");
+        let cause = io::Error::other("no\x1b[2J such\n  because: all is well");
         let error = Error::failed("column `a\u{9b}\n  b` is gone").caused_by(cause);
         let error = error.with_advice("try\n`x`").with_lines(["- a\r", "+ b"]);
         let report = r"column `a\u{9b}\n  b` is gone
@@ -267,9 +285,19 @@ mod tests {
 
     #[test]
     fn a_full_device_is_named_first() {
-        let full: std::result::Result<(), _> =
-            Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        let full: std::result::Result<(), _> = Err(io::Error::from(io::ErrorKind::StorageFull));
         let error = full.doing(|| "write chunk 3".to_owned()).unwrap_err();
         assert!(error.to_string().starts_with("no space left on the device"));
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_so_large_is_told_in_words() {
+        let large: std::result::Result<(), _> = Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        let error = large.doing(|| "write a.lance".to_owned()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write a.lance\n  the file is larger"));
+        let told: std::result::Result<(), _> =
+            Err(io::Error::other("File too large (os error 27)"));
+        let error = told.doing(|| "write a.lance".to_owned()).unwrap_err();
+        assert!(error.to_string().contains("ulimit -f"));
     }
 }

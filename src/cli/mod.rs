@@ -9,6 +9,7 @@ mod plot;
 mod progress;
 mod request;
 mod show;
+mod signals;
 mod usage;
 
 use std::io::Write;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use relance::{
-    Cancel, Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
+    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
     escape_json, escape_text, table_names,
 };
 use serde_json::{Value, json};
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use crate::cli::args::{Changes, Cli, Command, Engine, Output, Place};
 use crate::cli::breakdown::Breakdown;
 use crate::cli::show::{Looked, Unknown};
+use crate::cli::signals::cancel_on_signal;
 
 /// Exit code of a migration that was interrupted.
 const INTERRUPTED: u8 = 5;
@@ -84,7 +86,10 @@ pub(crate) fn run() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let mut secrets = Vec::new();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(cli.command, &mut secrets)),
+        Ok(runtime) => runtime.block_on(async {
+            signals::survive_file_limit();
+            dispatch(cli.command, &mut secrets).await
+        }),
         Err(error) => Err(Error::failed("cannot start the runtime").caused_by(error)),
     };
     if verbose {
@@ -295,33 +300,6 @@ type Run = std::pin::Pin<Box<dyn Future<Output = Result<Ended>> + Send>>;
 async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> Result<Printed> {
     let ended = run(migration.cancel(cancel_on_signal())).await;
     Ok(ended_printed(&ended?))
-}
-
-/// Asked for by Ctrl-C and by a termination.
-fn cancel_on_signal() -> Cancel {
-    let cancel = Cancel::default();
-    let asked = cancel.clone();
-    tokio::spawn(async move {
-        stop_signal().await;
-        asked.cancel();
-    });
-    cancel
-}
-
-/// Waits for Ctrl-C, or on Unix for SIGTERM too.
-async fn stop_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminated.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 fn ended_printed(ended: &Ended) -> Printed {

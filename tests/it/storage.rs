@@ -9,7 +9,7 @@ use relance::{Change, Kind, Location, Migration};
 
 use crate::support::mortal::{How, Mortal, Wrap};
 use crate::support::walk::unreferenced;
-use crate::support::{Db, assert_kept, ran, run, small, wait_until};
+use crate::support::{Db, assert_kept, binary, ran, run, small, wait_until};
 
 const ADD: &[&str] = &["--add", "n:int64=7", "--rows-per-file", "500"];
 
@@ -70,6 +70,43 @@ async fn a_disk_that_is_too_small_is_refused_before_anything_is_written() {
     let before = db.files();
     db.relance("migrate", "t", ADD).expect(3).says("no space left");
     assert_eq!(db.files(), before);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_grows_beyond_what_the_process_may_write_stops_it_and_resume_goes_on() {
+    let db = Db::new();
+    db.documents("t", 20_000, 10_000).await;
+    let before = db.rows("t").await;
+    let limited = |changes: &[&str]| {
+        let mut shell = Command::new("bash");
+        // In units of 1,024 bytes.
+        shell.args([
+            "-c",
+            "ulimit -f 32; exec \"$@\"",
+            "bash",
+            binary(),
+            "migrate",
+            db.text(),
+            "t",
+        ]);
+        run(shell.args(changes))
+    };
+    for changes in [
+        &["--add", "n:int64=7", "--strategy", "rewrite"][..],
+        &["--compute", "n=text || text"],
+        &["--compute", "n=text || text", "--strategy", "rewrite"],
+    ] {
+        limited(changes).expect(1).says("ulimit -f").says("goes on");
+        assert_eq!(db.rows("t").await, before);
+        db.relance("abort", "t", &[]).expect(0);
+        assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
+    }
+    limited(&["--add", "n:int64=7", "--strategy", "rewrite"]).expect(1);
+    db.relance("resume", "t", &[]).expect(0);
+    assert_kept(&before, &db.rows("t").await);
+    db.relance("verify", "t", &[]).expect(0);
+    assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
