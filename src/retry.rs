@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Kind, Result};
 use crate::progress::{SharedProgress, note};
 
@@ -19,16 +20,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Runs `act`, and again after a pause while it fails for a reason that may pass.
 ///
 /// # Errors
-/// The last error; at once, when it is one that does not pass.
+/// The last error; at once, when it is one that does not pass. `Interrupted`, when `cancel` was asked for
+/// meanwhile.
 pub(crate) async fn retrying<T, F>(
     progress: &SharedProgress,
+    cancel: &Cancel,
     what: &str,
     mut act: impl FnMut() -> F + Send,
 ) -> Result<T>
 where
     F: Future<Output = Result<T>> + Send,
 {
-    let mut backoff = Backoff::of(progress, what);
+    let mut backoff = Backoff::of(progress, cancel, what);
     loop {
         match act().await {
             Err(error) => backoff.after(error).await?,
@@ -41,20 +44,21 @@ where
 #[derive(Debug)]
 pub(crate) struct Backoff<'a> {
     progress: &'a SharedProgress,
+    cancel: &'a Cancel,
     what: &'a str,
     attempt: u32,
 }
 
 impl<'a> Backoff<'a> {
     /// Before the first attempt of `what`.
-    pub(crate) fn of(progress: &'a SharedProgress, what: &'a str) -> Self {
-        Self { progress, what, attempt: 1 }
+    pub(crate) fn of(progress: &'a SharedProgress, cancel: &'a Cancel, what: &'a str) -> Self {
+        Self { progress, cancel, what, attempt: 1 }
     }
 
     /// Pauses after an attempt that ended with `error`.
     ///
     /// # Errors
-    /// `error`, when it does not pass or the attempts are used up.
+    /// `error`, when it does not pass or the attempts are used up; `Interrupted`, when it was asked to stop.
     pub(crate) async fn after(&mut self, error: Error) -> Result<()> {
         if self.attempt >= ATTEMPTS || !is_transient(&error) {
             return Err(error);
@@ -67,8 +71,14 @@ impl<'a> Backoff<'a> {
             self.progress,
             format!("{what}: trying again in {seconds:.1} s ({attempt} of {ATTEMPTS}): {why}"),
         );
-        tokio::time::sleep(pause).await;
-        Ok(())
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => {
+                let what = format!("{what}: interrupted, and not tried again");
+                Err(Error::interrupted(what).caused_by(error))
+            }
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
     }
 }
 
@@ -140,7 +150,10 @@ fn verdict(error: &(dyn StdError + 'static)) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::progress::{Event, Progress};
 
     fn failed(cause: impl StdError + Send + Sync + 'static) -> Error {
         Error::failed("cannot write a").caused_by(cause)
@@ -164,6 +177,30 @@ mod tests {
         assert!(!is_transient(&Error::failed("nobody knows")));
         let locked = Error::locked("a").caused_by(io::Error::from(io::ErrorKind::TimedOut));
         assert!(!is_transient(&locked));
+    }
+
+    /// Asks to stop as soon as it hears of a pause.
+    #[derive(Debug)]
+    struct Impatient(Cancel);
+
+    impl Progress for Impatient {
+        fn event(&self, _: Event) {
+            self.0.cancel();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pause_hears_that_it_is_to_stop() {
+        let cancel = Cancel::default();
+        let progress: SharedProgress = Arc::new(Impatient(cancel.clone()));
+        let mut attempts = 0;
+        let done: Result<()> = retrying(&progress, &cancel, "it", || {
+            attempts += 1;
+            async { Err(failed(io::Error::from(io::ErrorKind::TimedOut))) }
+        })
+        .await;
+        assert_eq!(done.unwrap_err().kind(), Kind::Interrupted);
+        assert_eq!(attempts, 1);
     }
 
     #[test]

@@ -194,7 +194,8 @@ async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed
                 _ => Writes::Refuse,
             };
             let migration = migration(place, default(), &output, secrets)?;
-            let back = migration.cancel(cancel_on_signal()).rollback(writes).await?;
+            let cancel = cancel_on_signal(migration.told());
+            let back = migration.cancel(cancel).rollback(writes).await?;
             Ok(done(show::rolled_back(&back), to_json(&back)))
         }
         Command::Finalize { place, history, output } => {
@@ -204,8 +205,9 @@ async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed
         }
         Command::Tune { place, changes, engine, time, plot, output } => {
             let migration = migration(place, request::settings(&engine), &output, secrets)?;
-            let migration = asked(migration, &changes).await?.cancel(cancel_on_signal());
-            let tuned = migration.tune(time).await?;
+            let migration = asked(migration, &changes).await?;
+            let cancel = cancel_on_signal(migration.told());
+            let tuned = migration.cancel(cancel).tune(time).await?;
             if let Some(file) = plot {
                 plot::draw(&tuned, &file)?;
             }
@@ -298,7 +300,8 @@ type Run = std::pin::Pin<Box<dyn Future<Output = Result<Ended>> + Send>>;
 
 /// Runs `run` so that Ctrl-C and a termination stop it cleanly.
 async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> Result<Printed> {
-    let ended = run(migration.cancel(cancel_on_signal())).await;
+    let cancel = cancel_on_signal(migration.told());
+    let ended = run(migration.cancel(cancel)).await;
     Ok(ended_printed(&ended?))
 }
 

@@ -38,7 +38,7 @@ impl Migration {
         released: bool,
     ) -> Result<()> {
         let _committing = span::commit();
-        let mut backoff = Backoff::of(&self.progress, "checkpoint");
+        let mut backoff = Backoff::of(&self.progress, &self.cancel, "checkpoint");
         loop {
             match journal.checkpoint(self.lease(phase, released)).await {
                 Err(error) => backoff.after(error).await?,

@@ -147,6 +147,11 @@ impl Migration {
         self
     }
 
+    /// Who is told, by whoever has more to tell.
+    pub fn told(&self) -> &SharedProgress {
+        &self.progress
+    }
+
     /// Where the time comes from.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
@@ -352,7 +357,7 @@ impl Migration {
             journal => journal?,
         };
         let pin = || source::pin(live, &id, plan.version);
-        let pinned = retrying(&self.progress, "pinning the source", pin).await;
+        let pinned = retrying(&self.progress, &self.cancel, "pinning the source", pin).await;
         pinned.map_err(|error| self.keep(error))?;
         let (staging, tag) = (self.location.staging_table(), source::tag_of(&id));
         note(&self.progress, format!("pinned version {} as tag `{tag}`", plan.version));

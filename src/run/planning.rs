@@ -77,7 +77,7 @@ impl Migration {
                 let moving = || format!("move the tag {tag} to version {head}");
                 let tags = live.tags();
                 let moving = || async { tags.update(&tag, head).await.doing(moving) };
-                retrying(&self.progress, "pinning the source", moving).await?;
+                retrying(&self.progress, &self.cancel, "pinning the source", moving).await?;
                 let from = point.version;
                 note(&self.progress, format!("the table moved from version {from} to {head}"));
             }

@@ -44,7 +44,9 @@ impl Migration {
     /// Whether the live table has moved on from the version that is staged.
     pub(super) async fn look(&self, underway: &Underway) -> Result<bool> {
         let live = &underway.source;
-        let head = retrying(&self.progress, "looking at the table", || history::head(live)).await?;
+        let head =
+            retrying(&self.progress, &self.cancel, "looking at the table", || history::head(live))
+                .await?;
         Ok(head != live.version_id())
     }
 
@@ -111,7 +113,7 @@ impl Migration {
         let request = request.doing(|| "write the request as JSON".to_owned())?;
         properties.insert(PROPERTY_REQUEST.to_owned(), request);
         let live = &Arc::clone(&underway.source);
-        let mut backoff = Backoff::of(&self.progress, "swap");
+        let mut backoff = Backoff::of(&self.progress, &self.cancel, "swap");
         loop {
             let outcome = async {
                 let swap = Prepared::of(underway).await?;

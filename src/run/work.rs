@@ -212,9 +212,10 @@ impl<'a> Work<'a> {
             let Some(task) = self.waiting.pop_front() else { break };
             let origins = task.origins();
             let (worker, progress) = (self.worker.clone(), Arc::clone(&self.migration.progress));
+            let cancel = self.migration.cancel.clone();
             let handle = self.running.spawn(async move {
                 let what = format!("chunk {}", task.chunk());
-                retrying(&progress, &what, || worker.clone().run(task.clone())).await
+                retrying(&progress, &cancel, &what, || worker.clone().run(task.clone())).await
             });
             self.in_flight.insert(handle.id(), InFlight { origins, held });
         }

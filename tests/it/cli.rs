@@ -1,10 +1,11 @@
 //! Bad input gets its own message and exit code, and nothing is written.
 
+use std::io::{BufRead, BufReader};
 use std::process::Command;
 
 use lance_file::version::LanceFileVersion;
 
-use crate::support::{Db, at_version, binary, documents, run};
+use crate::support::{Db, at_version, binary, documents, run, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_named_and_write_nothing() {
@@ -110,6 +111,43 @@ fn secrets_are_not_repeated() {
     let bad =
         run(Command::new(binary()).args(["plan", "s3://b/d", "t", "--storage-option", "HUSH"]));
     assert!(!bad.expect(2).stderr.contains("HUSH"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_interruption_ends_at_once() {
+    // A store that takes requests and never answers.
+    let store = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    store.set_nonblocking(true).unwrap();
+    let endpoint = format!("aws_endpoint=http://{}", store.local_addr().unwrap());
+    let mut command = Command::new(binary());
+    command.args(["migrate", "s3://bucket/db", "t", "--add", "n:int8=1", "--progress", "plain"]);
+    for option in [
+        endpoint.as_str(),
+        "allow_http=true",
+        "aws_region=us-east-1",
+        "aws_access_key_id=AKID12345",
+        "aws_secret_access_key=TOPSECRET123",
+    ] {
+        command.args(["--storage-option", option]);
+    }
+    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut requests = Vec::new();
+    wait_until("a request", || {
+        requests.extend(store.accept().ok());
+        !requests.is_empty()
+    });
+    let pid = child.id().to_string();
+    let interrupt = || run(Command::new("kill").args(["-INT", &pid])).expect(0);
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut lines = stderr.lines().map(Result::unwrap);
+    interrupt();
+    assert!(lines.any(|line| line.contains("asked once more, it ends at once")));
+    assert!(child.try_wait().unwrap().is_none(), "it waits for the store");
+    interrupt();
+    assert!(lines.any(|line| line.contains("ended at once, as after a crash")));
+    assert_eq!(child.wait().unwrap().code(), Some(5));
 }
 
 #[test]
