@@ -10,12 +10,19 @@ use crate::secret::{is_option, is_secret_name, mask_secrets, secrets_in};
 /// What the name of every staging table ends with.
 pub const STAGING_SUFFIX: &str = "__relance_staging";
 
-/// What the name of the table ends with that settings are tried in.
-pub(crate) const TUNE_SUFFIX: &str = "__relance_tune";
+/// What stands between the name of a table and the id of a run that tries settings for it.
+const TUNE_SUFFIX: &str = "__relance_tune";
 
 /// Whether `table` is one of relance's own, made for another.
 pub(crate) fn is_own(table: &str) -> bool {
-    table.ends_with(STAGING_SUFFIX) || table.ends_with(TUNE_SUFFIX)
+    table.ends_with(STAGING_SUFFIX) || tried_table(table).is_some()
+}
+
+/// The table that settings are tried for in `table`, if they are. Earlier versions had no run's id there.
+pub(crate) fn tried_table(table: &str) -> Option<&str> {
+    let (live, rest) = table.rsplit_once(TUNE_SUFFIX)?;
+    let is_run = |run: &str| run.len() == 12 && run.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (rest.is_empty() || rest.strip_prefix('_').is_some_and(is_run)).then_some(live)
 }
 
 /// Schemes whose commits are atomic in Lance 14 (lance-table `src/io/commit.rs`,
@@ -118,6 +125,11 @@ impl Location {
         format!("{}/{}.lance", self.database, self.staging_table())
     }
 
+    /// The name of the table that the run `run` tries settings in.
+    pub(crate) fn tune_table(&self, run: &str) -> String {
+        format!("{}{TUNE_SUFFIX}_{run}", self.table)
+    }
+
     /// The database's directory, if it is one.
     pub fn directory(&self) -> Option<PathBuf> {
         if self.database.contains("://") {
@@ -152,7 +164,7 @@ fn check_table_name(table: &str) -> Result<()> {
             "`{table}` is relance's staging table; name the table itself: `{live}`"
         )));
     }
-    if let Some(live) = table.strip_suffix(TUNE_SUFFIX) {
+    if let Some(live) = tried_table(table) {
         return Err(Error::usage(format!(
             "`{table}` is where relance tries settings; name the table itself: `{live}`"
         )));
@@ -222,6 +234,16 @@ mod tests {
     }
 
     #[test]
+    fn own_tables_are_told_from_others() {
+        let tried = Location::new("/tmp", "t").unwrap().tune_table("0123456789ab");
+        assert_eq!(tried_table(&tried), Some("t"));
+        assert!(is_own(&tried) && is_own("t__relance_tune") && is_own("t__relance_staging"));
+        for other in ["t", "t__relance_tuned", "t__relance_tune_mine", "__relance_stagings"] {
+            assert!(!is_own(other), "{other}");
+        }
+    }
+
+    #[test]
     fn bad_places_are_named() {
         let kind = |database: &str, table: &str| Location::new(database, table).unwrap_err().kind();
         assert_eq!(kind("db://cloud", "t"), Kind::Usage);
@@ -229,6 +251,8 @@ mod tests {
         assert_eq!(kind("/tmp", "a/b"), Kind::Usage);
         assert_eq!(kind("/tmp", ""), Kind::Usage);
         assert_eq!(kind("/tmp", "t__relance_staging"), Kind::Usage);
+        assert_eq!(kind("/tmp", "t__relance_tune"), Kind::Usage);
+        assert_eq!(kind("/tmp", "t__relance_tune_0123456789ab"), Kind::Usage);
         assert_eq!(kind(" ", "t"), Kind::Usage);
     }
 

@@ -84,6 +84,26 @@ pub(super) fn is_directory(path: &FilePath) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
+/// Whether a link stands at `path`, which only a disk can have.
+pub(crate) fn is_link(store: &ObjectStore, path: &Path) -> bool {
+    let is_disk = store.has_direct_local_paths() || store.scheme() == "file-object-store";
+    let meta = || std::fs::symlink_metadata(to_local_path(path));
+    is_disk && meta().is_ok_and(|meta| meta.is_symlink())
+}
+
+/// The names of what is in `directory`, but for what lies deeper.
+///
+/// # Errors
+/// `Failed`, when it cannot be listed.
+pub(crate) async fn names(store: &ObjectStore, directory: &Path) -> Result<Vec<String>> {
+    let doing = || format!("list {directory}");
+    if store.has_direct_local_paths() {
+        let names = names_in(directory).doing(doing)?;
+        return Ok(names.into_iter().map(|(name, _)| name).collect());
+    }
+    store.read_dir(directory.clone()).await.doing(doing)
+}
+
 /// Whether no link is on the way from `root` to `location`. Lance's store for tests of stores lists a disk
 /// as a store does, and follows links.
 pub(super) fn is_without_links(store: &ObjectStore, root: &Path, location: &Path) -> bool {

@@ -13,6 +13,7 @@ mod prepare;
 mod quarantine;
 mod reclaim;
 pub(crate) mod report;
+mod scratch;
 mod swap;
 mod there;
 mod tune;

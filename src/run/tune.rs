@@ -1,5 +1,5 @@
 //! Tries settings on the first rows of a table, and says which to use. What is written goes into a table
-//! of its own, which is removed again.
+//! of each run's own, which is removed again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,6 @@ use crate::budget::{Budget, Throttle};
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::datafile;
 use crate::error::{Context, Error, Result};
-use crate::location::TUNE_SUFFIX;
 use crate::phase::Phase;
 use crate::plan::{Plan, Request, Strategy};
 use crate::process::{peak_bytes, reset_peak};
@@ -20,6 +19,7 @@ use crate::progress::{Amount, note};
 use crate::readback::Expected;
 use crate::run::Migration;
 use crate::run::planning::Planned;
+use crate::run::scratch::Scratch;
 use crate::run::worker::Pipeline;
 use crate::settings::{ROWS_PER_FILE, Settings};
 use crate::source::Source;
@@ -40,7 +40,7 @@ struct Bench<'a> {
     plan: Plan,
     source: Source,
     store: Arc<ObjectStore>,
-    root: Path,
+    scratch: Scratch,
     chunks: Vec<Chunk>,
 }
 
@@ -53,17 +53,16 @@ impl Migration {
     /// rewritten; `Interrupted`, when it was cancelled.
     ///
     /// # Crash
-    /// Files are left in `<table>__relance_tune`; the next call removes them.
+    /// Files are left in `<table>__relance_tune_<run>`; the next call removes them.
     pub async fn tune(&self, time: Duration) -> Result<Tuned> {
         self.settings.validate()?;
         let request = Request { strategy: Some(Strategy::Rewrite), ..self.request.clone() };
         let asked = self.clone().request(request);
         let bench = asked.bench().await?;
-        bench.clear().await?;
         let tuned = bench.run(time).await;
-        let cleared = bench.clear().await;
+        let removed = bench.scratch.remove().await;
         let tuned = tuned?;
-        cleared?;
+        removed?;
         Ok(tuned)
     }
 
@@ -79,9 +78,10 @@ impl Migration {
             )));
         }
         let directory = datafile::directory_of(&live.branch_location().path);
-        let root = directory.join(format!("{}{TUNE_SUFFIX}.lance", self.location.table()));
+        let now = self.clock.now();
+        let scratch = Scratch::create(&store, &directory, &self.location, now).await?;
         let source = Source::of(live);
-        Ok(Bench { migration: self, plan, source, store, root, chunks })
+        Ok(Bench { migration: self, plan, source, store, scratch, chunks })
     }
 }
 
@@ -179,7 +179,7 @@ impl Bench<'_> {
             settings: &settings,
             source: self.source.clone(),
             store: Arc::clone(&self.store),
-            directory: self.directory(),
+            directory: self.scratch.data(),
             id: self.migration.run.chars().take(12).collect(),
             rows_max: ROWS_PER_FILE,
             pool: Pool::of(knobs.workers)?,
@@ -192,7 +192,7 @@ impl Bench<'_> {
         let began = Instant::now();
         let tasks = self.chunks.iter().map(|chunk| {
             let (stager, reader, verify) = (stager.clone(), reader.clone(), settings.verify);
-            let (chunk, directory) = (chunk.clone(), self.directory());
+            let (chunk, directory) = (chunk.clone(), self.scratch.data());
             let task = async move {
                 let done = stager.stage(&chunk, Vec::new()).await?;
                 let files = done.fragments.iter().flat_map(|fragment| &fragment.files);
@@ -223,7 +223,7 @@ impl Bench<'_> {
         while all.try_next().await?.is_some() {}
         let seconds = began.elapsed().as_secs_f64();
         let peak = if told { peak_bytes() } else { None };
-        self.clear().await?;
+        self.scratch.clear().await?;
         Ok((seconds, peak))
     }
 
@@ -231,23 +231,5 @@ impl Bench<'_> {
     fn size(&self) -> (u64, u64) {
         let rows: u64 = self.chunks.iter().map(Chunk::rows).sum();
         (rows, rows.saturating_mul(self.plan.row_bytes()))
-    }
-
-    fn directory(&self) -> Path {
-        self.root.clone().join("data")
-    }
-
-    /// Removes everything that trials wrote, those of a run that was killed included.
-    async fn clear(&self) -> Result<()> {
-        let listed = self.store.list(Some(self.root.clone())).try_collect::<Vec<_>>().await;
-        for meta in listed.doing(|| format!("list {}", self.root))? {
-            if meta.location.filename().is_some_and(|name| name.contains("-relance-"))
-                || meta.location.extension() == Some("blob")
-            {
-                datafile::remove(&self.store, &meta.location).await?;
-            }
-        }
-        datafile::remove_empty(&self.store, &self.root);
-        Ok(())
     }
 }

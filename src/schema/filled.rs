@@ -27,7 +27,9 @@ pub(crate) fn filled(changes: &[Change]) -> Vec<Filled> {
                     }
                 }
             }
-            Change::Drop { name } => all.retain(|one| below(&one.column, name).is_none()),
+            Change::Drop { name } | Change::Set { name, .. } => {
+                all.retain(|one| below(&one.column, name).is_none());
+            }
             Change::Add(_)
             | Change::Compute(_)
             | Change::Cast(_)

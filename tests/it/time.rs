@@ -104,3 +104,57 @@ fn settings_are_tried_on_the_table_and_nothing_is_left_of_it() {
     db.relance("tune", "t", &["--time", "1s"]).expect(0).says("<- best").says("Use --batch-size");
     db.relance("tune", "nothing", &[]).expect(1);
 }
+
+/// The folders that settings are tried in.
+fn scratches(db: &Db) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(db.path()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_string_lossy().contains("__relance_tune_")).collect()
+}
+
+#[cfg(target_os = "linux")] // which tells whether a process is there
+#[test]
+fn two_that_try_settings_at_once_leave_each_other_alone() {
+    let db = Db::new();
+    sample(&db);
+    let before = db.files();
+    let signal = |pid: u32, name: &str| {
+        let mut kill = std::process::Command::new("kill");
+        crate::support::run(kill.args([name, &pid.to_string()])).expect(0);
+    };
+    let first = db.start("tune", "t", &["--time", "1s", "--json"]);
+    wait_until("its trials", || !db.staged_files().is_empty());
+    signal(first.id(), "-STOP");
+    let scratch = scratches(&db);
+    assert_eq!(scratch.len(), 1);
+    db.relance("tune", "t", &["--time", "1s"]).expect(0);
+    assert_eq!(scratches(&db), scratch, "it waits, and is not dead");
+    // The scratch is no table to anybody.
+    let tables = run_status(&db);
+    assert_eq!(tables.as_array().unwrap().len(), 1, "{tables}");
+    signal(first.id(), "-CONT");
+    crate::support::ran(first.wait_with_output().unwrap()).expect(0);
+    assert_eq!(db.files(), before);
+    assert!(scratches(&db).is_empty());
+}
+
+fn run_status(db: &Db) -> serde_json::Value {
+    let mut status = std::process::Command::new(crate::support::binary());
+    let ran = crate::support::run(status.arg("status").arg(db.path()).arg("--json"));
+    ran.expect(0).json()["tables"].clone()
+}
+
+#[cfg(target_os = "linux")] // which tells whether a process is there
+#[test]
+fn what_a_killed_one_left_is_removed_by_the_next() {
+    let db = Db::new();
+    sample(&db);
+    let before = db.files();
+    let mut killed = db.start("tune", "t", &["--time", "1s"]);
+    wait_until("its trials", || !db.staged_files().is_empty());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(scratches(&db).len(), 1);
+    db.relance("tune", "t", &["--time", "1s"]).expect(0);
+    assert_eq!(db.files(), before);
+    assert!(scratches(&db).is_empty());
+}
