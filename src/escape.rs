@@ -154,7 +154,8 @@ mod tests {
     #[test]
     fn a_value_makes_no_line() {
         let mut page = Page::default();
-        writeln!(page, "  column `{}`", "a\n  index `x`: kept").unwrap();
+        let name = "a\n  index `x`: kept";
+        writeln!(page, "  column `{name}`").unwrap();
         writeln!(page, "  end").unwrap();
         assert_eq!(page.into_text(), "  column `a\\n  index `x`: kept`\n  end\n");
     }

@@ -100,9 +100,9 @@ pub(crate) fn run() -> ExitCode {
         Ok(printed) => {
             let printed = printed.with_time(&log.breakdown);
             if json {
-                print_json(&printed.json)
+                print_json(&printed.json);
             } else {
-                print(&printed.text)
+                print(&printed.text);
             }
             ExitCode::from(printed.exit)
         }

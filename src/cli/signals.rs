@@ -7,7 +7,7 @@ use std::thread;
 
 use relance::{Cancel, Event, SharedProgress};
 
-use crate::cli::HELD;
+use crate::cli::INTERRUPTED;
 
 /// Has a write beyond the limit of `ulimit -f` fail, with an error that can be told: the signal that comes
 /// with it ends a process that does not listen. On Linux and macOS it is called by the same number.
@@ -54,7 +54,7 @@ async fn listen(asked: &Cancel, progress: &SharedProgress, ready: &Sender<()>) {
                 resume` goes on";
     // Nobody reads a closed stderr.
     let _ = writeln!(io::stderr().lock(), "error: {text}");
-    std::process::exit(HELD.into());
+    std::process::exit(INTERRUPTED.into());
 }
 
 /// Ctrl-C, and on Unix SIGTERM.

@@ -214,7 +214,7 @@ mod tests {
         let store = ObjectStore::local();
         let at = |path: &FilePath| Path::from_absolute_path(path).unwrap();
         let last = at(&table.join("_versions/2.manifest"));
-        let left = clear_table(&store, &at(&table), &last).await.unwrap();
+        let left = clear_table(&store, &at(&table), Some(&last)).await.unwrap();
         assert_eq!(left, ["_versions/3.manifest", "_versions/x", "loop", "notes.txt"]);
         remove(&store, &last).await.unwrap();
         remove_empty(&store, &at(&table));

@@ -84,7 +84,7 @@ impl Migration {
         let id = underway.journal.header().id.clone();
         // First of all: what going back reads there must outlive a cleanup.
         let tag = || source::pin_swap(swapped, &id, swapped.version_id());
-        retrying(&self.progress, "tagging the swapped version", tag).await?;
+        retrying(&self.progress, &self.cancel, "tagging the swapped version", tag).await?;
         let wanted = underway.plan.rebuilds();
         let missing = index::missing(swapped, &wanted).await?.len() as u64;
         let mut after = newest(swapped).await?;

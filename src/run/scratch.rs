@@ -110,12 +110,13 @@ async fn remove_dead(
         if datafile::is_link(store, &root) {
             continue;
         }
-        match owner(store, &root).await? {
-            Some(owner) if owner.is_alive(now, &here) => {}
-            Some(_) => remove(store, &root).await?,
+        let stays = match owner(store, &root).await? {
+            Some(owner) => owner.is_alive(now, &here),
             // Its owner is about to be written, or was removed last.
-            None if clear(store, &root).await? == 0 => {}
-            None => remove(store, &root).await?,
+            None => clear(store, &root).await? == 0,
+        };
+        if !stays {
+            remove(store, &root).await?;
         }
     }
     Ok(())
