@@ -1,9 +1,10 @@
 //! Which process on which machine, and whether it is still there.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// A process, told from every other one on every other machine as well as the system allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,9 @@ pub(crate) struct ProcessId {
     /// When it started, in ticks since the boot: numbers are used again.
     #[serde(default)]
     pub started: Option<u64>,
+    /// Tells it from every other one for certain, though only to itself.
+    #[serde(default)]
+    pub instance: Option<Uuid>,
 }
 
 /// What can be told of a process from here.
@@ -29,28 +33,38 @@ pub(crate) enum Presence {
     Gone,
     /// It is this process.
     Own,
-    /// It ran on another machine, or on this one before it was started anew.
+    /// It ran on another machine, or on this one before it was started anew, or nobody here can tell.
     Elsewhere,
 }
 
 impl ProcessId {
     /// This process.
     pub(crate) fn current() -> Self {
-        let pid = std::process::id();
-        Self { host: host(), boot: boot(), pid, started: started(pid) }
+        static INSTANCE: OnceLock<Uuid> = OnceLock::new();
+        let (pid, instance) = (std::process::id(), *INSTANCE.get_or_init(Uuid::new_v4));
+        Self { host: host(), boot: boot(), pid, started: started(pid), instance: Some(instance) }
     }
 
     /// What can be told of it from `here`.
     pub(crate) fn presence(&self, here: &Self) -> Presence {
-        if self.host != here.host || self.boot != here.boot {
-            return Presence::Elsewhere;
-        }
-        if self == here {
+        if self.instance.is_some() && self.instance == here.instance {
             return Presence::Own;
         }
-        if is_running(self.pid, self.started) { Presence::Running } else { Presence::Gone }
+        // Names alone tell no two machines apart, and two without a name not at all.
+        let same = self.boot.is_some() && self.boot == here.boot && self.host == here.host;
+        if !same || self.host.is_empty() || self.host == NAMELESS {
+            return Presence::Elsewhere;
+        }
+        match is_running(self.pid, self.started) {
+            Some(true) => Presence::Running,
+            Some(false) => Presence::Gone,
+            None => Presence::Elsewhere,
+        }
     }
 }
+
+/// What a machine without a name is called.
+const NAMELESS: &str = "unknown";
 
 /// The runs of this process that are under way.
 static RUNS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -95,7 +109,8 @@ fn host() -> String {
     let file = std::fs::read_to_string("/proc/sys/kernel/hostname");
     let name = file.ok().or_else(|| std::env::var("HOSTNAME").ok());
     let name = name.or_else(|| std::env::var("COMPUTERNAME").ok());
-    name.map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned())
+    let name = name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    name.unwrap_or_else(|| NAMELESS.to_owned())
 }
 
 fn boot() -> Option<String> {
@@ -112,34 +127,56 @@ fn started(pid: u32) -> Option<u64> {
     after_name.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Where that cannot be told, a process is taken for running: its lease then ends by hand.
-fn is_running(pid: u32, then: Option<u64>) -> bool {
-    if !cfg!(target_os = "linux") {
-        return true;
+/// `None`, where that cannot be told: there is no `/proc`, or it hides others' processes.
+fn is_running(pid: u32, then: Option<u64>) -> Option<bool> {
+    match started(pid) {
+        Some(now) => Some(then.is_none_or(|then| then == now)),
+        // The first process always runs.
+        None => started(1).map(|_| false),
     }
-    let now = started(pid);
-    now.is_some() && (then.is_none() || then == now)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Another process of this machine.
+    fn beside(here: &ProcessId) -> ProcessId {
+        ProcessId { instance: Some(Uuid::nil()), ..here.clone() }
+    }
+
     #[test]
     fn a_process_is_told_from_others() {
         let here = ProcessId::current();
         assert_eq!(here.presence(&here), Presence::Own);
-        let elsewhere = ProcessId { host: "elsewhere".to_owned(), ..here.clone() };
+        let elsewhere = ProcessId { host: "elsewhere".to_owned(), ..beside(&here) };
         assert_eq!(elsewhere.presence(&here), Presence::Elsewhere);
-        let before = ProcessId { boot: Some("before".to_owned()), ..here.clone() };
+        let before = ProcessId { boot: Some("before".to_owned()), ..beside(&here) };
         assert_eq!(before.presence(&here), Presence::Elsewhere);
         if cfg!(target_os = "linux") {
-            let parent = std::os::unix::process::parent_id();
-            let parent = ProcessId { pid: parent, started: started(parent), ..here.clone() };
-            assert_eq!(parent.presence(&here), Presence::Running);
-            let reused = ProcessId { started: Some(1), ..parent };
+            let here = ProcessId { host: "here".to_owned(), ..here };
+            let first = ProcessId { pid: 1, started: started(1), ..beside(&here) };
+            assert_eq!(first.presence(&here), Presence::Running);
+            let reused = ProcessId { started: Some(u64::MAX), ..first };
             assert_eq!(reused.presence(&here), Presence::Gone);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_elsewhere() {
+        // As on a system without `/proc`: same number, same name, no boot.
+        let mac = ProcessId { host: "mac".to_owned(), boot: None, ..ProcessId::current() };
+        assert_eq!(beside(&mac).presence(&mac), Presence::Elsewhere);
+        assert_eq!(mac.presence(&mac), Presence::Own);
+        // Two machines without a name.
+        for host in ["", NAMELESS] {
+            let nameless = ProcessId { host: host.to_owned(), ..ProcessId::current() };
+            assert_eq!(beside(&nameless).presence(&nameless), Presence::Elsewhere);
+        }
+        // Written by an earlier release, that knew no instances.
+        let text = r#"{"host":"mac","pid":7}"#;
+        let early: ProcessId = serde_json::from_str(text).unwrap();
+        assert_eq!(early.presence(&early.clone()), Presence::Elsewhere);
     }
 
     #[test]
