@@ -56,7 +56,8 @@ pub(crate) struct Standing<'a> {
     pub modified: Option<DateTime<Utc>>,
 }
 
-/// What `chunk` needs, given what is staged for it.
+/// What `chunk` needs, given what is staged for it. `now` is told by the clock that dates the files: another
+/// one makes all of them old, or none.
 pub(crate) fn need(
     chunk: &Chunk,
     staged: Option<Standing<'_>>,

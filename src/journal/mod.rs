@@ -5,7 +5,9 @@
 //! holds the header, the lease and one record a chunk. Every checkpoint is one strict commit, so a run
 //! that lost its lease finds out.
 
+mod beat;
 mod record;
+mod tidy;
 mod wreck;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,7 +17,7 @@ use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
-use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMap, UpdateMapEntry};
+use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use lance_table::format::{BasePath, DeletionFile, Fragment};
@@ -24,10 +26,14 @@ use serde::de::DeserializeOwned;
 
 use crate::catchup::{Follows, Need, Standing, need};
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
+use crate::clock::StoreTime;
 use crate::commit::{Outcome, exactly_next};
 use crate::deletion::Deleted;
 use crate::error::{Context, Error, Result};
-pub(crate) use crate::journal::record::{ChunkRecord, Header, Lease, StagedFile, Undo};
+use crate::journal::beat::Beats;
+pub(crate) use crate::journal::record::{
+    ChunkRecord, Header, LEASE_TIME, Lease, Life, Seen, StagedFile, Undo,
+};
 pub(crate) use crate::journal::wreck::{Opened, Wreck};
 use crate::plan::Strategy;
 use crate::table::Opener;
@@ -60,6 +66,10 @@ pub(crate) struct Journal {
     fresh: Vec<String>,
     /// Files that nothing names any more once the next checkpoint is written.
     doomed: Vec<String>,
+    /// What the store's clock says.
+    time: Arc<StoreTime>,
+    /// What shows that this run is alive.
+    beats: Option<Beats>,
 }
 
 impl Journal {
@@ -127,6 +137,8 @@ impl Journal {
             attempted: None,
             fresh: Vec::new(),
             doomed: Vec::new(),
+            time: Arc::default(),
+            beats: None,
         })
     }
 
@@ -166,7 +178,19 @@ impl Journal {
         let (fresh, doomed) = (Vec::new(), Vec::new());
         let attempted = None;
         let schema = config.contains_key(KEY_SCHEMA).then(|| staging.schema().clone());
-        Ok(Self { staging, header, lease, schema, records, fragments, attempted, fresh, doomed })
+        Ok(Self {
+            staging,
+            header,
+            lease,
+            schema,
+            records,
+            fragments,
+            attempted,
+            fresh,
+            doomed,
+            time: Arc::default(),
+            beats: None,
+        })
     }
 
     /// What the migration is.
@@ -326,7 +350,9 @@ impl Journal {
         self.header.rows = chunks.iter().map(Chunk::rows).sum();
     }
 
-    /// Makes what was put and forgotten durable, and shows that the run is alive, in one strict commit.
+    /// Makes what was put and forgotten durable, and who stands where, in one strict commit; where nothing
+    /// is new, it only makes sure that the journal is still this run's. One that lets go is not seen to be
+    /// alive any more.
     ///
     /// # Errors
     /// `Locked`, when another run took the journal over: nothing was changed, and this run must stop.
@@ -334,7 +360,14 @@ impl Journal {
     /// # Crash
     /// The staging table holds the commit before or the commit after, never a part.
     pub(crate) async fn checkpoint(&mut self, lease: Lease) -> Result<()> {
+        if lease.released {
+            self.end_beats().await;
+        }
         self.expect_own().await?;
+        let changes = self.config_changes(&lease)?;
+        if self.lease.stands_at(&lease) && changes.keys().all(|key| key == KEY_LEASE) {
+            return Ok(());
+        }
         self.attempted = Some(lease.clone());
         // Lance takes no deletion files in an overwrite: the records tell of them.
         let mut fragments = self.all_fragments();
@@ -344,26 +377,8 @@ impl Journal {
         let operation = Operation::Overwrite {
             fragments,
             schema: self.schema.clone().unwrap_or_else(|| self.staging.schema().clone()),
-            config_upsert_values: Some(self.config_changes(&lease)?),
+            config_upsert_values: Some(changes),
             initial_bases: None,
-        };
-        self.commit(operation, lease).await
-    }
-
-    /// Shows that the run is alive, and writes nothing else: what was put meanwhile waits for the next
-    /// checkpoint.
-    ///
-    /// # Errors
-    /// Those of [`checkpoint`](Self::checkpoint).
-    pub(crate) async fn beat(&mut self, lease: Lease) -> Result<()> {
-        self.expect_own().await?;
-        self.attempted = Some(lease.clone());
-        let entry = UpdateMapEntry { key: KEY_LEASE.to_owned(), value: Some(to_json(&lease)?) };
-        let operation = Operation::UpdateConfig {
-            config_updates: Some(UpdateMap { update_entries: vec![entry], replace: false }),
-            table_metadata_updates: None,
-            schema_metadata_updates: None,
-            field_metadata_updates: HashMap::new(),
         };
         self.commit(operation, lease).await
     }
@@ -377,9 +392,10 @@ impl Journal {
         }
         match committed? {
             Outcome::Landed(staging) => {
-                self.expect_not_revived(&staging).await?;
+                tidy::tidy(&self.staging, &staging).await?;
                 self.staging = Arc::new(*staging);
                 self.lease = lease;
+                self.see_time().await;
                 Ok(())
             }
             Outcome::LostRace { .. } => Err(Error::locked(
@@ -492,21 +508,6 @@ impl Journal {
         if lease == self.lease { Ok(()) } else { Err(lost()) }
     }
 
-    /// Fails when the version before `landed` is gone: another run removed the journal at this very moment,
-    /// and `landed` would bring it back.
-    async fn expect_not_revived(&self, landed: &Dataset) -> Result<()> {
-        let store = landed.object_store(None).await;
-        let store = store.doing(|| "open the staging table's store".to_owned())?;
-        let before = &self.staging.manifest_location().path;
-        match object_store::ObjectStoreExt::head(&store.inner, before).await {
-            Err(object_store::Error::NotFound { .. }) => {
-                datafile::remove(&store, &landed.manifest_location().path).await?;
-                Err(Error::locked("another run dropped this migration; this one stops"))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// What differs between the staging table's config and what this journal holds. A config entry
     /// cannot be removed by an overwrite, so a forgotten chunk's is emptied.
     fn config_changes(&self, lease: &Lease) -> Result<HashMap<String, String>> {
@@ -535,7 +536,8 @@ impl Journal {
     ///
     /// # Crash
     /// The journal reads as it does now, or it is gone: its newest version goes last.
-    pub(crate) async fn remove(self) -> Result<Vec<String>> {
+    pub(crate) async fn remove(mut self) -> Result<Vec<String>> {
+        self.end_beats().await;
         let store = self.staging.object_store(None).await;
         let store = store.doing(|| "open the staging table's store".to_owned())?;
         let root = self.staging.branch_location().path;

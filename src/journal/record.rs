@@ -138,56 +138,98 @@ impl ChunkRecord {
     }
 }
 
+/// What can be told of a run from its process alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It is alive.
+    Alive,
+    /// It let go, or its process is gone.
+    Dead,
+    /// Only when it was last seen tells.
+    Unknown,
+}
+
 impl Lease {
-    /// Whether another run must be taken for alive, seen `now` from the process `here`: its process is
-    /// on this machine; or it was seen within the lease's time, where that cannot be told.
-    pub(crate) fn is_held(&self, now: DateTime<Utc>, here: &ProcessId) -> bool {
-        let seen = now - self.beat < LEASE_TIME;
-        !self.released
-            && match self.process.presence(here) {
-                Presence::Running => true,
-                Presence::Gone => false,
-                Presence::Own => seen && Running::is(&self.run),
-                Presence::Elsewhere => seen,
-            }
+    /// Whether `later` says nothing new but the time.
+    pub(crate) fn stands_at(&self, later: &Self) -> bool {
+        *self == Self { beat: self.beat, ..later.clone() }
+    }
+
+    /// What can be told of its run from the process `here`.
+    pub(crate) fn life(&self, here: &ProcessId) -> Life {
+        if self.released {
+            return Life::Dead;
+        }
+        match self.process.presence(here) {
+            Presence::Running => Life::Alive,
+            Presence::Gone => Life::Dead,
+            Presence::Own if !Running::is(&self.run) => Life::Dead,
+            Presence::Own | Presence::Elsewhere => Life::Unknown,
+        }
+    }
+}
+
+/// When a run was last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Lately: it is alive.
+    Lately,
+    /// Too long ago: it is dead.
+    LongAgo,
+    /// In a time to come: the clock that says so was put back since, and it has to be watched.
+    InTheFuture,
+}
+
+impl Seen {
+    /// What was last seen `age` ago, by the clock that dated it.
+    pub(crate) fn of(age: TimeDelta) -> Self {
+        if age >= LEASE_TIME {
+            Self::LongAgo
+        } else if age <= -LEASE_TIME {
+            Self::InTheFuture
+        } else {
+            Self::Lately
+        }
     }
 }
 
 /// A run that was not seen for this long is taken for dead. Runs are seen at least every few seconds.
-const LEASE_TIME: TimeDelta = TimeDelta::seconds(60);
+pub(crate) const LEASE_TIME: TimeDelta = TimeDelta::seconds(60);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn held(process: &ProcessId, seconds_ago: i64, released: bool) -> bool {
-        let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
-        let lease = Lease {
-            process: process.clone(),
-            run: "r".to_owned(),
-            beat: now - TimeDelta::seconds(seconds_ago),
-            phase: Phase::Stage,
-            released,
-        };
-        lease.is_held(now, &ProcessId::current())
-    }
+    use uuid::Uuid;
 
     #[test]
     fn a_lease_is_held_by_the_living() {
-        let here = ProcessId::current();
-        let gone = ProcessId { pid: u32::MAX, ..here.clone() };
-        let there = ProcessId { host: "there".to_owned(), ..here.clone() };
+        let here = ProcessId { host: "here".to_owned(), ..ProcessId::current() };
+        let of = |process: &ProcessId, released| {
+            let (process, run, beat) = (process.clone(), "r".to_owned(), DateTime::UNIX_EPOCH);
+            Lease { process, run, beat, phase: Phase::Stage, released }.life(&here)
+        };
+        let gone = ProcessId { pid: u32::MAX, instance: Some(Uuid::nil()), ..here.clone() };
+        let there = ProcessId { host: "there".to_owned(), ..gone.clone() };
         if cfg!(target_os = "linux") {
-            let alive = ProcessId { pid: 1, started: None, ..here.clone() };
-            assert!(held(&alive, 500, false), "a slow run on this machine");
-            assert!(!held(&gone, 1, false), "a run that was killed");
+            let alive = ProcessId { pid: 1, started: None, ..gone.clone() };
+            assert_eq!(of(&alive, false), Life::Alive, "a slow run on this machine");
+            assert_eq!(of(&gone, false), Life::Dead, "a run that was killed");
         }
-        assert!(held(&there, 10, false), "a run elsewhere, seen lately");
-        assert!(!held(&there, 500, false), "a run elsewhere, not seen");
-        assert!(!held(&there, 1, true), "a run that let go");
-        assert!(!held(&here, 1, false), "a run of this process that is over");
+        assert_eq!(of(&there, false), Life::Unknown, "a run elsewhere");
+        assert_eq!(of(&there, true), Life::Dead, "a run that let go");
+        assert_eq!(of(&here, false), Life::Dead, "a run of this process that is over");
         let running = Running::start("r");
-        assert!(held(&here, 1, false), "a run of this process");
+        assert_eq!(of(&here, false), Life::Unknown, "a run of this process, which may be stuck");
         drop(running);
+        let mac = ProcessId { boot: None, ..gone };
+        assert_eq!(of(&mac, false), Life::Unknown, "where processes cannot be seen");
+    }
+
+    #[test]
+    fn what_was_seen_in_the_future_is_watched() {
+        let of = |seconds| Seen::of(TimeDelta::seconds(seconds));
+        assert_eq!([of(-59), of(0), of(59)], [Seen::Lately; 3]);
+        assert_eq!([of(60), of(86_400)], [Seen::LongAgo; 2]);
+        assert_eq!([of(-60), of(-86_400)], [Seen::InTheFuture; 2]);
     }
 }

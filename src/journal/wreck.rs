@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use lance_io::object_store::ObjectStore;
 use lance_table::format::Manifest;
 use lance_table::io::manifest::read_manifest;
@@ -12,7 +13,8 @@ use object_store::path::Path;
 use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::guard::guarded;
-use crate::journal::{Journal, KEY_HEADER, KEY_LEASE, Lease, is_id};
+use crate::journal::{Journal, KEY_HEADER, KEY_LEASE, Lease, Life, Seen, is_id};
+use crate::process::ProcessId;
 use crate::table::Opener;
 
 /// What stands where the staging table is.
@@ -35,6 +37,8 @@ pub(crate) struct Wreck {
     pub id: Option<String>,
     /// Who ran it, if that can be told.
     pub lease: Option<Lease>,
+    /// When a file of it was last written, by the store's clock.
+    pub written: Option<DateTime<Utc>>,
     store: Arc<ObjectStore>,
     root: Path,
 }
@@ -65,6 +69,7 @@ impl Opened {
             Some(why) => why,
         };
         files.sort_by_key(|meta| std::cmp::Reverse(meta.last_modified));
+        let written = files.first().map(|meta| meta.last_modified);
         let mut told = Told::default();
         let manifests = files.iter().filter(|meta| meta.location.extension() == Some("manifest"));
         for (place, meta) in manifests.enumerate() {
@@ -77,11 +82,23 @@ impl Opened {
             }
         }
         let Told { id, lease } = told;
-        Ok(Self::Wreck(Box::new(Wreck { why, id, lease, store, root })))
+        Ok(Self::Wreck(Box::new(Wreck { why, id, lease, written, store, root })))
     }
 }
 
 impl Wreck {
+    /// Whether a run of it must be taken for alive, as far as that can be told, seen `now` from the process
+    /// `here`.
+    pub(crate) fn is_running(&self, now: DateTime<Utc>, here: &ProcessId) -> bool {
+        let Some(lease) = &self.lease else { return false };
+        let seen = self.written.unwrap_or(lease.beat).max(lease.beat);
+        match lease.life(here) {
+            Life::Alive => true,
+            Life::Dead => false,
+            Life::Unknown => matches!(Seen::of(now - seen), Seen::Lately),
+        }
+    }
+
     /// Removes the staging table, and gives the names of what is left alone in its folder.
     ///
     /// # Errors

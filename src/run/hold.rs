@@ -1,13 +1,12 @@
 //! Waiting before the swap.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::catchup::Need;
 use crate::error::{Kind, Result};
 use crate::phase::Phase;
 use crate::progress::{Amount, note};
 use crate::run::report::{Ended, Held};
-use crate::run::work::BEAT;
 use crate::run::{Migration, Underway};
 use crate::settings::Hold;
 
@@ -32,6 +31,7 @@ impl Migration {
                 Ok(self.held(underway, false))
             }
             Err(error) if error.kind() == Kind::Locked => {
+                underway.journal.end_beats().await;
                 self.remove_fresh(underway).await?;
                 Ok(self.held(underway, true))
             }
@@ -41,21 +41,20 @@ impl Migration {
 
     /// Catches up until it is asked to stop.
     async fn wait(&self, underway: &mut Underway) -> Result<()> {
-        let mut beat = Instant::now();
-        while self.pause(LOOK_EVERY).await {
+        let mut lost = underway.journal.lost();
+        loop {
+            tokio::select! {
+                error = &mut lost => return Err(error),
+                more = self.pause(LOOK_EVERY) => if !more { return Ok(()) },
+            }
             if self.look(underway).await? || self.is_stale(underway) {
                 // However long it waits, no round before this one counts.
                 underway.staged_first = None;
                 underway.rounds = crate::catchup::Rounds::default();
                 self.stage(underway, Phase::Hold).await?;
                 self.keep_held(underway, false).await?;
-                beat = Instant::now();
-            } else if beat.elapsed() >= BEAT {
-                underway.journal.beat(self.lease(Phase::Hold, false)).await?;
-                beat = Instant::now();
             }
         }
-        Ok(())
     }
 
     /// Makes everything durable, so that it can be looked at and taken over.
@@ -68,7 +67,7 @@ impl Migration {
 
     /// Whether staged files have grown too old while it waited.
     fn is_stale(&self, underway: &Underway) -> bool {
-        let now = self.clock.now();
+        let now = self.store_time(&underway.journal);
         let mut chunks = underway.plan.chunks.iter();
         chunks.any(|chunk| underway.journal.need(chunk, now) != Need::Nothing)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance_core::datatypes::Schema;
@@ -10,7 +11,7 @@ use crate::chunk::{Chunk, ChunkId};
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::history;
-use crate::journal::{ChunkRecord, Journal, Opened, Wreck};
+use crate::journal::{ChunkRecord, Journal, Lease, Life, Opened, Seen, Wreck};
 use crate::phase::Phase;
 use crate::plan::{Plan, Request};
 use crate::process::ProcessId;
@@ -67,7 +68,7 @@ impl Migration {
     /// What can be told of a staging table that is no journal.
     fn wreck_status(&self, wreck: &Wreck) -> StagedStatus {
         let (lease, now) = (wreck.lease.as_ref(), self.clock.now());
-        let running = lease.is_some_and(|lease| lease.is_held(now, &ProcessId::current()));
+        let running = wreck.is_running(now, &ProcessId::current());
         let abort = self.command("abort");
         let why = format!("{}; {abort} drops it", wreck.why);
         StagedStatus {
@@ -92,15 +93,18 @@ impl Migration {
         let (header, lease) = (journal.header(), journal.lease());
         let point = history::rollback_point(live, &header.id).await?;
         let swapped = point.and_then(|point| point.swapped);
-        let running = self.expect_free(journal).is_err();
+        let seen = journal.last_seen().await?;
+        let told = self.life_told(lease, seen);
+        let running = told == Life::Alive;
         let state = match swapped {
+            _ if told == Life::Unknown => "running or died",
             _ if running && lease.phase == Phase::Hold => "held",
             _ if running => "running",
             Some(_) => "swapped",
             None if lease.phase == Phase::Hold => "held",
             None => "interrupted",
         };
-        let tried = !running && lease.phase == Phase::Swap && !lease.released;
+        let tried = told == Life::Dead && lease.phase == Phase::Swap && !lease.released;
         let swap = match swapped {
             Some(version) => Some(format!("landed as version {version}; `resume` tidies up")),
             None if tried => Some("did not land; `resume` tries again".to_owned()),
@@ -111,7 +115,7 @@ impl Migration {
             state,
             phase: lease.phase,
             began: header.began,
-            seen: lease.beat,
+            seen,
             host: lease.process.host.clone(),
             swap,
             problem: None,
@@ -122,6 +126,19 @@ impl Migration {
             rows_done: journal.records().map(ChunkRecord::rows_left).sum(),
             rows: header.rows,
         })
+    }
+
+    /// What can be told at once of the run that has `lease` and was last `seen`. The own clock will do:
+    /// nothing is decided by it, and nothing may be written.
+    fn life_told(&self, lease: &Lease, seen: DateTime<Utc>) -> Life {
+        match lease.life(&ProcessId::current()) {
+            told @ (Life::Alive | Life::Dead) => told,
+            Life::Unknown => match Seen::of(self.clock.now() - seen) {
+                Seen::Lately => Life::Alive,
+                Seen::LongAgo => Life::Dead,
+                Seen::InTheFuture => Life::Unknown,
+            },
+        }
     }
 
     /// Compares every value of the swapped version with its rollback point, transformed again.

@@ -229,7 +229,7 @@ impl Migration {
         self.settings.validate()?;
         let began = Instant::now();
         let (live, mut journal) = self.staged().await?;
-        self.expect_free_or_waiting(&journal)?;
+        self.expect_free_or_waiting(&journal).await?;
         self.expect_same_request(&live, &journal)?;
         let running = Running::start(&self.run);
         let live = self.take_over(&live, &mut journal, Phase::Plan).await?;
@@ -307,6 +307,7 @@ impl Migration {
     /// The error to tell of a run that stops before its swap. One that was taken over removes the files
     /// that it wrote and could not record: nobody else knows of them.
     async fn stopped(&self, underway: &mut Underway, error: Error) -> Error {
+        underway.journal.end_beats().await;
         if error.kind() == Kind::Locked {
             // Whoever took over removes by name what is left.
             let _ = self.remove_fresh(underway).await;
@@ -351,12 +352,14 @@ impl Migration {
         let schema = &plan.target.schema;
         let journal =
             Journal::create(opener, live, header, lease, schema, plan.storage_version).await;
-        let journal = match journal {
+        let mut journal = match journal {
             Err(error) if error.kind() == Kind::Locked => {
                 return Err(self.describe_locked(opener, error).await);
             }
             journal => journal?,
         };
+        let beats = journal.begin_beats(&self.clock, &self.progress).await;
+        beats.map_err(|error| self.keep(error))?;
         let pin = || source::pin(live, &id, plan.version);
         let pinned = retrying(&self.progress, &self.cancel, "pinning the source", pin).await;
         pinned.map_err(|error| self.keep(error))?;

@@ -147,7 +147,7 @@ impl Migration {
         let (plan, journal) = (&underway.plan, &mut underway.journal);
         journal.expect_schema(&plan.target.schema);
         journal.move_to(underway.source.version_id(), &plan.chunks);
-        let now = self.clock.now();
+        let now = self.store_time(journal);
         let (mut kept, mut changed, mut staged) = (0, 0, 0);
         for chunk in &plan.chunks {
             match journal.need(chunk, now) {

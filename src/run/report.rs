@@ -139,14 +139,15 @@ pub struct PinStatus {
 pub struct StagedStatus {
     /// Its id.
     pub id: String,
-    /// `running`, `held`, `interrupted`, `swapped` when only the tidying up is left, or `unreadable` when its
-    /// journal cannot be read: then nothing is known of what was asked.
+    /// `running`, `held`, `interrupted`, `running or died` when that cannot be told without watching it,
+    /// `swapped` when only the tidying up is left, or `unreadable` when its journal cannot be read: then nothing
+    /// is known of what was asked.
     pub state: &'static str,
     /// The phase that it was last seen in.
     pub phase: Phase,
     /// When it began.
     pub began: DateTime<Utc>,
-    /// When it was last seen.
+    /// When it was last seen, by the store's clock.
     pub seen: DateTime<Utc>,
     /// Where it was last seen.
     pub host: String,

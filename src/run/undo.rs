@@ -59,7 +59,7 @@ impl Migration {
             Opened::Wreck(wreck) => return self.abort_wreck(&live, &wreck).await,
             Opened::Journal(journal) => *journal,
         };
-        self.expect_free_or_waiting(&journal)?;
+        self.expect_free_or_waiting(&journal).await?;
         match self.abort_staged(&live, journal).await {
             Err(error) if is_storage_full(&error) => self.abort_full(&live, &opener, error).await,
             done => done,
@@ -284,7 +284,7 @@ impl Migration {
         let Some(mut journal) = Journal::open(opener).await? else {
             return self.refuse_staged(opener).await;
         };
-        self.expect_free(&journal)?;
+        self.expect_free(&journal).await?;
         let live = opener.live().await?;
         let id = journal.header().id.clone();
         let point = history::rollback_point(&live, &id).await?;

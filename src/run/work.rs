@@ -21,11 +21,10 @@ use crate::run::worker::{Done, Task, Worker};
 use crate::run::{Migration, Underway, amount};
 use crate::settings::{Settings, Verify};
 
-/// How often the journal is written while chunks are in progress: what a crash can cost, and how often
-/// the run is seen to be alive.
+/// How often the journal is written while chunks are in progress: what a crash can cost.
 pub(super) const BEAT: Duration = Duration::from_secs(5);
 
-/// The same for the largest tables: well within the minute after which a run counts as dead.
+/// The same for the largest tables.
 const BEAT_MAX: Duration = Duration::from_secs(20);
 
 /// Times as long as it took to write the journal until it is written again. Each time all of it is
@@ -103,7 +102,7 @@ impl Migration {
 
     /// The gate: every chunk of the plan is staged from the right source, and verified.
     fn check_whole(&self, underway: &Underway) -> Result<()> {
-        let now = self.clock.now();
+        let now = self.store_time(&underway.journal);
         for chunk in &underway.plan.chunks {
             let record = underway.journal.record(chunk.id);
             let quick = record.is_some_and(|record| record.verified == Some(Verify::Quick));
@@ -173,6 +172,7 @@ impl<'a> Work<'a> {
         let settings = &self.migration.settings;
         let control = settings.control.as_ref();
         let mut control = control.map(|path| Control::of(path, settings.max_rate));
+        let mut lost = self.underway.journal.lost();
         loop {
             self.fill();
             if self.running.is_empty() {
@@ -183,6 +183,7 @@ impl<'a> Work<'a> {
             }
             tokio::select! {
                 biased;
+                error = &mut lost => return Err(error),
                 () = self.migration.cancel.cancelled() => return Err(self.migration.interrupted()),
                 _ = beat.tick() => {
                     let began = Instant::now();
@@ -308,7 +309,7 @@ impl<'a> Work<'a> {
 
     /// Lines up what is left to do: catching up first, then copying, in row order.
     fn queue(&mut self) {
-        let now = self.migration.clock.now();
+        let now = self.migration.store_time(&self.underway.journal);
         let runs = self.in_flight.values().map(|task| signatures(&task.origins));
         let runs: HashSet<Vec<Signature>> = runs.collect();
         let chunks = self.underway.plan.chunks.iter();
@@ -320,7 +321,7 @@ impl<'a> Work<'a> {
 
     /// Lines up staged files that have grown too old since the plan was made.
     fn queue_stale(&mut self) {
-        let now = self.migration.clock.now();
+        let now = self.migration.store_time(&self.underway.journal);
         let journal = &self.underway.journal;
         let mut chunks = self.underway.plan.chunks.iter();
         let stale = chunks.any(|chunk| journal.need(chunk, now) == Need::Renew);
@@ -353,7 +354,8 @@ impl<'a> Work<'a> {
         };
         record.chunk = chunk.id;
         self.underway.journal.put(record, fragments);
-        let next = Task::of(chunk, &self.underway.journal, self.migration.clock.now());
+        let now = self.migration.store_time(&self.underway.journal);
+        let next = Task::of(chunk, &self.underway.journal, now);
         match next {
             Some(task) => self.waiting.push_front(task),
             None => self

@@ -14,7 +14,7 @@ use roaring::RoaringBitmap;
 use crate::budget::{Budget, Throttle};
 use crate::catchup::{Deletions, Need, staged_deletions};
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
-use crate::clock::Clock;
+use crate::clock::{Clock, StoreTime};
 use crate::deletion::{Naming, STAGED};
 use crate::error::{Context, Error, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile, own_file};
@@ -57,6 +57,7 @@ pub(super) struct Worker {
     /// Whether rows can be deleted from what is staged: see `Prepared` in `prepare.rs`.
     deletes: bool,
     clock: Arc<dyn Clock>,
+    time: Arc<StoreTime>,
 }
 
 /// A chunk that is done, and the fragments that hold it.
@@ -247,6 +248,7 @@ impl Migration {
             staging_store: staging_store.doing(|| "open the staging table's store".to_owned())?,
             deletes: live.manifest_location().naming_scheme == ManifestNamingScheme::V2,
             clock: Arc::clone(&self.clock),
+            time: Arc::clone(underway.journal.time()),
         })
     }
 
@@ -340,7 +342,9 @@ impl Worker {
 
     async fn stage_and_verify(&self, chunk: &Chunk) -> Result<Done> {
         let ((record, fragments), seen) = self.stage(chunk).await?;
-        self.verify(record, fragments, &seen).await
+        let (record, fragments) = self.verify(record, fragments, &seen).await?;
+        self.wrote(&record);
+        Ok((record, fragments))
     }
 
     /// Reads back what was staged, but for what was `seen` already, and makes it durable.
@@ -561,17 +565,26 @@ impl Worker {
     /// Makes the files of a chunk young again.
     async fn renew(&self, mut record: ChunkRecord, mut fragments: Vec<Fragment>) -> Result<Done> {
         let id = &self.stager.files.id;
+        let now = self.time.now(self.clock.now());
         let files = fragments.iter_mut().flat_map(|fragment| &mut fragment.files);
         for file in files.filter(|file| datafile::is_of(&file.path, id)) {
             let path = self.path(&file.path);
-            let renewed = datafile::renew(self.store(), &path, id, self.clock.now().into()).await?;
+            let renewed = datafile::renew(self.store(), &path, id, now.into()).await?;
             if let Some(name) = renewed.filename().filter(|name| **name != file.path) {
                 record.rename(&file.path, name);
                 name.clone_into(&mut file.path);
             }
         }
         record.files = self.files_of(&fragments).await?;
+        self.wrote(&record);
         Ok((record, fragments))
+    }
+
+    /// The files of `record` are new: by whatever clock they are dated, they cannot be old.
+    fn wrote(&self, record: &ChunkRecord) {
+        if let Some(modified) = record.files.iter().map(|file| file.modified).min() {
+            self.time.wrote(modified);
+        }
     }
 
     /// Removes the staged files of these names.

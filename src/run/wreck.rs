@@ -22,8 +22,7 @@ impl Migration {
     /// # Crash
     /// Calling it again removes the rest. The live table is not touched.
     pub(super) async fn abort_wreck(&self, live: &Dataset, wreck: &Wreck) -> Result<Aborted> {
-        let here = ProcessId::current();
-        if wreck.lease.as_ref().is_some_and(|lease| lease.is_held(self.clock.now(), &here)) {
+        if wreck.is_running(self.clock.now(), &ProcessId::current()) {
             let table = self.location.table();
             return Err(Error::locked(format!("a migration of `{table}` is running"))
                 .with_advice("wait for it, or stop it first"));

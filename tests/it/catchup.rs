@@ -10,9 +10,12 @@ use arrow::datatypes::Int64Type;
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
 
+use relance::{Change, Hold, Settings};
+
 use crate::support::books::{merge, update};
+use crate::support::gate::Quick;
 use crate::support::walk::unreferenced;
-use crate::support::{Db, assert_kept, documents, index_ids, ran, wait_until};
+use crate::support::{Db, assert_kept, documents, index_ids, ran, small, wait_until};
 
 const ADD: &[&str] = &["--add", "n:int64=7", "--rows-per-file", "200"];
 
@@ -224,6 +227,33 @@ async fn staged_files_are_kept_young_and_old_ones_are_not_trusted() {
         assert!(modified.elapsed().unwrap() < Duration::from_hours(1), "{}", file.display());
     }
     db.relance("resume", "t", &[]).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ages_are_told_by_the_clock_that_dates_the_files() {
+    const DAYS: i64 = 8 * 86_400;
+    for ahead in [DAYS, -DAYS] {
+        let db = Db::new();
+        db.documents("t", 2_000, 200).await;
+        let run = || {
+            let run = db.migration("t", &[]).clock(Arc::new(Quick { ahead }));
+            run.settings(Settings { hold: Hold::Exit, ..small() })
+        };
+        let add = Change::parse_add("n:int64=7").unwrap();
+        run().change(add).rows_per_file(200).migrate().await.unwrap();
+        let staged = db.staged_files();
+        assert_eq!(staged.len(), 10, "each once");
+        run().resume().await.unwrap();
+        assert_eq!(db.staged_files(), staged);
+        // One that a cleanup may take is not trusted, however young it is by the wrong clock.
+        let then = SystemTime::now() - Duration::from_hours(8 * 24);
+        let old = std::fs::File::options().append(true).open(&staged[3]).unwrap();
+        old.set_modified(then).unwrap();
+        run().resume().await.unwrap();
+        let now = db.staged_files();
+        assert_eq!(now.len(), 10);
+        assert!(!now.contains(&staged[3]) && now.contains(&staged[4]), "{ahead} s ahead");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

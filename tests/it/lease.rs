@@ -1,21 +1,37 @@
 //! Who runs a migration: one run at a time, and a run that wakes up too late changes nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-use chrono::{DateTime, TimeDelta, Utc};
-use relance::{Clock, Ended, Event, Hold, Kind, Migration, Phase, Progress, Settings, Writes};
+use chrono::{DateTime, Utc};
+use relance::{
+    Cancel, Change, Clock, Ended, Event, Hold, Kind, Location, Migration, Phase, Progress,
+    Settings, Writes,
+};
 
+use crate::support::gate::{Gate, Gated, Quick};
 use crate::support::walk::unreferenced;
 use crate::support::{Db, assert_kept, documents, ran, small, wait_until};
 
-/// Falls asleep when the run says `at`, until it is woken.
+/// Falls asleep when the run says `at`, until it is woken. Its beats do too.
 #[derive(Debug)]
 struct Sleeper {
     at: &'static str,
     asleep: Sender<()>,
     wake: Mutex<Receiver<()>>,
+    sleeps: AtomicBool,
+}
+
+impl Sleeper {
+    fn sleep(&self) {
+        tokio::task::block_in_place(|| {
+            let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whoever forgets to wake it up lets it go on.
+            let _ = wake.recv();
+        });
+    }
 }
 
 impl Progress for Sleeper {
@@ -26,23 +42,19 @@ impl Progress for Sleeper {
             _ => false,
         };
         if says {
+            self.sleeps.store(true, Ordering::SeqCst);
             self.asleep.send(()).unwrap();
-            tokio::task::block_in_place(|| {
-                let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
-                // Whoever forgets to wake it up lets it go on.
-                let _ = wake.recv();
-            });
+            self.sleep();
         }
     }
 }
 
-/// A clock that is ahead: by it, a run that sleeps was not seen for long.
-#[derive(Debug)]
-struct Ahead(i64);
-
-impl Clock for Ahead {
+impl Clock for Sleeper {
     fn now(&self) -> DateTime<Utc> {
-        Utc::now() + TimeDelta::seconds(self.0)
+        if self.sleeps.load(Ordering::SeqCst) {
+            self.sleep();
+        }
+        Utc::now()
     }
 }
 
@@ -55,8 +67,9 @@ struct Zombie {
 fn asleep(migration: Migration, at: &'static str) -> Zombie {
     let (asleep, fell_asleep) = channel();
     let (wake, wakes) = channel();
-    let sleeper = Sleeper { at, asleep, wake: Mutex::new(wakes) };
-    let migration = migration.progress(Arc::new(sleeper));
+    let sleeps = AtomicBool::new(false);
+    let sleeper = Arc::new(Sleeper { at, asleep, wake: Mutex::new(wakes), sleeps });
+    let migration = migration.progress(Arc::clone(&sleeper) as _).clock(sleeper);
     let run = tokio::spawn(async move { migration.migrate().await });
     tokio::task::block_in_place(|| fell_asleep.recv()).unwrap();
     Zombie { run, wake }
@@ -75,8 +88,8 @@ fn migration(db: &Db) -> Migration {
 
 /// A run that finds the other one not seen for two minutes.
 fn later(db: &Db) -> Migration {
-    let later = db.migration("t", &[]).settings(small());
-    later.clock(Arc::new(Ahead(120)))
+    db.date_staging("t", 120);
+    db.migration("t", &[]).settings(small())
 }
 
 /// The moments at which a run falls asleep: before its first file, before and after its last
@@ -205,4 +218,233 @@ async fn another_plan_is_refused_with_what_differs() {
 fn phases_come_in_order() {
     assert!(Phase::Stage < Phase::CatchUp && Phase::CatchUp < Phase::Verify);
     assert!(Phase::Hold < Phase::Swap);
+}
+
+/// Has the staged migration belong to a run on another machine, which was killed, and whose clock is wrong.
+async fn give_away(db: &Db) {
+    let uri = db.staging("t").to_str().unwrap().to_owned();
+    let mut staging = lance::Dataset::open(&uri).await.unwrap();
+    let lease = staging.config().get("relance.lease").unwrap().clone();
+    let mut lease: serde_json::Value = serde_json::from_str(&lease).unwrap();
+    lease["process"]["host"] = "elsewhere".into();
+    lease["process"]["instance"] = serde_json::Value::Null;
+    lease["beat"] = "2010-01-01T00:00:00Z".into();
+    lease["phase"] = "stage".into();
+    lease["released"] = false.into();
+    let lease = lease.to_string();
+    staging.update_config([("relance.lease", Some(lease.as_str()))]).await.unwrap();
+}
+
+async fn held(db: &Db) -> arrow::array::RecordBatch {
+    db.documents("t", 500, 100).await;
+    let hold = Settings { hold: Hold::Exit, ..small() };
+    migration(db).settings(hold).migrate().await.unwrap();
+    db.rows("t").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_elsewhere_is_judged_by_the_stores_clock_alone() {
+    let db = Db::new();
+    let before = held(&db).await;
+    give_away(&db).await;
+    // Its own clock says that it was seen years ago; the store, just now.
+    db.relance("resume", "t", &[]).expect(6).says("on elsewhere");
+    db.relance("abort", "t", &[]).expect(6);
+    // A clock here that is a day ahead, or behind, changes nothing.
+    for ahead in [86_400, -86_400] {
+        let resume = db.migration("t", &[]).clock(Arc::new(Quick { ahead }));
+        assert_eq!(resume.resume().await.unwrap_err().kind(), Kind::Locked);
+    }
+    db.date_staging("t", 50);
+    db.relance("resume", "t", &[]).expect(6);
+    db.date_staging("t", 70);
+    db.relance("status", "t", &[]).expect(0).says("interrupted in phase stage");
+    let resume = db.migration("t", &[]).clock(Arc::new(Quick { ahead: -86_400 }));
+    assert!(matches!(resume.resume().await.unwrap(), Ended::Swapped(_)));
+    assert_kept(&before, &db.rows("t").await);
+}
+
+/// A clock by which a second is over at once, and which touches what is staged after so many.
+#[derive(Debug)]
+struct Beats(std::path::PathBuf, std::sync::atomic::AtomicUsize);
+
+impl Clock for Beats {
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+
+    fn sleep(&self, _: std::time::Duration) -> futures::future::BoxFuture<'static, ()> {
+        if self.1.fetch_sub(1, Ordering::SeqCst) == 1 {
+            for file in std::fs::read_dir(self.0.join("_versions")).unwrap() {
+                let file = std::fs::File::options().append(true).open(file.unwrap().path());
+                file.unwrap().set_modified(Utc::now().into()).unwrap();
+            }
+        }
+        Box::pin(tokio::task::yield_now())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_in_the_future_is_watched_and_does_not_lock_the_table() {
+    let db = Db::new();
+    let before = held(&db).await;
+    give_away(&db).await;
+    // As after a clock that was a day ahead was put right.
+    db.date_staging("t", -86_400);
+    db.relance("status", "t", &[]).expect(0).says("running or died in phase stage");
+    let alive = Arc::new(Beats(db.staging("t"), 30.into()));
+    let error = db.migration("t", &[]).clock(alive).resume().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Locked, "it was seen to be alive: {error:?}");
+    db.date_staging("t", -86_400);
+    let told = Arc::new(Told::default());
+    let resume = db.migration("t", &[]).clock(Arc::new(Quick::default()));
+    let resumed = resume.progress(Arc::clone(&told) as _).resume().await.unwrap();
+    assert!(matches!(resumed, Ended::Swapped(_)));
+    assert!(told.says("which is yet to come"), "{told:?}");
+    assert_kept(&before, &db.rows("t").await);
+}
+
+/// What a run says.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Told {
+    fn says(&self, text: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|note| note.contains(text))
+    }
+}
+
+impl Progress for Told {
+    fn event(&self, event: Event) {
+        if let Event::Note(text) = event {
+            self.0.lock().unwrap().push(text);
+        }
+    }
+}
+
+/// The files of the staging table, but for the beats.
+fn journal_files(db: &Db) -> Vec<(String, u64)> {
+    let folder = db.staging("t");
+    let mut files = db.files();
+    files.retain(|(file, _)| {
+        std::path::Path::new(file).starts_with(&folder) && !file.contains("_relance/")
+    });
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beat_costs_the_same_whatever_is_staged() {
+    let db = Db::new();
+    db.documents("t", 1_000, 2).await;
+    let (cancel, hold) = (Cancel::default(), Settings { hold: Hold::Wait, ..small() });
+    let waits = db.migration("t", &["n:int64=7"]).rows_per_file(2).settings(hold);
+    let waits = waits.clock(Arc::new(Quick::default())).cancel(cancel.clone());
+    let waits = tokio::spawn(async move { waits.migrate().await });
+    let beats = || db.beat("t").map_or(0, |(beat, _)| beat);
+    let is_held =
+        || db.relance("status", "t", &["--json"]).json()["tables"][0]["staged"]["state"] == "held";
+    tokio::task::block_in_place(|| wait_until("the hold", is_held));
+    let (files, then) = (journal_files(&db), beats());
+    tokio::task::block_in_place(|| wait_until("ten beats", || beats() >= then + 10));
+    assert_eq!(journal_files(&db), files, "nothing but the beat is written");
+    let whole: u64 = files.iter().map(|(_, bytes)| *bytes).max().unwrap();
+    assert!(db.beat("t").unwrap().1 < 256, "{whole} bytes are staged in 500 chunks");
+    cancel.cancel();
+    assert!(matches!(waits.await.unwrap().unwrap(), Ended::Held(_)));
+    assert_eq!(db.beat("t"), None);
+    db.relance("abort", "t", &[]).expect(0);
+    assert!(!db.staging_exists("t"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_versions_of_the_journal_are_removed() {
+    let db = Db::new();
+    let before = held(&db).await;
+    let count =
+        |folder: &str| journal_files(&db).iter().filter(|(file, _)| file.contains(folder)).count();
+    for round in 0..8 {
+        db.relance("resume", "t", &["--hold"]).expect(5);
+        assert!(count("/_versions/") <= 5 && count("/_transactions/") <= 5, "round {round}");
+    }
+    db.relance("resume", "t", &[]).expect(0);
+    assert_kept(&before, &db.rows("t").await);
+    assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
+}
+
+/// A migration through a store, some of whose writes wait or fail, with quick beats.
+fn gated(db: &Db, gate: &Arc<Gate>) -> Migration {
+    let location = Location::new(&format!("file-object-store://{}", db.text()), "t").unwrap();
+    let migration = Migration::of(location).change(Change::parse_add("n:int64=7").unwrap());
+    let migration = migration.rows_per_file(100).settings(small());
+    migration.clock(Arc::new(Quick::default())).store_wrapper(Arc::new(Gated(Arc::clone(gate))))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_writes_stall_is_seen_to_be_migrated() {
+    for stalls in ["t.lance/data", "t__relance_staging.lance/_versions/1844"] {
+        let db = Db::new();
+        let before = db.documents("t", 500, 100).await;
+        let before = crate::support::rows_of(&before).await;
+        // The first version of the staging table is there.
+        let gate = Gate::after(stalls, usize::from(stalls.contains("staging")));
+        let run = gated(&db, &gate);
+        let run = tokio::spawn(async move { run.migrate().await });
+        let beats = || db.beat("t").map_or(0, |(beat, _)| beat);
+        tokio::task::block_in_place(|| {
+            wait_until("a write that waits", || gate.waiting() > 0);
+            let then = beats();
+            wait_until("beats", || beats() >= then + 3);
+        });
+        assert!(!run.is_finished());
+        gate.open();
+        assert!(matches!(run.await.unwrap().unwrap(), Ended::Swapped(_)), "{stalls}");
+        assert_kept(&before, &db.rows("t").await);
+        assert!(!db.staging_exists("t"), "{stalls}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_beat_is_tried_again() {
+    let db = Db::new();
+    db.documents("t", 500, 100).await;
+    let (gate, cancel) = (Gate::failing("_relance/beat", 3), Cancel::default());
+    let (told, hold) = (Arc::new(Told::default()), Settings { hold: Hold::Wait, ..small() });
+    let run = gated(&db, &gate).settings(hold).progress(Arc::clone(&told) as _);
+    let run = run.cancel(cancel.clone());
+    let run = tokio::spawn(async move { run.migrate().await });
+    let seen = || db.beat("t").is_some_and(|(beat, _)| beat > 4);
+    tokio::task::block_in_place(|| wait_until("beats", seen));
+    assert!(told.says("cannot show that this run is alive; trying again"));
+    cancel.cancel();
+    assert!(matches!(run.await.unwrap().unwrap(), Ended::Held(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_checkpoint_that_comes_when_its_version_is_tidied_away_is_refused() {
+    let db = Db::new();
+    let before = db.documents("t", 500, 100).await;
+    let before = crate::support::rows_of(&before).await;
+    let gate = Gate::after("t__relance_staging.lance/_versions/1844", 1);
+    let late = gated(&db, &gate);
+    // Its beats would find out first.
+    let late = late.clock(Arc::new(relance::SystemClock));
+    let late = tokio::spawn(async move { late.migrate().await });
+    tokio::task::block_in_place(|| wait_until("its checkpoint", || gate.waiting() > 0));
+    let (open, hold) = (Gate::failing("", 0), Settings { hold: Hold::Exit, ..small() });
+    for _ in 0..4 {
+        db.date_staging("t", 120);
+        gated(&db, &open).settings(hold.clone()).resume().await.unwrap();
+    }
+    let journal = journal_files(&db);
+    assert!(!journal.iter().any(|(file, _)| file.contains("18446744073709551613")), "{journal:?}");
+    gate.open();
+    let error = late.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Locked, "{error:?}");
+    let manifests = |files: Vec<(String, u64)>| -> Vec<(String, u64)> {
+        files.into_iter().filter(|(file, _)| file.ends_with(".manifest")).collect()
+    };
+    assert_eq!(manifests(journal_files(&db)), manifests(journal), "it left nothing");
+    assert!(matches!(gated(&db, &open).resume().await.unwrap(), Ended::Swapped(_)));
+    assert_kept(&before, &db.rows("t").await);
+    assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
 }

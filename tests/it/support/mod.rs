@@ -1,6 +1,7 @@
 //! Real tables in a fresh directory, and the real binary.
 
 pub mod books;
+pub mod gate;
 pub mod mortal;
 pub mod walk;
 
@@ -143,9 +144,36 @@ impl Db {
         files.filter(|file| file.to_string_lossy().contains("-relance-")).collect()
     }
 
+    /// The folder of the staging table of `name`.
+    pub fn staging(&self, name: &str) -> PathBuf {
+        self.table(&format!("{name}__relance_staging"))
+    }
+
+    /// The last beat of the run that stages the table `name`, if it was seen, and the bytes that it takes.
+    pub fn beat(&self, name: &str) -> Option<(u64, u64)> {
+        let folder = std::fs::read_dir(self.staging(name).join("_relance")).ok()?;
+        folder.flatten().find_map(|file| {
+            let text = std::fs::read_to_string(file.path()).ok()?;
+            let beat: serde_json::Value = serde_json::from_str(&text).ok()?;
+            Some((beat["count"].as_u64()?, text.len() as u64))
+        })
+    }
+
+    /// Dates all that a run has written of the staging table of `name` so many seconds ago.
+    pub fn date_staging(&self, name: &str, seconds_ago: i64) {
+        let then = chrono::Utc::now() - chrono::TimeDelta::seconds(seconds_ago);
+        let folder = self.staging(name);
+        for (file, _) in self.files() {
+            if Path::new(&file).starts_with(&folder) {
+                let file = std::fs::File::options().append(true).open(&file).unwrap();
+                file.set_modified(then.into()).unwrap();
+            }
+        }
+    }
+
     /// Whether there is anything of a staging table. A death can leave its empty directory.
     pub fn staging_exists(&self, name: &str) -> bool {
-        let directory = self.table(&format!("{name}__relance_staging"));
+        let directory = self.staging(name);
         self.files().iter().any(|(file, _)| Path::new(file).starts_with(&directory))
     }
 }

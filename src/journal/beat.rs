@@ -1,0 +1,328 @@
+//! Showing that a run is alive: a small file beside the journal, written every few seconds, of which only the
+//! age is looked at.
+//!
+//! It says nothing of what is done, and decides nothing but whether another run may try to take over: whose
+//! the journal is stands in the journal alone. It is written by a task of its own, so that a run of which
+//! everything else waits is still seen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures::future::{BoxFuture, pending};
+use futures::{FutureExt, TryStreamExt};
+use lance::Dataset;
+use lance_io::object_store::ObjectStore;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt as _, PutPayload};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::clock::{Clock, StoreTime};
+use crate::datafile;
+use crate::error::{Context, Error, Result};
+use crate::journal::record::LEASE_TIME;
+use crate::journal::{Header, Journal, KEY_HEADER, KEY_LEASE, Lease, from_config, to_json};
+use crate::progress::{SharedProgress, note};
+
+/// How often a run is seen to be alive.
+const BEAT: Duration = Duration::from_secs(5);
+/// The pause before a beat that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// A beat that takes longer has failed.
+const BEAT_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// The folder of beats in the staging table's.
+const FOLDER: &str = "_relance";
+
+/// Why a run has to stop.
+#[derive(Debug, Clone)]
+enum Lost {
+    /// Another run took the migration over.
+    TakenOver,
+    /// Another run dropped it.
+    Dropped,
+    /// It could not be shown for so long that others may take it for dead.
+    Unseen(String),
+}
+
+impl Lost {
+    fn error(&self) -> Error {
+        match self {
+            Self::TakenOver => Error::locked(
+                "another run took this migration over; this one stops, and has changed nothing since",
+            ),
+            Self::Dropped => Error::locked(
+                "another run dropped this migration; this one stops, and has changed nothing since",
+            ),
+            Self::Unseen(why) => Error::interrupted(format!(
+                "for {} s this run could not be shown to be alive, so that others may take it for dead: \
+                 {why}",
+                LEASE_TIME.num_seconds()
+            )),
+        }
+    }
+}
+
+/// What is written: nobody reads it but people.
+#[derive(Debug, Serialize)]
+struct Beat<'a> {
+    run: &'a str,
+    count: u64,
+    at: DateTime<Utc>,
+}
+
+/// The beats of a run, until it is stopped or dropped.
+#[derive(Debug)]
+pub(super) struct Beats {
+    stop: watch::Sender<bool>,
+    lost: watch::Receiver<Option<Lost>>,
+    task: JoinHandle<()>,
+    store: Arc<ObjectStore>,
+    file: Path,
+    /// Whether a beat was tried.
+    began: Arc<AtomicBool>,
+}
+
+impl Beats {
+    /// Stops, and removes what shows that the run is alive.
+    async fn end(mut self) {
+        // It may have ended already.
+        let _ = self.stop.send(true);
+        let _ = (&mut self.task).await;
+        if !self.began.load(Ordering::Relaxed) {
+            return;
+        }
+        // What is left goes with the staging table.
+        let _ = datafile::remove(&self.store, &self.file).await;
+        datafile::remove_empty(&self.store, &datafile::directory_of(&self.file));
+    }
+}
+
+impl Drop for Beats {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What writes the beats of one run.
+struct Beater {
+    staging: Dataset,
+    store: Arc<ObjectStore>,
+    file: Path,
+    /// The migration, and its run.
+    id: String,
+    run: String,
+    count: u64,
+    began: Arc<AtomicBool>,
+    time: Arc<StoreTime>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Beater {
+    async fn run(
+        mut self,
+        progress: SharedProgress,
+        mut stop: watch::Receiver<bool>,
+        lost: watch::Sender<Option<Lost>>,
+    ) {
+        let (mut seen, mut pause) = (Instant::now(), BEAT);
+        loop {
+            tokio::select! {
+                _ = stop.changed() => return,
+                () = self.clock.sleep(pause) => {}
+            }
+            let beat = tokio::time::timeout(BEAT_TIME_MAX, self.beat()).await;
+            let why = match beat.unwrap_or_else(|_| Err(Error::failed("the store gave no answer")))
+            {
+                Ok(None) => {
+                    (seen, pause) = (Instant::now(), BEAT);
+                    continue;
+                }
+                Ok(Some(reason)) => {
+                    let _ = lost.send(Some(reason));
+                    return;
+                }
+                Err(error) => error.report(&[]).replace('\n', " "),
+            };
+            if seen.elapsed() >= LEASE_TIME.to_std().unwrap_or_default() {
+                let _ = lost.send(Some(Lost::Unseen(why)));
+                return;
+            }
+            if pause != AGAIN {
+                note(&progress, format!("cannot show that this run is alive; trying again: {why}"));
+            }
+            pause = AGAIN;
+        }
+    }
+
+    /// Shows that the run is alive, if the journal is still its own.
+    async fn beat(&mut self) -> Result<Option<Lost>> {
+        if let Some(lost) = self.lost().await? {
+            return Ok(Some(lost));
+        }
+        self.count += 1;
+        self.began.store(true, Ordering::Relaxed);
+        let beat = Beat { run: &self.run, count: self.count, at: self.clock.now() };
+        let text = to_json(&beat)?;
+        let doing = || format!("write {}", self.file);
+        self.store.inner.put(&self.file, text.into_bytes().into()).await.doing(doing)?;
+        self.time.saw(datafile::look(&self.store, &self.file).await?.last_modified);
+        Ok(None)
+    }
+
+    /// Whether the journal is another run's by now. It is read where it has a new version only.
+    async fn lost(&mut self) -> Result<Option<Lost>> {
+        let known = self.staging.manifest_location().clone();
+        match self.staging.checkout_latest().await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => return Ok(Some(Lost::Dropped)),
+            Err(error) => return Err(error).doing(|| "read the journal".to_owned()),
+        }
+        let now = self.staging.manifest_location();
+        if (now.version, &now.e_tag) == (known.version, &known.e_tag) {
+            return Ok(None);
+        }
+        let config = &self.staging.manifest().config;
+        let header: Result<Header> = from_config(config, KEY_HEADER);
+        let lease: Result<Lease> = from_config(config, KEY_LEASE);
+        Ok(match (header, lease) {
+            (Ok(header), Ok(lease)) if header.id == self.id => {
+                (lease.run != self.run).then_some(Lost::TakenOver)
+            }
+            _ => Some(Lost::Dropped),
+        })
+    }
+}
+
+impl Journal {
+    /// Shows every few seconds from now on that this run, whose the journal is, is alive, until the journal
+    /// is let go, removed or dropped.
+    ///
+    /// # Errors
+    /// `Failed`, when the store of the staging table cannot be opened.
+    pub(crate) async fn begin_beats(
+        &mut self,
+        clock: &Arc<dyn Clock>,
+        progress: &SharedProgress,
+    ) -> Result<()> {
+        let store = self.store().await?;
+        let file = self.beat_file();
+        self.remove_other_beats(&store, &file).await;
+        let began = Arc::new(AtomicBool::new(false));
+        let beater = Beater {
+            staging: self.staging.as_ref().clone(),
+            store: Arc::clone(&store),
+            file: file.clone(),
+            id: self.header.id.clone(),
+            run: self.lease.run.clone(),
+            count: 0,
+            began: Arc::clone(&began),
+            time: Arc::clone(&self.time),
+            clock: Arc::clone(clock),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (tells, lost) = watch::channel(None);
+        let task = tokio::spawn(beater.run(Arc::clone(progress), stopped, tells));
+        self.beats = Some(Beats { stop, lost, task, store, file, began });
+        Ok(())
+    }
+
+    /// Shows no more that the run is alive. Nothing is left of its beats.
+    pub(crate) async fn end_beats(&mut self) {
+        if let Some(beats) = self.beats.take() {
+            beats.end().await;
+        }
+    }
+
+    /// Ends when the run has to stop, and says why: another one took over, or may do so.
+    pub(crate) fn lost(&self) -> BoxFuture<'static, Error> {
+        let lost = self.beats.as_ref().map(|beats| beats.lost.clone());
+        async move {
+            if let Some(mut lost) = lost {
+                let found = lost.wait_for(Option::is_some).await.map(|lost| lost.clone());
+                if let Ok(Some(lost)) = found {
+                    return lost.error();
+                }
+            }
+            pending().await
+        }
+        .boxed()
+    }
+
+    /// The store's time.
+    pub(crate) fn time(&self) -> &Arc<StoreTime> {
+        &self.time
+    }
+
+    /// When the run that has the journal was last seen, by the store's clock: its last checkpoint or its
+    /// last beat. Where the journal is another version by now, that one counts.
+    ///
+    /// # Errors
+    /// `Failed`, when the journal is gone or the store cannot be asked.
+    pub(crate) async fn last_seen(&self) -> Result<DateTime<Utc>> {
+        let store = self.store().await?;
+        let mut newest = self.staging.as_ref().clone();
+        newest.checkout_latest().await.doing(|| "read the journal".to_owned())?;
+        let written = datafile::look(&store, &newest.manifest_location().path).await?.last_modified;
+        let beat = match store.inner.head(&self.beat_file()).await {
+            Ok(ObjectMeta { last_modified, .. }) => last_modified,
+            Err(object_store::Error::NotFound { .. }) => return Ok(written),
+            Err(error) => return Err(error).doing(|| "look at a run's beat".to_owned()),
+        };
+        Ok(written.max(beat))
+    }
+
+    /// Looks what the store's clock says of the version that was committed just now.
+    pub(super) async fn see_time(&self) {
+        if let Ok(store) = self.store().await
+            && let Ok(meta) = datafile::look(&store, &self.staging.manifest_location().path).await
+        {
+            self.time.saw(meta.last_modified);
+        }
+    }
+
+    /// The store's time, of a file that is written for it.
+    ///
+    /// # Errors
+    /// `Failed`, when it cannot be written.
+    pub(crate) async fn ask_time(&self) -> Result<DateTime<Utc>> {
+        let store = self.store().await?;
+        let file = self.folder().join(format!("now-{}", Uuid::new_v4().simple()));
+        let doing = || format!("write {file}");
+        store.inner.put(&file, PutPayload::new()).await.doing(doing)?;
+        let seen = datafile::look(&store, &file).await;
+        datafile::remove(&store, &file).await?;
+        datafile::remove_empty(&store, &self.folder());
+        Ok(seen?.last_modified)
+    }
+
+    /// What runs that had the journal before left: theirs are not looked at any more.
+    async fn remove_other_beats(&self, store: &ObjectStore, own: &Path) {
+        let listed = store.list(Some(self.folder())).try_collect::<Vec<_>>().await;
+        for meta in listed.unwrap_or_default() {
+            if meta.location != *own {
+                // It goes with the staging table otherwise.
+                let _ = datafile::remove(store, &meta.location).await;
+            }
+        }
+    }
+
+    fn folder(&self) -> Path {
+        self.staging.branch_location().path.join(FOLDER)
+    }
+
+    /// The beat of the run that has the journal.
+    fn beat_file(&self) -> Path {
+        let run = self.lease.run.chars().filter(char::is_ascii_alphanumeric);
+        self.folder().join(format!("beat-{}.json", run.collect::<String>()))
+    }
+
+    async fn store(&self) -> Result<Arc<ObjectStore>> {
+        let store = self.staging.object_store(None).await;
+        store.doing(|| "open the staging table's store".to_owned())
+    }
+}

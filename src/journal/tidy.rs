@@ -1,0 +1,91 @@
+//! Old versions of the staging table: nobody needs them, and each holds all that is staged.
+
+use futures::TryStreamExt;
+use lance::Dataset;
+use lance_io::object_store::ObjectStore;
+use object_store::path::Path;
+
+use crate::datafile;
+use crate::error::{Error, Result};
+
+/// Versions that are kept: readers may be about to open the newest they know, and the last one before a new
+/// version shows that nobody dropped the journal meanwhile.
+const KEPT: u64 = 4;
+
+/// Fails when `landed` is not the version after `before` that it should be: another run removed the journal
+/// at this very moment, and `landed` would bring it back; or others are far ahead, and it has come too late,
+/// where they have removed old versions. Where all is well, the old versions are removed here.
+///
+/// # Errors
+/// `Locked`; `landed` is gone then.
+///
+/// # Crash
+/// Old versions go oldest first, so that there is never a hole before one that is there. The first one stays:
+/// it is the lock.
+pub(super) async fn tidy(before: &Dataset, landed: &Dataset) -> Result<()> {
+    // What cannot be listed now is tidied next time.
+    let Ok(store) = landed.object_store(None).await else { return Ok(()) };
+    let Ok(mut versions) = versions(&store, landed).await else { return Ok(()) };
+    let (last, now) = (before.version_id(), landed.version_id());
+    let is_there = versions.iter().any(|(version, _)| *version == last);
+    let is_newest = versions.iter().all(|(version, _)| *version <= now);
+    if !is_there || !is_newest {
+        datafile::remove(&store, &landed.manifest_location().path).await?;
+        let what = if is_newest { "dropped this migration" } else { "took this migration over" };
+        return Err(Error::locked(format!("another run {what}; this one stops")));
+    }
+    versions.sort_unstable();
+    versions.retain(|(version, _)| is_old(*version, now));
+    for (_, path) in &versions {
+        if datafile::remove(&store, path).await.is_err() {
+            return Ok(());
+        }
+    }
+    if !versions.is_empty() {
+        remove_transactions(&store, landed).await;
+    }
+    Ok(())
+}
+
+fn is_old(version: u64, now: u64) -> bool {
+    version > 1 && now.checked_sub(version).is_some_and(|age| age >= KEPT)
+}
+
+/// The versions that are there, and where.
+async fn versions(store: &ObjectStore, staging: &Dataset) -> lance::Result<Vec<(u64, Path)>> {
+    let scheme = staging.manifest_location().naming_scheme;
+    let listed: Vec<_> = store.list(Some(staging.versions_dir())).try_collect().await?;
+    let versions = listed.into_iter().filter_map(|meta| {
+        let name = meta.location.filename().filter(|name| name.ends_with(".manifest"))?;
+        Some((scheme.parse_version(name)?, meta.location))
+    });
+    Ok(versions.collect())
+}
+
+/// Removes the transactions of old versions. Each is named for the version that it was made from.
+async fn remove_transactions(store: &ObjectStore, staging: &Dataset) {
+    let now = staging.version_id();
+    let listed = store.list(Some(staging.transactions_dir())).try_collect::<Vec<_>>().await;
+    for meta in listed.unwrap_or_default() {
+        let name = meta.location.filename().and_then(|name| name.split_once('-'));
+        let from = name.and_then(|(from, _)| from.parse::<u64>().ok());
+        if from.is_some_and(|from| is_old(from.saturating_add(1), now)) {
+            // The next tidying finds what is left.
+            let _ = datafile::remove(store, &meta.location).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_version_and_the_newest_are_kept() {
+        let kept =
+            |now: u64| (1..=now).filter(|version| !is_old(*version, now)).collect::<Vec<_>>();
+        assert_eq!(kept(4), [1, 2, 3, 4]);
+        assert_eq!(kept(5), [1, 2, 3, 4, 5]);
+        assert_eq!(kept(900), [1, 897, 898, 899, 900]);
+    }
+}
