@@ -167,7 +167,8 @@ fn is_of_a_table(name: &str) -> bool {
         "_versions" => flat(&[".manifest", "latest_version_hint", ".tmp"]),
         "_transactions" => flat(&[".txn", ".tmp"]),
         "_deletions" => flat(&[".arrow", ".bin", ".tmp"]),
-        "_indices" | "_refs" => true,
+        // `_relance`: the beats of a staging table's runs.
+        "_indices" | "_refs" | "_relance" => true,
         "data" => [".lance", ".blob", ".tmp"].iter().any(|mark| file.contains(mark)),
         _ => false,
     }

@@ -47,6 +47,7 @@ use crate::progress::{Amount, Event, Redacting, SharedProgress, Silent, note};
 use crate::retry::retrying;
 use crate::run::planning::Planned;
 use crate::run::prepare::Prebuilt;
+use crate::run::quarantine::Quarantined;
 use crate::run::report::{Ended, seconds};
 use crate::run::swap::Swap;
 use crate::schema::change::Change;
@@ -88,6 +89,8 @@ struct Underway {
     clocked: Vec<(Phase, f64)>,
     /// Indices over what is staged, built before the swap.
     prebuilt: Prebuilt,
+    /// What this run copied to the quarantine.
+    quarantined: Option<Quarantined>,
     _running: Running,
 }
 
@@ -297,7 +300,9 @@ impl Migration {
                     continue;
                 }
             }
-            Box::pin(self.quarantine(underway)).await?;
+            if Box::pin(self.quarantine(underway)).await? {
+                continue;
+            }
             if let Swap::Landed(live) = self.swap(underway).await? {
                 return Ok(live);
             }
@@ -391,6 +396,7 @@ impl Migration {
             swapped_after: None,
             clocked: vec![(Phase::Plan, seconds(began.elapsed()))],
             prebuilt: Prebuilt::default(),
+            quarantined: None,
             _running: running,
         }))
     }

@@ -15,7 +15,7 @@ use crate::chunk::{Chunk, ChunkId, SMALL_BYTES, SourceFragment};
 use crate::error::{Context, Error, Result};
 use crate::phase::Phase;
 use crate::plan::{Example, Finding, Plan};
-use crate::progress::{Amount, Event, note};
+use crate::progress::{Amount, Event, SharedProgress, note};
 use crate::run::Migration;
 use crate::schema::cast::Problem;
 use crate::settings::{OnBadValue, Preflight};
@@ -43,20 +43,21 @@ const EXAMPLES: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Tried {
     findings: BTreeMap<(String, Problem), Finding>,
-    /// The addresses of the rows that have a bad value.
-    pub(super) rows: RoaringTreemap,
+    /// The addresses of the rows that have a bad value, if they are asked for.
+    rows: Option<RoaringTreemap>,
 }
 
 /// What tries the rows of one fragment.
 #[derive(Clone)]
-struct Trial {
+pub(super) struct Trial {
     source: Source,
     dataset: Arc<Dataset>,
     transform: Arc<Transform>,
     what: What,
     pool: Pool,
     batch_rows: u32,
-    rows_max: u64,
+    /// Rows of each fragment that are tried.
+    pub(super) rows_max: u64,
 }
 
 impl Migration {
@@ -83,12 +84,19 @@ impl Migration {
     }
 
     /// Tries the changes of `plan` on the first `rows_max` rows of every fragment of `live`.
-    pub(super) async fn try_rows(
-        &self,
-        live: &Arc<Dataset>,
-        plan: &Plan,
-        rows_max: u64,
-    ) -> Result<Tried> {
+    async fn try_rows(&self, live: &Arc<Dataset>, plan: &Plan, rows_max: u64) -> Result<Tried> {
+        let Some(trial) = self.trial(live, plan)? else {
+            return Ok(Tried::default());
+        };
+        let trial = Trial { rows_max, ..trial };
+        let fragments = source_fragments(live).await?;
+        let rows = fragments.iter().map(|fragment| fragment.physical_rows.min(rows_max)).sum();
+        self.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
+        self.try_fragments(&trial, fragments).await
+    }
+
+    /// What tries the changes of `plan` on all rows of a fragment of `live`, if anything can be wrong.
+    pub(super) fn trial(&self, live: &Arc<Dataset>, plan: &Plan) -> Result<Option<Trial>> {
         let columns = plan.target.columns.iter();
         let places: Vec<usize> = columns
             .enumerate()
@@ -96,29 +104,30 @@ impl Migration {
             .map(|(at, _)| at)
             .collect();
         if places.is_empty() || plan.is_nothing() {
-            return Ok(Tried::default());
+            return Ok(None);
         }
         let transform = Transform::of(&plan.target, &places, plan.filter.clone());
         let what = What { schema: Arc::new(transform.inputs()), aligned: true };
-        let trial = Trial {
+        Ok(Some(Trial {
             source: Source::of(Arc::clone(live)),
             dataset: Arc::clone(live),
             transform: Arc::new(transform),
             what,
             pool: Pool::of(self.settings.workers)?,
             batch_rows: self.settings.batch_size.rows(plan.width()).min(BATCH_ROWS),
-            rows_max,
-        };
-        let fragments = source_fragments(live).await?;
-        let rows = fragments.iter().map(|fragment| fragment.physical_rows.min(rows_max)).sum();
-        self.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
-        self.try_fragments(&trial, fragments).await
+            rows_max: u64::MAX,
+        }))
+    }
+
+    /// Fragments that are tried side by side.
+    pub(super) fn tried_at_once(&self, fragments: &[SourceFragment]) -> usize {
+        let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_BYTES);
+        self.settings.workers * if small { SMALL_A_WORKER } else { 1 }
     }
 
     /// Tries `fragments` side by side, each on a task of its own.
     async fn try_fragments(&self, trial: &Trial, fragments: Vec<SourceFragment>) -> Result<Tried> {
-        let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_BYTES);
-        let at_once = self.settings.workers * if small { SMALL_A_WORKER } else { 1 };
+        let at_once = self.tried_at_once(&fragments);
         let mut waiting = fragments.into_iter().enumerate();
         let mut running = JoinSet::new();
         let mut done: BTreeMap<usize, Tried> = BTreeMap::new();
@@ -127,7 +136,10 @@ impl Migration {
                 && let Some((place, fragment)) = waiting.next()
             {
                 let (trial, progress) = (trial.clone(), Arc::clone(&self.progress));
-                running.spawn(async move { (place, trial.fragment(&fragment, &progress).await) });
+                running.spawn(async move {
+                    let tried = trial.fragment(&fragment, Tried::default(), &progress).await;
+                    (place, tried)
+                });
             }
             tokio::select! {
                 biased;
@@ -148,10 +160,26 @@ impl Migration {
 }
 
 impl Trial {
+    /// The addresses of the rows of `fragment` that have a bad value.
+    ///
+    /// # Errors
+    /// `Failed`, when they cannot be read.
+    pub(super) async fn bad_rows(
+        &self,
+        fragment: &SourceFragment,
+        progress: &SharedProgress,
+    ) -> Result<RoaringTreemap> {
+        let tried = Tried { rows: Some(RoaringTreemap::new()), ..Tried::default() };
+        let tried = self.fragment(fragment, tried, progress).await?;
+        Ok(tried.rows.unwrap_or_default())
+    }
+
+    /// What was `tried`, and what is wrong with the rows of `fragment`.
     async fn fragment(
         &self,
         fragment: &SourceFragment,
-        progress: &crate::progress::SharedProgress,
+        mut tried: Tried,
+        progress: &SharedProgress,
     ) -> Result<Tried> {
         let store = self.dataset.object_store(None).await;
         let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
@@ -172,7 +200,6 @@ impl Trial {
             self.batch(batch, hidden_of(&deleted, rows.clone()), rows, small)
         });
         let mut made = made.try_buffered(TRIED_AT_ONCE);
-        let mut tried = Tried::default();
         while let Some((found, first, amount)) = made.try_next().await? {
             for found in &found {
                 tried.note(found, (origin.id << 32) + first);
@@ -212,7 +239,9 @@ impl Tried {
         finding.examples.extend(
             examples.map(|(row, value)| Example { row: first + *row as u64, value: value.clone() }),
         );
-        self.rows.extend(found.rows.iter().map(|row| first + *row as u64));
+        if let Some(rows) = &mut self.rows {
+            rows.extend(found.rows.iter().map(|row| first + *row as u64));
+        }
     }
 
     fn take(&mut self, other: Self) {
@@ -228,7 +257,6 @@ impl Tried {
                 }
             }
         }
-        self.rows |= other.rows;
     }
 }
 

@@ -35,6 +35,7 @@ mod nulls;
 mod pages;
 mod plan;
 mod property;
+mod quarantine;
 mod readers;
 mod resume;
 mod rewrite;
