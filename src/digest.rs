@@ -19,6 +19,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
 
+/// What digests are digests of. Another number means that what was staged under the old one cannot be
+/// compared: a change here, or in the definition of the pages' hashes (`src/pages/encoding.rs`), raises it.
+pub(crate) const DIGEST_VERSION: u32 = 1;
+
 /// The digest of a whole column.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(u128);

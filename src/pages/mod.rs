@@ -7,6 +7,7 @@
 
 mod blocks;
 mod cut;
+mod encoding;
 mod file;
 mod io;
 mod read;
@@ -24,6 +25,7 @@ use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 pub(crate) use crate::pages::blocks::Blocks;
 use crate::pages::cut::{Piece, Place, reads};
+use crate::pages::encoding::hash_of;
 pub(crate) use crate::pages::file::PageFile;
 use crate::pages::file::Taken;
 pub(crate) use crate::pages::read::projection;
@@ -112,7 +114,8 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     let columns = columns.iter().zip(0..).map(|(parts, index)| moved(parts, index, &mut at));
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let mut hashes = hashes.0.into_iter();
-    let hashes = columns.iter().map(|column| hash_of(column, &mut hashes)).collect();
+    let hashes = columns.iter().map(|column| hash_of(column, &mut hashes));
+    let hashes = hashes.collect::<Result<Vec<_>>>()?;
     Ok(Copied { columns, hashes, seen })
 }
 
@@ -148,7 +151,7 @@ pub(crate) async fn hashes(
     let mut read = hashes.0.into_iter();
     let hashes = places.iter().map(|place| seen.hash(place).or_else(|| read.next()));
     let mut hashes = hashes.map(Option::unwrap_or_default);
-    Ok(columns.iter().map(|column| hash_of(column, &mut hashes)).collect())
+    columns.iter().map(|column| hash_of(column, &mut hashes)).collect()
 }
 
 /// The digest of a column of the table that is stored as columns of these `hashes`.
@@ -225,25 +228,4 @@ fn moved(
         parts.first().ok_or_else(|| Error::failed("a column without a part was asked for"))?;
     let encoding = first.column.encoding.clone();
     Ok(Arc::new(ColumnInfo::new(index, pages.into(), Vec::new(), encoding)))
-}
-
-/// The hash of `column`, whose buffers have the next of `buffers`.
-fn hash_of(column: &ColumnInfo, buffers: &mut impl Iterator<Item = u128>) -> u128 {
-    let mut whole = Xxh3::new();
-    let mut add = |bytes: &[u8]| {
-        whole.update(&(bytes.len() as u64).to_le_bytes());
-        whole.update(bytes);
-    };
-    // Lance's messages have no maps: equal ones have equal texts.
-    add(format!("{:?}", column.encoding).as_bytes());
-    for page in column.page_infos.iter() {
-        add(format!("{:?}", page.encoding).as_bytes());
-        add(&page.num_rows.to_le_bytes());
-        add(&page.priority.to_le_bytes());
-        for (_, bytes) in page.buffer_offsets_and_sizes.iter() {
-            add(&bytes.to_le_bytes());
-            add(&buffers.next().unwrap_or_default().to_le_bytes());
-        }
-    }
-    whole.digest128()
 }
