@@ -9,7 +9,7 @@ use lance::dataset::transaction::{Operation, Transaction};
 use crate::commit::{Act, id_of, is_of, is_ours};
 use crate::datafile;
 use crate::error::{Context, Error, Result};
-use crate::source::{SWAP_SUFFIX, TAG_PREFIX, swap_tag_of, tag_of};
+use crate::source::{SWAP_SUFFIX, TAG_PREFIX, is_damaged, swap_tag_of, tag_names, tag_of};
 use crate::table::newest;
 
 /// Commits read at once.
@@ -86,17 +86,27 @@ pub(crate) async fn strays(
     Ok(strays)
 }
 
-/// The tags of a table, and their versions.
+/// The tags of a table, and their versions; without those that are damaged.
 async fn tags(live: &Dataset) -> Result<HashMap<String, u64>> {
-    let tags = live.tags().list().await.doing(|| format!("list the tags of {}", live.uri()))?;
-    Ok(tags.into_iter().map(|(tag, contents)| (tag, contents.version)).collect())
+    if let Ok(tags) = live.tags().list().await {
+        return Ok(tags.into_iter().map(|(tag, contents)| (tag, contents.version)).collect());
+    }
+    // Lance lists all or none.
+    let mut tags = HashMap::new();
+    for tag in tag_names(live).await? {
+        if let Some(version) = tagged(live, &tag).await? {
+            tags.insert(tag, version);
+        }
+    }
+    Ok(tags)
 }
 
-/// The version of `tag`, if it is there.
+/// The version of `tag`, if it is there and not damaged.
 async fn tagged(live: &Dataset, tag: &str) -> Result<Option<u64>> {
     match live.tags().get_version(tag).await {
         Ok(version) => Ok(Some(version)),
         Err(lance::Error::RefNotFound { .. }) => Ok(None),
+        Err(_) if is_damaged(live, tag).await? => Ok(None),
         Err(error) => Err(error).doing(|| format!("read the tag {tag}")),
     }
 }

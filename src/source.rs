@@ -14,10 +14,12 @@ use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::Fragment;
 use lance_table::utils::stream::ReadBatchFut;
+use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use tokio::task::JoinError;
 
 use crate::chunk::{Chunk, SourceFragment};
+use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::pages::{self, Blocks, PageFile};
 use crate::schema::blob;
@@ -80,6 +82,9 @@ pub(crate) fn swap_tag_of(id: &str) -> String {
 /// `Failed`, when the tag cannot be written.
 pub(crate) async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
     let tag = tag_of(id);
+    if is_damaged(dataset, &tag).await? {
+        remove_tag_file(dataset, &tag).await?;
+    }
     match dataset.tags().create(&tag, version).await {
         // The reply to an earlier attempt may have been lost; the name is nobody else's.
         Err(lance::Error::RefConflict { .. }) => {}
@@ -118,10 +123,52 @@ pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
     for tag in [swap_tag_of(id), tag_of(id)] {
         match dataset.tags().delete(&tag).await {
             Ok(()) | Err(lance::Error::RefNotFound { .. }) => {}
+            // What is no tag any more goes as a file.
+            Err(_) if is_damaged(dataset, &tag).await? => remove_tag_file(dataset, &tag).await?,
             Err(error) => return Err(error).doing(|| format!("remove the tag {tag}")),
         }
     }
     Ok(())
+}
+
+/// Where the tags of `dataset` lie (lance 14 `src/dataset/refs.rs`).
+fn tag_file(dataset: &Dataset, tag: &str) -> Path {
+    let root = dataset.branch_location().path;
+    root.join("_refs").join("tags").join(format!("{tag}.json"))
+}
+
+/// Whether the file of `tag` is there and does not read as a tag.
+///
+/// # Errors
+/// `Failed`, when it cannot be looked at.
+pub(crate) async fn is_damaged(dataset: &Dataset, tag: &str) -> Result<bool> {
+    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
+    let file = tag_file(dataset, tag);
+    let text = match store.inner.get(&file).await {
+        Err(object_store::Error::NotFound { .. }) => return Ok(false),
+        got => got.doing(|| format!("read the tag {tag}"))?.bytes().await,
+    };
+    let text = text.doing(|| format!("read the tag {tag}"))?;
+    let read: Option<serde_json::Value> = serde_json::from_slice(&text).ok();
+    let version = read.as_ref().and_then(|read| read.get("version"));
+    Ok(version.and_then(serde_json::Value::as_u64).is_none())
+}
+
+async fn remove_tag_file(dataset: &Dataset, tag: &str) -> Result<()> {
+    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
+    datafile::remove(&store, &tag_file(dataset, tag)).await
+}
+
+/// The names of the tags of `dataset`, read or not.
+///
+/// # Errors
+/// `Failed`, when they cannot be listed.
+pub(crate) async fn tag_names(dataset: &Dataset) -> Result<Vec<String>> {
+    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
+    let directory = datafile::directory_of(&tag_file(dataset, "any"));
+    let files = datafile::list_below(&store, &directory).await?;
+    let names = files.iter().filter_map(|meta| meta.location.filename()?.strip_suffix(".json"));
+    Ok(names.map(str::to_owned).collect())
 }
 
 /// A pinned version, ready to be scanned.

@@ -29,6 +29,7 @@ use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::clock::StoreTime;
 use crate::commit::{Outcome, exactly_next};
 use crate::deletion::Deleted;
+use crate::digest::DIGEST_VERSION;
 use crate::error::{Context, Error, Result};
 use crate::journal::beat::Beats;
 pub(crate) use crate::journal::record::{
@@ -157,8 +158,9 @@ impl Journal {
     fn read(staging: Arc<Dataset>, table: &str) -> Result<Self> {
         let config = &staging.manifest().config;
         let header: serde_json::Value = from_config(config, KEY_HEADER)?;
-        let layout = header.get("layout").and_then(serde_json::Value::as_u64);
-        if layout != Some(u64::from(LAYOUT)) {
+        let number = |name| header.get(name).and_then(serde_json::Value::as_u64);
+        let known = [("layout", LAYOUT), ("digests", DIGEST_VERSION)];
+        if known.into_iter().any(|(name, ours)| number(name) != Some(u64::from(ours))) {
             return Err(Error::refused(format!(
                 "the staged migration of `{table}` was written by another version of relance, in a \
                  layout that this one does not read"

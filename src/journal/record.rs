@@ -19,6 +19,8 @@ use crate::settings::Verify;
 pub(crate) struct Header {
     /// The layout of the journal.
     pub layout: u32,
+    /// What the digests in it are of: see [`DIGEST_VERSION`](crate::digest::DIGEST_VERSION).
+    pub digests: u32,
     /// The migration's id, in its files' names, its tag and its commits.
     pub id: String,
     /// The version of relance that began it.

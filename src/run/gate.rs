@@ -356,7 +356,21 @@ async fn names(store: &ObjectStore, directory: &Path) -> Result<HashSet<String>>
 /// The files of prepared indices, as they lay in the store when they were built.
 pub(super) type IndexFiles = BTreeMap<String, (u64, String)>;
 
-/// What the store has of the files of `indices`: by name, the size, and what tells one content from another.
+/// Makes the commit of `version` durable, where the store is a disk: its manifest, its transaction, and the
+/// folders that hold them. Lance leaves that to the system.
+///
+/// # Errors
+/// `Failed`, when the disk reports an error.
+pub(super) async fn sync_commit(version: &Dataset) -> Result<()> {
+    let store = version.object_store(None).await;
+    let store = store.doing(|| format!("open the store of {}", version.uri()))?;
+    let transaction = version.manifest().transaction_file.as_ref();
+    let transaction = transaction.map(|name| version.transactions_dir().join(name.as_str()));
+    let manifest = version.manifest_location().path.clone();
+    datafile::sync(&store, transaction.into_iter().chain([manifest]).collect(), false).await
+}
+
+/// What the store has of the files of `indices`, which are made durable: by name, the size, and what tells one content from another.
 ///
 /// # Errors
 /// `Failed`, when they cannot be listed.
@@ -367,7 +381,10 @@ pub(super) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Re
     for index in indices {
         let directory = live.indices_dir().join(index.uuid.to_string());
         let listed = store.list(Some(directory.clone())).try_collect::<Vec<_>>().await;
-        for meta in listed.doing(|| format!("list {directory}"))? {
+        let listed = listed.doing(|| format!("list {directory}"))?;
+        let paths = listed.iter().map(|meta| meta.location.clone()).collect();
+        datafile::sync(&store, paths, false).await?;
+        for meta in listed {
             let mark = format!("{} {:?}", meta.last_modified, meta.e_tag);
             files.insert(meta.location.to_string(), (meta.size, mark));
         }

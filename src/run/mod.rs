@@ -36,6 +36,7 @@ use crate::cancel::Cancel;
 use crate::catchup::Rounds;
 use crate::chunk::{Chunk, Origin};
 use crate::clock::{Clock, SystemClock};
+use crate::digest::DIGEST_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::history;
 use crate::journal::{Header, Journal, LAYOUT, Undo};
@@ -337,6 +338,7 @@ impl Migration {
         let id = Uuid::new_v4().simple().to_string().chars().take(12).collect::<String>();
         let header = Header {
             layout: LAYOUT,
+            digests: DIGEST_VERSION,
             id: id.clone(),
             relance: env!("CARGO_PKG_VERSION").to_owned(),
             began: self.clock.now(),

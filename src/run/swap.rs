@@ -156,13 +156,16 @@ impl Migration {
         underway: Box<Underway>,
         swapped: &Arc<Dataset>,
     ) -> Result<Box<Underway>> {
-        let Err(error) = gate::inspect_swapped(&underway, swapped).await else {
-            return Ok(underway);
-        };
         let (version, before) = (swapped.version_id(), underway.source.version_id());
-        if error.kind() != Kind::Mismatch {
-            return Err(error);
-        }
+        let looked = async {
+            gate::sync_commit(swapped).await?;
+            gate::inspect_swapped(&underway, swapped).await
+        };
+        let error = match looked.await {
+            Ok(()) => return Ok(underway),
+            Err(error) if error.kind() == Kind::Mismatch => error,
+            Err(error) => return Err(self.unfinished(version, error)),
+        };
         let id = underway.journal.header().id.clone();
         let operation = Operation::Restore { version: before };
         match exactly_next(swapped, operation, properties(&id, Act::Rollback)).await? {

@@ -16,6 +16,7 @@ use crate::leftover::{self, Removed};
 use crate::phase::Phase;
 use crate::plan::Request;
 use crate::process::Running;
+use crate::run::gate;
 use crate::run::look::{cleaned, requested};
 use crate::run::planning::{Planned, request_difference};
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, commits_text};
@@ -187,6 +188,7 @@ impl Migration {
         indices: Vec<String>,
     ) -> Result<RolledBack> {
         let tidied = async {
+            gate::sync_commit(live).await?;
             remove_leftovers(live, &point, swapped).await?;
             source::unpin(live, &point.id).await
         };
