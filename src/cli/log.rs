@@ -36,6 +36,14 @@ impl<W: Write> Write for Escaped<W> {
     }
 }
 
+/// Has what panics say escaped: Lance's repeat what is in a damaged file.
+pub(super) fn escape_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        // Nobody reads a closed stderr.
+        let _ = writeln!(io::stderr().lock(), "{}", escape_line(&panic.to_string()));
+    }));
+}
+
 /// Logs as much as `verbose` asks for; `RELANCE_LOG` overrides it. Writes a trace to `trace`, for Chrome or
 /// Perfetto.
 ///

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use relance::{
     Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
-    escape_json, escape_text, table_names,
+    escape_json, escape_line, escape_text, table_names,
 };
 use serde_json::{Value, json};
 
@@ -57,6 +57,7 @@ impl Printed {
 
 /// Runs the command line of this process.
 pub(crate) fn run() -> ExitCode {
+    log::escape_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -308,7 +309,7 @@ async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> 
 fn ended_printed(ended: &Ended) -> Printed {
     match ended {
         Ended::Nothing(plan) => done(
-            format!("Nothing to do: {}\n{}", plan.why(), plan.text().trim_end()),
+            format!("Nothing to do: {}\n{}", escape_line(plan.why()), plan.text().trim_end()),
             json!({ "ended": "nothing", "plan": plan.json() }),
         ),
         Ended::Held(held) => Printed {

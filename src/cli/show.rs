@@ -135,12 +135,14 @@ pub(super) fn held(held: &Held) -> String {
     if *taken_over {
         return format!("Held `{table}`: migration {id} was taken over by another run");
     }
-    let nulled = values_nulled.iter().map(|nulled| format!("\n  to null    {}", nulled.text()));
-    let nulled = nulled.collect::<String>();
-    format!(
-        "Held `{table}`: migration {id} has {rows} rows staged and verified{nulled}\n  `relance resume` swaps \
-         them in, `relance abort` drops them; the table `{table}{STAGING_SUFFIX}` shows them"
-    )
+    let mut lines =
+        vec![format!("Held `{table}`: migration {id} has {rows} rows staged and verified")];
+    lines.extend(values_nulled.iter().map(|nulled| format!("  to null    {}", nulled.text())));
+    lines.push(format!(
+        "  `relance resume` swaps them in, `relance abort` drops them; the table \
+         `{table}{STAGING_SUFFIX}` shows them"
+    ));
+    page(&lines)
 }
 
 /// A migration that was dropped.
@@ -155,14 +157,17 @@ pub(super) fn aborted(aborted: &Aborted) -> String {
     let bytes = bytes_text(*bytes);
     let first = format!("Aborted migration {id} of `{table}`: {files} files removed, {bytes}");
     let lines = [first].into_iter().chain(left.iter().map(|left| format!("  left: {left}")));
-    lines.collect::<Vec<_>>().join("\n")
+    page(&lines.collect::<Vec<_>>())
 }
 
 /// A swap that was taken back.
 pub(super) fn rolled_back(back: &RolledBack) -> String {
     let dropped = match back.indices_dropped.as_slice() {
         [] => String::new(),
-        names => format!("\n  indices dropped with what is taken back: {}", names.join(", ")),
+        names => {
+            let names = names.join(", ");
+            format!("\n  indices dropped with what is taken back: {}", escape_line(&names))
+        }
     };
     if back.kept_commits > 0 {
         return format!(
