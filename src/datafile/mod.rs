@@ -26,7 +26,9 @@ use uuid::Uuid;
 use crate::budget::Throttle;
 use crate::datafile::counted::Counted;
 use crate::datafile::local::LocalFile;
-pub(crate) use crate::datafile::tree::{clear_table, is_link, list_below, names, remove_empty};
+pub(crate) use crate::datafile::tree::{
+    clear_table, is_link, list_below, list_table, names, remove_empty,
+};
 use crate::datafile::tree::{is_directory, is_without_links};
 use crate::error::{Context, Result};
 

@@ -29,8 +29,19 @@ pub(crate) async fn list_below(store: &ObjectStore, root: &Path) -> Result<Vec<O
     Ok(tree(store, root).await?.files)
 }
 
-/// Removes the files of the table at `root`, but for the one at `last`, if one is to stay, and gives the names of what is left
-/// alone below it: links, and what no table has.
+/// Every file below `root` that a table has there.
+///
+/// # Errors
+/// `Failed`, when it cannot be listed.
+pub(crate) async fn list_table(store: &ObjectStore, root: &Path) -> Result<Vec<ObjectMeta>> {
+    let mut files = list_below(store, root).await?;
+    files.retain(|file| is_of_a_table(&below(root, &file.location)));
+    Ok(files)
+}
+
+/// Removes the files of the table at `root`, but for the one at `last`, if one is to stay, and gives the
+/// names of what is left alone below it: links, and what no table has. Of links, only those go that stand
+/// in the place of a manifest, since Lance would read them as a version; what they lead to stays.
 ///
 /// # Errors
 /// `Refused`, when `last` is behind a link; `Failed`, when a file is there and cannot be removed.
@@ -44,11 +55,20 @@ pub(crate) async fn clear_table(
 ) -> Result<Vec<String>> {
     let Tree { files, links } = tree(store, root).await?;
     let is_last = |file: &ObjectMeta| last == Some(&file.location);
-    if let Some(last) = last.filter(|_| !links.is_empty() && !files.iter().any(is_last)) {
+    let is_seen = |last: &Path| links.contains(last) || files.iter().any(is_last);
+    if let Some(last) = last.filter(|last| !links.is_empty() && !is_seen(last)) {
         let message = format!("{last} is behind a link, which relance does not follow");
         return Err(Error::refused(message).with_advice("put what it leads to in its place"));
     }
-    let mut left: Vec<String> = links.iter().map(|link| below(root, link)).collect();
+    let mut left = Vec::new();
+    for link in links.iter().filter(|link| last != Some(*link)) {
+        let name = below(root, link);
+        if is_manifest(&name) {
+            remove(store, link).await?;
+        } else {
+            left.push(name);
+        }
+    }
     for file in files.iter().filter(|file| !is_last(file)) {
         let name = below(root, &file.location);
         if is_of_a_table(&name) {
@@ -158,6 +178,12 @@ fn below(root: &Path, location: &Path) -> String {
     name.trim_start_matches('/').to_owned()
 }
 
+/// Whether `name` is that of a version of a Lance table.
+fn is_manifest(name: &str) -> bool {
+    let name = name.strip_prefix("_versions/").unwrap_or_default();
+    name.contains(".manifest") && !name.contains('/')
+}
+
 /// Whether `name` is that of a file in a Lance table's folder, or of one that was not written to its end.
 fn is_of_a_table(name: &str) -> bool {
     let Some((folder, name)) = name.split_once('/') else { return false };
@@ -198,7 +224,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn links_are_neither_followed_nor_removed() {
+    async fn links_are_not_followed() {
         let root = std::env::temp_dir().join(format!("relance-tree-{}", uuid::Uuid::new_v4()));
         let (table, outside) = (root.join("t.lance"), root.join("outside"));
         std::fs::create_dir_all(table.join("_versions/empty")).unwrap();
@@ -216,10 +242,11 @@ mod tests {
         let at = |path: &FilePath| Path::from_absolute_path(path).unwrap();
         let last = at(&table.join("_versions/2.manifest"));
         let left = clear_table(&store, &at(&table), Some(&last)).await.unwrap();
-        assert_eq!(left, ["_versions/3.manifest", "_versions/x", "loop", "notes.txt"]);
+        assert_eq!(left, ["_versions/x", "loop", "notes.txt"]);
         remove(&store, &last).await.unwrap();
         remove_empty(&store, &at(&table));
         remove_empty(&store, &at(&table.join("_versions/x")));
+        assert!(!table.join("_versions/3.manifest").is_symlink());
         assert!(outside.join("empty").is_dir() && outside.join("3.manifest").is_file());
         assert!(!table.join("_versions/1.manifest").exists());
         assert!(!table.join("_versions/empty").exists());

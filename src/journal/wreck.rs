@@ -62,7 +62,7 @@ impl Opened {
             Err(why) => Some(why),
         };
         let (store, root) = opener.staging_place().await?;
-        let mut files = datafile::list_below(&store, &root).await?;
+        let mut files = datafile::list_table(&store, &root).await?;
         let why = match why {
             None if files.is_empty() => return Ok(Self::Nothing),
             None => Error::failed("the staging table has files, and no version that can be opened"),

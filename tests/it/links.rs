@@ -123,3 +123,30 @@ async fn a_staged_file_that_became_a_link_is_staged_again() {
     let name = staged.file_name().unwrap().to_str().unwrap();
     assert!(!live.fragments().iter().any(|one| one.files.iter().any(|file| file.path == name)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_files_and_a_link_for_a_version_are_in_nobodys_way() {
+    let db = Db::new();
+    db.documents("t", 500, 100).await;
+    let before = db.rows("t").await;
+    db.relance("migrate", "t", &[ADD, &["--hold"]].concat()).expect(5);
+    let staging = db.table("t__relance_staging");
+    let notes = staging.join("notes.txt");
+    std::fs::write(&notes, b"mine").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("garbage");
+    std::fs::write(&file, b"not a manifest").unwrap();
+    // Lance takes it for the newest version.
+    symlink(&file, staging.join("_versions/18446744073709550000.manifest")).unwrap();
+    db.relance("abort", "t", &[]).expect(0);
+    assert_eq!(std::fs::read(&notes).unwrap(), b"mine");
+    assert_eq!(std::fs::read(&file).unwrap(), b"not a manifest");
+    let left = db.files().into_iter().map(|(file, _)| PathBuf::from(file));
+    let left: Vec<PathBuf> = left.filter(|file| file.starts_with(&staging)).collect();
+    assert_eq!(left, std::slice::from_ref(&notes));
+    assert!(db.staged_files().is_empty());
+    db.relance("status", "t", &[]).expect(0).says("nothing staged");
+    db.relance("migrate", "t", ADD).expect(0);
+    assert_kept(&before, &db.rows("t").await);
+    assert!(notes.is_file());
+}
