@@ -55,7 +55,7 @@ async fn names_and_values_are_shown_escaped() {
     go("plan", &nulls).expect(0).says(NAME_SHOWN).says(VALUE_SHOWN);
     go("migrate", &["--rename", "id=b", "--drop", "no\u{1b}such"]).says(r"no\u{1b}such");
     let more = ["--cast", &cast, "--json", "--progress", "json", "--hold", "-vv"];
-    go("migrate", &[&more[..], &["--on-bad-value", "null"]].concat()).expect(5);
+    go("migrate", &[&more[..], &["--on-bad-value", "null"]].concat()).expect(0);
     go("status", &[]).expect(0).says(NAME_SHOWN);
     go("migrate", &add).expect(6).says(NAME_SHOWN);
     go("resume", &add).expect(3).says(NAME_SHOWN);
@@ -90,7 +90,7 @@ async fn suggested_commands_can_be_typed_in_a_shell() {
         command.arg("migrate").arg(&inner).args(["t", "--add", "n:int64=7"]);
         command
     };
-    run(migrate().arg("--hold")).expect(5);
+    run(migrate().arg("--hold")).expect(0);
     let ran = harmless(run(&mut migrate()).expect(6));
     // From the backtick before the command to the one that another sentence begins after.
     let (_, suggested) = ran.stderr.split_once("`relance resume").unwrap();

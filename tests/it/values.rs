@@ -188,10 +188,10 @@ async fn values_that_became_null_are_counted() {
 
         // The same after a hold, catching up and resuming; deleted rows may be among them.
         let asked = [&cast[..], &["null", "--strategy", strategy, "--hold", "--json"]].concat();
-        let held = db.relance("migrate", "t", &asked).expect(5).json();
+        let held = db.relance("migrate", "t", &asked).expect(0).json();
         assert_eq!(held["held"]["values_nulled"], counted);
         db.append("t", documents(60, 10)).await;
-        let held = db.relance("resume", "t", &["--hold", "--json"]).expect(5).json();
+        let held = db.relance("resume", "t", &["--hold", "--json"]).expect(0).json();
         assert_eq!(held["held"]["values_nulled"][0]["count"], 60);
         assert!(held["held"]["values_nulled"][0].get("at_most").is_none());
         db.open("t").await.delete("id = 0").await.unwrap();
