@@ -79,7 +79,7 @@ pub(crate) async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
     for found in find(dataset).await? {
         let recipe = recipe(dataset, &found).await;
         facts.push(IndexFacts {
-            unknown: recipe.err().map(|error| error.report(&[])),
+            unknown: recipe.err().map(|error| error.report(&[]).replace('\n', " ")),
             name: found.name,
             column: found.column,
             kind: found.kind,

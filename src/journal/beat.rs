@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use futures::future::{BoxFuture, pending};
-use futures::{FutureExt, TryStreamExt};
 use lance::Dataset;
 use lance_io::object_store::ObjectStore;
 use object_store::path::Path;
@@ -302,7 +302,7 @@ impl Journal {
 
     /// What runs that had the journal before left: theirs are not looked at any more.
     async fn remove_other_beats(&self, store: &ObjectStore, own: &Path) {
-        let listed = store.list(Some(self.folder())).try_collect::<Vec<_>>().await;
+        let listed = datafile::list_below(store, &self.folder()).await;
         for meta in listed.unwrap_or_default() {
             if meta.location != *own {
                 // It goes with the staging table otherwise.

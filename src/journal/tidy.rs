@@ -1,6 +1,5 @@
 //! Old versions of the staging table: nobody needs them, and each holds all that is staged.
 
-use futures::TryStreamExt;
 use lance::Dataset;
 use lance_io::object_store::ObjectStore;
 use object_store::path::Path;
@@ -52,9 +51,9 @@ fn is_old(version: u64, now: u64) -> bool {
 }
 
 /// The versions that are there, and where.
-async fn versions(store: &ObjectStore, staging: &Dataset) -> lance::Result<Vec<(u64, Path)>> {
+async fn versions(store: &ObjectStore, staging: &Dataset) -> Result<Vec<(u64, Path)>> {
     let scheme = staging.manifest_location().naming_scheme;
-    let listed: Vec<_> = store.list(Some(staging.versions_dir())).try_collect().await?;
+    let listed = datafile::list_below(store, &staging.versions_dir()).await?;
     let versions = listed.into_iter().filter_map(|meta| {
         let name = meta.location.filename().filter(|name| name.ends_with(".manifest"))?;
         Some((scheme.parse_version(name)?, meta.location))
@@ -65,7 +64,7 @@ async fn versions(store: &ObjectStore, staging: &Dataset) -> lance::Result<Vec<(
 /// Removes the transactions of old versions. Each is named for the version that it was made from.
 async fn remove_transactions(store: &ObjectStore, staging: &Dataset) {
     let now = staging.version_id();
-    let listed = store.list(Some(staging.transactions_dir())).try_collect::<Vec<_>>().await;
+    let listed = datafile::list_below(store, &staging.transactions_dir()).await;
     for meta in listed.unwrap_or_default() {
         let name = meta.location.filename().and_then(|name| name.split_once('-'));
         let from = name.and_then(|(from, _)| from.parse::<u64>().ok());

@@ -29,7 +29,7 @@ impl Migration {
             Ok(stats) => Some(Unused { files: files(&stats), bytes: stats.bytes_removed }),
             Err(error) => {
                 let error: Error = error;
-                note(&self.progress, error.report(&[]));
+                note(&self.progress, error.report(&[]).replace('\n', " "));
                 None
             }
         }

@@ -298,7 +298,7 @@ impl PointStatus {
     ) -> Self {
         let (nulls, nulls_unknown) = match nulls {
             Ok(nulls) => (nulls, None),
-            Err(error) => (Vec::new(), Some(error.report(&[]))),
+            Err(error) => (Vec::new(), Some(error.report(&[]).replace('\n', " "))),
         };
         Self {
             id: point.id.clone(),

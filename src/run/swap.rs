@@ -179,7 +179,7 @@ impl Migration {
                 let error = Error::mismatch(message).caused_by(error);
                 Err(match back {
                     Ok(()) => error,
-                    Err(left) => error.with_advice(&left.report(&[])),
+                    Err(left) => error.with_lines(left.report(&[]).lines()),
                 })
             }
             Outcome::LostRace { head } => {
