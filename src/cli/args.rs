@@ -24,9 +24,10 @@ Exit codes:
   2  usage
   3  refused by preflight
   4  verification found a difference; not swapped
-  5  interrupted or held; `resume` goes on
+  5  interrupted, or others write faster than it catches up; `resume` goes on
   6  another migration of this table is staged or running
-  7  outcome of the swap unknown; how to find out is printed";
+  7  outcome of the swap unknown; how to find out is printed
+  8  swapped, whole; something after it is left for `resume`";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
