@@ -84,6 +84,16 @@ fn forbids(data_type: &DataType) -> bool {
     }
 }
 
+/// Whether `one` forbids a null somewhere inside where `other`, a type of the same shape, allows it.
+pub(crate) fn loses_not_null(one: &DataType, other: &DataType) -> bool {
+    let mut pairs = fields_of(one).iter().zip(fields_of(other));
+    same_shape(one, other)
+        && pairs.any(|(one, other)| {
+            (!one.is_nullable() && other.is_nullable())
+                || loses_not_null(one.data_type(), other.data_type())
+        })
+}
+
 /// The rows of `array` that hold a null where `to`, a type of the same shape, allows none. What lies under a
 /// null is not looked at. `None`, when there is no such row.
 pub(crate) fn forbidden(array: &ArrayRef, to: &DataType) -> Option<BooleanArray> {

@@ -8,6 +8,7 @@ use lance_core::datatypes::Field;
 use crate::error::{Error, Result};
 use crate::schema::cast::is_castable;
 use crate::schema::change::Change;
+use crate::schema::nulls::loses_not_null;
 use crate::schema::show::type_text;
 
 /// Whether files of one field can be read as the other: ids, names, types and nulls are the same, all the
@@ -35,6 +36,19 @@ pub(super) fn stored(field: &ArrowField, path: &str) -> Result<Field> {
         Error::usage(format!("column `{path}` has a type that Lance does not store"))
             .caused_by(error)
     })
+}
+
+/// Refuses a type that was asked for and forbids a null where what is `stored` for it allows one: Lance keeps
+/// no `not null` for the items of fixed-size lists (lance-core 14 `src/datatypes.rs`).
+pub(super) fn expect_nulls_kept(asked: &DataType, stored: &DataType, path: &str) -> Result<()> {
+    if !loses_not_null(asked, stored) {
+        return Ok(());
+    }
+    let text = type_text(stored);
+    Err(Error::refused(format!(
+        "column `{path}`: Lance keeps no `not null` for the items of a fixed-size list"
+    ))
+    .with_advice(&format!("ask for {text}")))
 }
 
 pub(super) fn renumber(field: &mut Field, parent: i32, next_id: &mut i64) -> Result<()> {

@@ -15,8 +15,8 @@ use crate::schema::follow::{Renamed, followed, lost_functions};
 use crate::schema::literal::{null_literal, parse_literal, settle_now};
 use crate::schema::path::{Place, field_at, fields_around, find, renamed};
 use crate::schema::rules::{
-    exists_otherwise, expect_castable, expect_name, field_of, kept_metadata, nowhere,
-    refuse_extension, refuse_extension_inside, refuse_twice, renumber, same_field, stored,
+    exists_otherwise, expect_castable, expect_name, expect_nulls_kept, field_of, kept_metadata,
+    nowhere, refuse_extension, refuse_extension_inside, refuse_twice, renumber, same_field, stored,
 };
 use crate::schema::show::type_text;
 use crate::schema::sql::Sql;
@@ -188,6 +188,7 @@ impl Draft<'_> {
         let (around, name) = self.split_new(&add.name)?;
         let field = ArrowField::new(name, add.data_type.clone(), add.nullable);
         let field = stored(&field, &add.name)?;
+        expect_nulls_kept(&add.data_type, &field.data_type(), &add.name)?;
         // Stored types can differ from those asked in the names of their items.
         let value = arrow::compute::cast(&value, &field.data_type()).unwrap_or(value);
         if let Some(place) = self.existing(&add.name, &field.data_type(), if_exists)? {
@@ -225,10 +226,16 @@ impl Draft<'_> {
         if of_itself && if_exists == IfExists::Skip {
             return Err(exists_otherwise(name, &format!("`{sql}` is computed from it")));
         }
-        // Some functions give views, which Lance does not store.
-        let asked = data_type.clone().unwrap_or_else(|| without_views(parsed.data_type()));
+        let asked = if let Some(asked) = data_type {
+            asked.clone()
+        } else {
+            // Some functions give views, which Lance does not store, and other names of items.
+            let own = without_views(parsed.data_type());
+            stored(&field_of(own_name, Some(own), *nullable), name)?.data_type()
+        };
         expect_castable(name, parsed.data_type(), &asked)?;
         let field = stored(&field_of(own_name, Some(asked.clone()), *nullable), name)?;
+        expect_nulls_kept(&asked, &field.data_type(), name)?;
         if let Some(place) = self.existing(name, &field.data_type(), if_exists)? {
             let made = (field.clone(), self.computed(parsed, name, &field)?);
             return self.skip_compute(compute, &place, made);
@@ -282,6 +289,7 @@ impl Draft<'_> {
         let old = self.field(&place)?.clone();
         let arrow = ArrowField::new(&old.name, cast.data_type.clone(), old.nullable);
         let mut new = stored(&arrow, &cast.name)?;
+        expect_nulls_kept(&cast.data_type, &new.data_type(), &cast.name)?;
         let from = old.data_type();
         if from == new.data_type() {
             return self.skip(&cast.name, &format!("is {} already", type_text(&from)));

@@ -78,8 +78,8 @@ async fn deleted_between_every_two_steps(strategy: &[&str], changes: &[&str], se
     }
     write(&db, &mut random, &mut next).await;
     let before = db.rows("t").await;
-    let code = db.relance("rollback", "t", &["--keep-writes"]).code;
-    assert!([0, 3].contains(&code));
+    let back = db.relance("rollback", "t", &["--keep-writes"]);
+    assert!([0, 3].contains(&back.code), "{}", back.stderr);
     assert_eq!(ids(&db.rows("t").await), ids(&before));
 }
 
@@ -117,7 +117,8 @@ fn damage(files: &[PathBuf], damage: Damage) {
     let Some(file) = files.last() else { return };
     let length = std::fs::metadata(file).unwrap().len();
     match damage {
-        Damage::Corrupt => flip(file, length / 2),
+        // Not every byte of a manifest is of the version: its transaction is not published.
+        Damage::Corrupt => (0..32).for_each(|part| flip(file, length * part / 32)),
         Damage::Cut => {
             let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
             file.set_len(length / 2).unwrap();
@@ -152,6 +153,8 @@ fn published(table: &Path, kind: &str) -> Vec<PathBuf> {
     let ours = |file: &PathBuf| match kind {
         "data" => file.to_string_lossy().contains("-relance-"),
         "_versions" => file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('d')),
+        // Lance writes few deleted rows in another format.
+        "_deletions" => file.extension().is_some_and(|kind| kind == "bin"),
         _ => true,
     };
     files_in(&table.join(kind)).into_iter().filter(ours).collect()
@@ -171,6 +174,7 @@ async fn held(db: &Db) -> Dataset {
     let settings = Settings { hold: Hold::Exit, ..small() };
     let migration = rewrite(db, settings, Mortal::never())
         .strategy(Strategy::Rewrite)
+        .rows_per_file(2_000)
         .change(Change::parse_add("n:int64=7").unwrap());
     assert!(matches!(migration.migrate().await.unwrap(), Ended::Held(_)));
     live.delete("id = 1 or id = 2500").await.unwrap();
@@ -272,7 +276,8 @@ async fn a_swap_whose_files_are_removed_at_that_moment_is_taken_back() {
         let landed = format!("{:020}.manifest", u64::MAX - (version + 1));
         let vandal = Mortal::watched(move |path| {
             let mut done = done.lock().unwrap();
-            if !*done && path.filename() == Some(landed.as_str()) {
+            let of_table = path.as_ref().contains("/t.lance/_versions/");
+            if !*done && of_table && path.filename() == Some(landed.as_str()) {
                 *done = true;
                 let files = published(&table, kind);
                 assert!(!files.is_empty());

@@ -81,3 +81,20 @@ async fn a_null_where_none_may_be_is_refused_whatever_way_the_type_comes() {
         db.relance("verify", "t", &[]).expect(0);
     }
 }
+
+/// Lance keeps no such promise: whoever asks for it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lance_does_not_keep_is_refused() {
+    let db = Db::new();
+    table(&db, "t", "fixed_size_list<float>[2]", &["[1, null]", "[1, 2]"]).await;
+    let kind = "fixed_size_list<item: float not null>[2]";
+    for (verb, asked) in [
+        ("--cast", format!("c:{kind}")),
+        ("--compute", format!("d:{kind}=c")),
+        ("--add", format!("e:{kind}")),
+    ] {
+        let ran = db.relance("migrate", "t", &[verb, &asked]).expect(3);
+        ran.says("Lance keeps no `not null`").says("fixed_size_list<item: float>[2]");
+    }
+    assert_eq!(db.open("t").await.version_id(), 1);
+}
