@@ -51,7 +51,9 @@ const BATCH_READAHEAD: usize = 4;
 /// Batches that are asked of a fragment at once: many enough that finding a page again costs little,
 /// few enough that little of a large page is held.
 const BATCHES_A_READ: u32 = 8;
-/// Reads of a fragment that are begun at once.
+/// Reads of a fragment that are begun at once. Each has a buffer of its own: Lance gives a read more than its
+/// buffer holds only if nothing that is asked for earlier waits to be used; of two reads that share one, each
+/// can wait for what the other has taken, forever, where a page is larger than what is left.
 const READS_AHEAD: usize = 2;
 /// Fragments of a chunk whose footers are read ahead.
 const FRAGMENT_READAHEAD: usize = 4;
@@ -214,13 +216,7 @@ impl Source {
         let rows = chunk.fragments.iter().map(counted);
         let fragments = self.fragments_of(chunk)?;
         let blobs = Blobs::of_fragments(store, directory, &what.schema, &fragments)?;
-        let config = FragReadConfig::default()
-            .with_scan_scheduler(ScanScheduler::new(
-                Arc::clone(store),
-                SchedulerConfig::new(limits.io_buffer_bytes),
-            ))
-            .with_ignore_deletions(what.aligned)
-            .with_row_address(blobs.is_some());
+        let configs = configs(store, limits, what.aligned, blobs.is_some());
         let schema = Arc::new(blob::stored(&what.schema));
         let fragments: Vec<_> = fragments.into_iter().zip(rows).collect();
         let files = fragments.iter().flat_map(|(fragment, _)| &fragment.files);
@@ -232,11 +228,11 @@ impl Source {
         let here = chunk.is_small();
         let reads = stream::iter(fragments)
             .map(move |(fragment, rows)| {
-                let (source, schema, config) =
-                    (source.clone(), Arc::clone(&schema), config.clone());
+                let (source, schema, configs) =
+                    (source.clone(), Arc::clone(&schema), configs.clone());
                 let (place, batch_rows) = (place.clone(), limits.batch_rows);
                 let direct = direct && (aligned || fragment.deletion_file.is_none());
-                async move {
+                let opened = async move {
                     if direct {
                         let tasks =
                             source.pages(&place, &fragment, &schema, rows, batch_rows).await;
@@ -247,9 +243,17 @@ impl Source {
                         }
                     }
                     let fragment = FileFragment::new(Arc::clone(&source.dataset), fragment);
-                    let reader = fragment.open(&schema, config).await?;
-                    Ok(reads(reader, rows, batch_rows, here))
-                }
+                    let mut readers = Vec::new();
+                    for config in configs {
+                        readers.push(Arc::new(fragment.open(&schema, config).await?));
+                        if rows <= u64::from(step(batch_rows)) {
+                            break;
+                        }
+                    }
+                    Ok(reads(readers, rows, batch_rows, here))
+                };
+                // What is left lying of a footer would be in the way of pages that are asked for later.
+                if here { opened.boxed() } else { tokio::spawn(opened).map(joined).boxed() }
             })
             .buffered(FRAGMENT_READAHEAD)
             .try_flatten();
@@ -356,16 +360,37 @@ fn files_text(names: &[String]) -> String {
     if names.len() <= 3 { names.join(", ") } else { format!("one of {} files", names.len()) }
 }
 
-/// The reads that give the first `rows` rows of `reader`, deleted ones not counted, in order; `here`, or
-/// on tasks of their own.
-fn reads(reader: FragmentReader, rows: u64, batch_rows: u32, here: bool) -> Reads {
+/// How fragments are opened, for each of the reads that are begun at once.
+fn configs(
+    store: &Arc<ObjectStore>,
+    limits: ScanLimits,
+    aligned: bool,
+    addresses: bool,
+) -> [FragReadConfig; READS_AHEAD] {
+    let buffer = SchedulerConfig::new(limits.io_buffer_bytes / READS_AHEAD as u64);
+    [(); READS_AHEAD].map(|()| {
+        FragReadConfig::default()
+            .with_scan_scheduler(ScanScheduler::new(Arc::clone(store), buffer))
+            .with_ignore_deletions(aligned)
+            .with_row_address(addresses)
+    })
+}
+
+/// Rows that are asked of a fragment at once.
+fn step(batch_rows: u32) -> u32 {
+    batch_rows.saturating_mul(BATCHES_A_READ).max(1)
+}
+
+/// The reads that give the first `rows` rows of a fragment, deleted ones not counted, in order; `here`, or
+/// on tasks of their own. They take turns with its `readers`: a read begins when the one before the last is
+/// used up, so that none has another one beside it.
+fn reads(readers: Vec<Arc<FragmentReader>>, rows: u64, batch_rows: u32, here: bool) -> Reads {
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-    let step = batch_rows.saturating_mul(BATCHES_A_READ).max(1);
+    let step = step(batch_rows);
     let starts = (0..rows).step_by(usize::try_from(step).unwrap_or(1));
-    let reader = Arc::new(reader);
-    stream::iter(starts)
-        .map(move |start| {
-            let reader = Arc::clone(&reader);
+    let turns = readers.into_iter().cycle();
+    stream::iter(starts.zip(turns))
+        .map(move |(start, reader)| {
             let range = start..rows.min(start.saturating_add(step));
             let read = async move { reader.read_range(range, batch_rows).await };
             // On a task of its own, so that the next read begins before this one is used up.
@@ -382,4 +407,73 @@ pub(crate) fn joined<T>(
     task: std::result::Result<lance::Result<T>, JoinError>,
 ) -> lance::Result<T> {
     task.unwrap_or_else(|error| Err(lance::Error::io_source(error.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::ChunkId;
+    use crate::location::Location;
+    use crate::table::{Opener, source_fragments};
+    use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatchIterator};
+    use std::time::Duration;
+
+    /// Rows of 900 kB that nothing compresses, about ten to a page.
+    const ROWS: u64 = 120;
+
+    fn large(rows: u64) -> RecordBatch {
+        let mut state = 1_u64;
+        let mut value = |_| {
+            let words = (0..112_500).flat_map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_le_bytes()
+            });
+            words.collect::<Vec<u8>>()
+        };
+        let values = (0..rows).map(&mut value).collect::<Vec<_>>();
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values((0..).take(values.len())));
+        let values: ArrayRef = Arc::new(LargeBinaryArray::from_iter_values(values));
+        RecordBatch::try_from_iter([("id", ids), ("value", values)]).unwrap()
+    }
+
+    async fn scanned(source: &Source, aligned: bool, io_buffer_bytes: u64) -> usize {
+        let fragments = source_fragments(&source.dataset).await.unwrap();
+        let chunk = Chunk { id: ChunkId(0), fragments };
+        let what = What { aligned, ..source.all() };
+        let limits = ScanLimits { batch_rows: 1, io_buffer_bytes };
+        let read = source.scan(&chunk, &what, limits).await.unwrap();
+        let all = source.scan_all(limits).await.unwrap();
+        let count = |batches: Batches| async move {
+            let rows = batches.map_ok(|batch| batch.num_rows());
+            rows.try_fold(0, |sum, rows| std::future::ready(Ok(sum + rows))).await.unwrap()
+        };
+        assert_eq!(count(all).await, 118);
+        count(read).await
+    }
+
+    /// As 100 MB pages beside the 64 MiB that are read ahead: pages are larger than the buffer, reads begin
+    /// in the middle of one and go on in the next.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_read_waits_forever_for_pages_that_are_larger_than_the_buffer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let batch = large(ROWS);
+        let (rows, schema) = ([Ok(batch.clone())], batch.schema());
+        let rows = RecordBatchIterator::new(rows, schema);
+        let mut written = Dataset::write(rows, &format!("{path}/t.lance"), None).await.unwrap();
+        written.delete("id = 17 or id = 70").await.unwrap();
+        for database in [path.to_owned(), format!("file-object-store://{path}")] {
+            let location = Location::new(&database, "t").unwrap();
+            let source = Source::of(Opener::of(&location, None).live().await.unwrap());
+            for buffer in [1 << 20, 6 << 20, 8 << 20] {
+                for (aligned, rows) in [(false, 118), (true, 120)] {
+                    let read = scanned(&source, aligned, buffer);
+                    let read = tokio::time::timeout(Duration::from_mins(1), read).await;
+                    assert_eq!(read, Ok(rows), "{database}, {buffer} bytes ahead");
+                }
+            }
+        }
+    }
 }

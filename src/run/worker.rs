@@ -33,8 +33,7 @@ use crate::template::Templates;
 use crate::transform::pool::Pool;
 use crate::{datafile, deletion, span};
 
-/// Lance reads this far ahead for a chunk. Two reads share it: where it holds less than a few of a file's
-/// largest pages (32 MiB), each can wait for what the other one has taken, forever.
+/// Lance reads this far ahead for a chunk.
 const IO_BUFFER_BYTES: u64 = 64 << 20;
 
 /// Bytes that the largest chunk holds, about: as measured, a second one at once adds 80 to 150 MB to the peak.
