@@ -211,6 +211,7 @@ impl Journal {
     ) -> Result<()> {
         let store = self.store().await?;
         let file = self.beat_file();
+        self.see_time().await;
         self.remove_other_beats(&store, &file).await;
         let began = Arc::new(AtomicBool::new(false));
         let beater = Beater {

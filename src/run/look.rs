@@ -93,7 +93,7 @@ impl Migration {
         let (header, lease) = (journal.header(), journal.lease());
         let point = history::rollback_point(live, &header.id).await?;
         let swapped = point.and_then(|point| point.swapped);
-        let seen = journal.last_seen().await?;
+        let seen = journal.last_seen().await.unwrap_or(lease.beat);
         let told = self.life_told(lease, seen);
         let running = told == Life::Alive;
         let state = match swapped {
