@@ -253,14 +253,22 @@ fn fragment_bytes(fragment: &Fragment) -> u64 {
     sizes.map(u64::from).sum()
 }
 
-/// What a fragment's values depend on: which files, which columns of them, how long they are.
+/// What a fragment's values depend on: which files, which columns of them, how long they are. It is kept in
+/// the journal: a hash of the fragment's number, its rows, and each file's name, base path and fields; all
+/// numbers as 8 little-endian bytes, what may be missing and what has a length after one more of them.
 fn signature(fragment: &Fragment) -> Signature {
     let mut hash = Xxh3::new();
-    hash.update(format!("{} {:?};", fragment.id, fragment.physical_rows).as_bytes());
+    let mut add = |number: u64| hash.update(&number.to_le_bytes());
+    let maybe = |number: Option<u64>| [u64::from(number.is_some()), number.unwrap_or_default()];
+    add(fragment.id);
+    maybe(fragment.physical_rows.map(|rows| rows as u64)).into_iter().for_each(&mut add);
     for file in &fragment.files {
-        hash.update(file.path.as_bytes());
-        hash.update(&[0]);
-        hash.update(format!("{:?} {:?};", file.base_id, file.fields).as_bytes());
+        add(file.path.len() as u64);
+        file.path.bytes().for_each(|byte| add(u64::from(byte)));
+        maybe(file.base_id.map(u64::from)).into_iter().for_each(&mut add);
+        add(file.fields.len() as u64);
+        // Fields that are gone have negative numbers.
+        file.fields.iter().for_each(|field| add(u64::from(field.cast_unsigned())));
     }
     Signature(format!("{:032x}", hash.digest128()))
 }
@@ -268,4 +276,27 @@ fn signature(fragment: &Fragment) -> Signature {
 fn free_bytes(location: &Location) -> Option<u64> {
     let directory = location.directory()?;
     fs4::available_space(directory).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lance_table::format::DataFile;
+    use xxhash_rust::xxh3::xxh3_128;
+
+    #[test]
+    fn what_a_signature_is_of_is_fixed() {
+        let mut fragment = Fragment::new(3);
+        fragment.physical_rows = Some(10);
+        let mut file = DataFile::new_unstarted("ab", ConcreteFileVersion::V2_1);
+        file.fields = vec![0, -2].into();
+        fragment.files.push(file);
+        let field = u64::from(u32::MAX - 1);
+        let numbers = [3, 1, 10, 2, u64::from(b'a'), u64::from(b'b'), 0, 0, 2, 0, field];
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let wanted = Signature(format!("{:032x}", xxh3_128(&bytes)));
+        assert_eq!(signature(&fragment), wanted);
+        fragment.files[0].base_id = Some(0);
+        assert_ne!(signature(&fragment), wanted);
+    }
 }
