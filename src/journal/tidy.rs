@@ -19,7 +19,7 @@ const KEPT: u64 = 4;
 /// `Locked`; `landed` is gone then.
 ///
 /// # Crash
-/// Old versions go oldest first, so that there is never a hole before one that is there. The first one stays:
+/// Old versions go oldest first: what is gone has nothing before it but the first one, which stays:
 /// it is the lock.
 pub(super) async fn tidy(before: &Dataset, landed: &Dataset) -> Result<()> {
     // What cannot be listed now is tidied next time.
