@@ -28,15 +28,9 @@ async fn table(db: &Db, name: &str, kind: &str, rows: &[&str]) {
     db.write(name, vec![batch], params).await;
 }
 
-const NESTED: [(&str, &str, &str, &str); 6] = [
+const NESTED: [(&str, &str, &str, &str); 5] = [
     ("list<int64>", "list<item: int64 not null>", "[1, null]", "[2]"),
     ("large_list<string>", "large_list<item: string not null>", "[null]", "[\"x\"]"),
-    (
-        "fixed_size_list<float>[2]",
-        "fixed_size_list<item: float not null>[2]",
-        "[1, null]",
-        "[1, 2]",
-    ),
     ("struct<a: int64>", "struct<a: int64 not null>", "{\"a\": null}", "{\"a\": 1}"),
     (
         "list<struct<a: string>>",
