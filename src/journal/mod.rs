@@ -35,7 +35,7 @@ use crate::journal::beat::Beats;
 pub(crate) use crate::journal::record::{
     ChunkRecord, Header, LEASE_TIME, Lease, Life, Seen, StagedFile, Undo,
 };
-pub(crate) use crate::journal::wreck::{Opened, Wreck};
+pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
 use crate::plan::Strategy;
 use crate::table::Opener;
 use crate::{datafile, deletion};

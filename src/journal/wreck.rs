@@ -58,16 +58,12 @@ impl Opened {
     pub(crate) async fn look(opener: &Opener) -> Result<Self> {
         let why = match Journal::open(opener).await {
             Ok(Some(journal)) => return Ok(Self::Journal(Box::new(journal))),
-            Ok(None) => None,
-            Err(why) => Some(why),
+            // What a run left that died before its first version is in nobody's way.
+            Ok(None) => return Ok(Self::Nothing),
+            Err(why) => why,
         };
         let (store, root) = opener.staging_place().await?;
         let mut files = datafile::list_table(&store, &root).await?;
-        let why = match why {
-            None if files.is_empty() => return Ok(Self::Nothing),
-            None => Error::failed("the staging table has files, and no version that can be opened"),
-            Some(why) => why,
-        };
         files.sort_by_key(|meta| std::cmp::Reverse(meta.last_modified));
         let written = files.first().map(|meta| meta.last_modified);
         let mut told = Told::default();
@@ -84,6 +80,28 @@ impl Opened {
         let Told { id, lease } = told;
         Ok(Self::Wreck(Box::new(Wreck { why, id, lease, written, store, root })))
     }
+}
+
+/// Removes what a run left in the staging table's folder that died before its first version, or after its last
+/// one was gone; versions are left alone. Gives the number of files.
+///
+/// # Errors
+/// `Failed`, when one cannot be removed.
+///
+/// # Crash
+/// Calling it again removes the rest.
+pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<u64> {
+    let (store, root) = opener.staging_place().await?;
+    let versions = root.clone().join("_versions");
+    let mut removed = 0;
+    for file in datafile::list_table(&store, &root).await? {
+        if !file.location.prefix_matches(&versions) {
+            datafile::remove(&store, &file.location).await?;
+            removed += 1;
+        }
+    }
+    datafile::remove_empty(&store, &root);
+    Ok(removed)
 }
 
 impl Wreck {

@@ -12,7 +12,7 @@ use lance::dataset::transaction::Operation;
 use lance::index::DatasetIndexExt;
 use lance_core::datatypes::Schema;
 use lance_io::object_store::ObjectStore;
-use lance_table::format::{Fragment, IndexMetadata, Manifest};
+use lance_table::format::{DataFile, Fragment, IndexMetadata, Manifest};
 use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
 use object_store::path::Path;
 
@@ -75,21 +75,42 @@ fn compare(underway: &Underway, published: &Published) -> Result<()> {
         Strategy::Nothing => {}
         Strategy::Metadata => {
             let (then, now) = (underway.source.fragments(), &published.fragments);
-            let mut pairs = then.iter().zip(now);
-            if then.len() != now.len() || !pairs.all(|(then, now)| same_rows(then, now)) {
+            let (mut pairs, wanted) = (then.iter().zip(now), wanted_fields(plan));
+            if then.len() != now.len() || !pairs.all(|(then, now)| same_rows(then, now, &wanted)) {
                 return Err(differs("its fragments are not those of the table"));
             }
         }
-        Strategy::Columns => expect_beside(&underway.source, journal, &published.fragments)?,
+        Strategy::Columns => {
+            let wanted = wanted_fields(plan);
+            expect_beside(&underway.source, journal, &published.fragments, &wanted)?;
+        }
         Strategy::Rewrite => expect_staged(journal, &published.fragments)?,
     }
     expect_rows(plan, journal, &published.fragments)
 }
 
-/// Whether the two hold the same rows in the same files.
-fn same_rows(one: &Fragment, other: &Fragment) -> bool {
-    let held = |fragment: &Fragment| (fragment.id, fragment.physical_rows);
-    held(one) == held(other) && one.files == other.files && one.deletion_file == other.deletion_file
+/// Whether a fragment that is published holds the rows of `then`, in its files. One whose columns all went is
+/// named no more by Lance, and columns that went are marked in the others.
+fn same_rows(then: &Fragment, now: &Fragment, wanted: &HashSet<i32>) -> bool {
+    let held = |one: &Fragment| (one.id, one.physical_rows, one.deletion_file.clone());
+    held(then) == held(now) && keeps_files(then, &now.files.iter().collect::<Vec<_>>(), wanted)
+}
+
+/// Whether `files` are some of those of `then`, and all that hold a field that is `wanted`.
+fn keeps_files(then: &Fragment, files: &[&DataFile], wanted: &HashSet<i32>) -> bool {
+    let place = |file: &DataFile| (file.path.clone(), file.base_id, file.file_size_bytes.get());
+    let there: HashSet<_> = then.files.iter().map(place).collect();
+    let kept: HashSet<_> = files.iter().map(|file| place(file)).collect();
+    let needed = then.files.iter().filter(|file| file.fields.iter().any(|id| wanted.contains(id)));
+    kept.is_subset(&there) && needed.map(place).all(|file| kept.contains(&file))
+}
+
+/// The ids of the fields that `plan` keeps of the table's own.
+fn wanted_fields(plan: &Plan) -> HashSet<i32> {
+    let pairs = plan.target.schema.fields.iter().zip(&plan.target.columns);
+    let kept = pairs.filter(|(_, column)| column.is_kept()).map(|(field, _)| field.clone());
+    let kept = Schema { fields: kept.collect(), ..Schema::default() };
+    kept.fields_pre_order().map(|field| field.id).collect()
 }
 
 fn differs(what: &str) -> Error {
@@ -199,7 +220,12 @@ fn expect_none_left(left: &HashMap<&str, Meant<'_>>) -> Result<()> {
 
 /// Every fragment of `live` is published, with the file that was staged beside its own, and with the same rows
 /// deleted.
-fn expect_beside(live: &Dataset, journal: &Journal, fragments: &[Fragment]) -> Result<()> {
+fn expect_beside(
+    live: &Dataset,
+    journal: &Journal,
+    fragments: &[Fragment],
+    wanted: &HashSet<i32>,
+) -> Result<()> {
     let id = &journal.header().id;
     let mut left = meant(journal)?;
     if live.iter_fragments().map(|one| one.id).ne(fragments.iter().map(|one| one.id)) {
@@ -221,10 +247,10 @@ fn expect_beside(live: &Dataset, journal: &Journal, fragments: &[Fragment]) -> R
             plain.base_id = None;
             *own == plain
         });
-        let others = fragment.files.iter().filter(|file| file.path != name);
-        let kept = others.clone().all(|file| now.files.contains(file));
+        let others: Vec<&DataFile> =
+            fragment.files.iter().filter(|file| file.path != name).collect();
         if !same_own
-            || !kept
+            || !keeps_files(now, &others, wanted)
             || now.deletion_file != fragment.deletion_file
             || now.physical_rows != fragment.physical_rows
         {

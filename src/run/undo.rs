@@ -11,7 +11,7 @@ use crate::chunk::SourceFragment;
 use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Error, Kind, Result, is_storage_full};
 use crate::history::{self, Other, RollbackPoint};
-use crate::journal::{ChunkRecord, Journal, Opened, Undo, locked};
+use crate::journal::{ChunkRecord, Journal, Opened, Undo, clear_unversioned, locked};
 use crate::leftover::{self, Removed};
 use crate::phase::Phase;
 use crate::plan::Request;
@@ -53,10 +53,7 @@ impl Migration {
         database::expect_table(&self.location).await?;
         let live = opener.live().await?;
         let journal = match Opened::look(&opener).await? {
-            Opened::Nothing => {
-                let pins = self.abort_pins(&live).await?;
-                return pins.ok_or_else(|| self.nothing_staged());
-            }
+            Opened::Nothing => return self.abort_nothing(&live, &opener).await,
             Opened::Wreck(wreck) => return self.abort_wreck(&live, &wreck).await,
             Opened::Journal(journal) => *journal,
         };
@@ -64,6 +61,21 @@ impl Migration {
         match self.abort_staged(&live, journal).await {
             Err(error) if is_storage_full(&error) => self.abort_full(&live, &opener, error).await,
             done => done,
+        }
+    }
+
+    /// Removes what is left of migrations that are not there, where nothing is staged.
+    async fn abort_nothing(&self, live: &Arc<Dataset>, opener: &Opener) -> Result<Aborted> {
+        let pins = self.abort_pins(live).await?;
+        let files = clear_unversioned(opener).await?;
+        let table = self.location.table().to_owned();
+        match pins {
+            Some(aborted) => Ok(Aborted { files: aborted.files + files, ..aborted }),
+            None if files == 0 => Err(self.nothing_staged()),
+            None => {
+                let id = "unknown".to_owned();
+                Ok(Aborted { table, id, pins: 0, files, bytes: 0, left: Vec::new() })
+            }
         }
     }
 

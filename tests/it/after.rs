@@ -91,12 +91,19 @@ async fn a_look_that_fails_after_the_swap_is_left_for_resume() {
     db.documents("t", 200, 100).await;
     let (data, away) = (db.table("t").join("data"), db.table("t").join("away"));
     let (from, to): (PathBuf, PathBuf) = (data.clone(), away.clone());
-    let breaks = AtTheSwap(move || std::fs::rename(&from, &to).unwrap());
+    // The files are there, and cannot be read.
+    let breaks = AtTheSwap(move || {
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(&from).unwrap() {
+            let (file, name) = (file.as_ref().unwrap().path(), file.as_ref().unwrap().file_name());
+            std::fs::copy(&file, to.join(name)).unwrap();
+            std::fs::write(&file, []).unwrap();
+        }
+    });
     let migration = db.migration("t", &["n:int64=7"]).settings(small());
     let error = migration.clone().progress(Arc::new(breaks)).migrate().await.unwrap_err();
     expect_unfinished(&error, 2);
-    // The look may have made the directory anew.
-    let _ = std::fs::remove_dir_all(&data);
+    std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&away, &data).unwrap();
     assert!(matches!(migration.resume().await.unwrap(), Ended::Swapped(_)));
     assert_eq!(ids(&db.rows("t").await), (0..200).collect::<Vec<_>>());
@@ -167,7 +174,7 @@ async fn nulls_that_clients_with_the_old_shape_leave_are_counted() {
     // The new shape, with nulls: the column has to be read.
     db.append("t", with_n(300, 10)).await;
     let nulls = point()["nulls"].clone();
-    let fill = format!("relance migrate {} t --fill 'n=7'", db.text());
+    let fill = format!("relance migrate {} t --fill n=7", db.text());
     let expected =
         [serde_json::json!({ "column": "n", "rows": 34, "at_least": false, "fill": fill })];
     assert_eq!(nulls, serde_json::Value::from(expected.to_vec()));
