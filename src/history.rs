@@ -204,6 +204,8 @@ pub(crate) async fn others_since(
     let others = transactions.into_iter().filter_map(|(version, transaction)| {
         let operation = match transaction {
             Some(transaction) if is_of(&transaction, id) => return None,
+            // Another migration's commit that changes nothing.
+            Some(transaction) if id_of(&transaction, Act::Fence).is_some() => return None,
             Some(transaction) => transaction.operation.name().to_owned(),
             None => "unknown".to_owned(),
         };

@@ -130,6 +130,20 @@ pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
             Err(error) => return Err(error).doing(|| format!("remove the tag {tag}")),
         }
     }
+    remove_half_written(dataset, id).await
+}
+
+/// Removes the tags of the migration `id` that were not written to their end: Lance's store writes a file on a
+/// disk under another name first.
+async fn remove_half_written(dataset: &Dataset, id: &str) -> Result<()> {
+    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
+    let directory = datafile::directory_of(&tag_file(dataset, "any"));
+    let begins = format!("{}.json.", tag_of(id));
+    for meta in datafile::list_below(&store, &directory).await? {
+        if meta.location.filename().is_some_and(|name| name.starts_with(&begins)) {
+            datafile::remove(&store, &meta.location).await?;
+        }
+    }
     Ok(())
 }
 

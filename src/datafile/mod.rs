@@ -27,7 +27,7 @@ use crate::budget::Throttle;
 use crate::datafile::counted::Counted;
 use crate::datafile::local::LocalFile;
 pub(crate) use crate::datafile::tree::{
-    clear_table, is_link, list_below, list_table, names, remove_empty,
+    clear_table, is_folder, is_link, list_below, list_table, names, remove_empty,
 };
 use crate::datafile::tree::{is_directory, is_without_links};
 use crate::error::{Context, Result};

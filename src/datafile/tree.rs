@@ -99,6 +99,11 @@ pub(crate) fn remove_empty(store: &ObjectStore, root: &Path) {
     }
 }
 
+/// Whether there is a folder at `root`, which only a disk has, and it is no link.
+pub(crate) fn is_folder(store: &ObjectStore, root: &Path) -> bool {
+    store.has_direct_local_paths() && is_directory(&PathBuf::from(to_local_path(root)))
+}
+
 /// Whether `path` is a directory, and not a link to one.
 pub(super) fn is_directory(path: &FilePath) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())

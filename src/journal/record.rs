@@ -31,6 +31,9 @@ pub(crate) struct Header {
     pub source_version: u64,
     /// The version that was pinned first.
     pub first_version: u64,
+    /// The highest field id that the table had ever used when it began: new fields come after it, whatever
+    /// becomes of the files that name it.
+    pub field_id_max: i32,
     /// What was asked, `now` spelled out.
     pub request: Request,
     /// How it is carried out.

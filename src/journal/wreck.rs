@@ -83,15 +83,16 @@ impl Opened {
 }
 
 /// Removes what a run left in the staging table's folder that died before its first version, or after its last
-/// one was gone; versions are left alone. Gives the number of files.
+/// one was gone; versions are left alone. Gives the number of files; `None`, when there was not even a folder.
 ///
 /// # Errors
 /// `Failed`, when one cannot be removed.
 ///
 /// # Crash
 /// Calling it again removes the rest.
-pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<u64> {
+pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<Option<u64>> {
     let (store, root) = opener.staging_place().await?;
+    let folder = datafile::is_folder(&store, &root);
     let versions = root.clone().join("_versions");
     let mut removed = 0;
     for file in datafile::list_table(&store, &root).await? {
@@ -101,7 +102,7 @@ pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<u64> {
         }
     }
     datafile::remove_empty(&store, &root);
-    Ok(removed)
+    Ok((folder || removed > 0).then_some(removed))
 }
 
 impl Wreck {

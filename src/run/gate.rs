@@ -35,6 +35,8 @@ pub(super) struct Published {
 
 /// A staged file, and the record that it is in.
 struct Meant<'a> {
+    /// Whether a row of it lives: Lance leaves out a fragment of which none does.
+    lives: bool,
     chunk: ChunkId,
     fragment: &'a Fragment,
     deleted: Option<&'a Deleted>,
@@ -150,10 +152,12 @@ fn meant(journal: &Journal) -> Result<HashMap<&str, Meant<'_>>> {
             let name = own_file(fragment, id);
             let name =
                 name.ok_or_else(|| differs(&format!("chunk {} has no file", record.chunk)))?;
+            let deleted = record.deletions.get(name);
             let meant = Meant {
+                lives: !is_all_deleted(fragment, deleted),
                 chunk: record.chunk,
                 fragment,
-                deleted: record.deletions.get(name),
+                deleted,
                 source: record.beside.get(name).copied(),
             };
             if all.insert(name, meant).is_some() {
@@ -164,7 +168,12 @@ fn meant(journal: &Journal) -> Result<HashMap<&str, Meant<'_>>> {
     Ok(all)
 }
 
-/// Every staged file is published once, in row order, with the rows deleted that are.
+fn is_all_deleted(fragment: &Fragment, deleted: Option<&Deleted>) -> bool {
+    let count = deleted.and_then(|deleted| deleted.file.num_deleted_rows);
+    count.is_some() && count == fragment.physical_rows
+}
+
+/// Every staged file of which a row lives is published once, in row order, with the rows deleted that are.
 fn expect_staged(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
     let id = &journal.header().id;
     let mut left = meant(journal)?;
@@ -194,6 +203,7 @@ fn expect_staged(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
         }
         last = Some(meant.chunk);
     }
+    left.retain(|_, meant| meant.lives);
     expect_none_left(&left)?;
     expect_order(journal, fragments)
 }
@@ -201,9 +211,11 @@ fn expect_staged(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
 /// The rows of the table are in the order of the chunks, and of the files in them.
 fn expect_order(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
     let id = &journal.header().id;
+    let there: Vec<&str> = fragments.iter().filter_map(|one| own_file(one, id)).collect();
+    let published: HashSet<&str> = there.iter().copied().collect();
     let files = journal.records().flat_map(|record| &record.files);
-    let wanted = files.map(|file| file.name.as_str());
-    if wanted.eq(fragments.iter().filter_map(|fragment| own_file(fragment, id))) {
+    let wanted = files.map(|file| file.name.as_str()).filter(|name| published.contains(name));
+    if wanted.eq(there) {
         return Ok(());
     }
     Err(differs("its files are in another order"))

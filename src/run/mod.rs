@@ -344,6 +344,7 @@ impl Migration {
             began: self.clock.now(),
             source_version: plan.version,
             first_version: plan.version,
+            field_id_max: live.manifest().max_field_id(),
             request: Request {
                 changes: plan.target.changes.clone(),
                 strategy: Some(plan.strategy),

@@ -117,7 +117,10 @@ impl Migration {
         let header = journal.header();
         let facts = self.facts(source).await?;
         // The staged files are there already: what is free does not count against them again.
-        let facts = Facts { free_bytes: None, staged: journal.runs(), ..facts };
+        // A field that went may have had the highest id, and a compaction of others takes the last file that
+        // names it: what is staged has its ids all the same.
+        let field_id_max = facts.field_id_max.max(header.field_id_max);
+        let facts = Facts { free_bytes: None, staged: journal.runs(), field_id_max, ..facts };
         let now = self.clock.now();
         let mut request = header.request.clone();
         // Others may have dropped one of them meanwhile.

@@ -69,14 +69,13 @@ impl Migration {
         let pins = self.abort_pins(live).await?;
         let files = clear_unversioned(opener).await?;
         let table = self.location.table().to_owned();
-        match pins {
-            Some(aborted) => Ok(Aborted { files: aborted.files + files, ..aborted }),
-            None if files == 0 => Err(self.nothing_staged()),
-            None => {
-                let id = "unknown".to_owned();
-                Ok(Aborted { table, id, pins: 0, files, bytes: 0, left: Vec::new() })
-            }
+        if let Some(aborted) = pins {
+            let files = aborted.files + files.unwrap_or_default();
+            return Ok(Aborted { files, ..aborted });
         }
+        let files = files.ok_or_else(|| self.nothing_staged())?;
+        let id = "unknown".to_owned();
+        Ok(Aborted { table, id, pins: 0, files, bytes: 0, left: Vec::new() })
     }
 
     /// Drops the migration of `journal`, which is not running.

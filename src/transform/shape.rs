@@ -8,7 +8,8 @@ use arrow::array::{
     StructArray, make_array,
 };
 use arrow::compute::{is_null, nullif};
-use arrow::datatypes::{DataType, Field as ArrowField};
+use arrow::datatypes::{DataType, Field as ArrowField, FieldRef};
+use arrow::error::ArrowError;
 use lance_core::datatypes::Field;
 
 use crate::error::{Context, Result};
@@ -165,6 +166,25 @@ pub(crate) fn without_nulls(array: &ArrayRef) -> Result<ArrayRef> {
     if array.null_count() == 0 {
         return Ok(Arc::clone(array));
     }
-    let made = array.to_data().into_builder().nulls(None).build();
+    let made = bare(array.to_data(), true);
     Ok(make_array(made.doing(|| "fill deleted rows".to_owned())?))
+}
+
+/// `data` without its own nulls, if it is to have none, and without those of what is inside it and may have none:
+/// they were hidden by its own.
+fn bare(data: ArrayData, own: bool) -> std::result::Result<ArrayData, ArrowError> {
+    let fields: Vec<FieldRef> = match data.data_type() {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            vec![Arc::clone(field)]
+        }
+        DataType::Struct(fields) => fields.iter().map(Arc::clone).collect(),
+        _ => Vec::new(),
+    };
+    let children = data.child_data().iter().enumerate().map(|(at, child)| match fields.get(at) {
+        Some(field) => bare(child.clone(), !field.is_nullable()),
+        None => Ok(child.clone()),
+    });
+    let children = children.collect::<std::result::Result<Vec<_>, _>>()?;
+    let nulls = data.nulls().cloned().filter(|_| !own);
+    data.into_builder().child_data(children).nulls(nulls).build()
 }

@@ -278,3 +278,18 @@ async fn a_column_that_somebody_adds_is_named() {
     live.add_columns(twice, None, None).await.unwrap();
     db.relance("resume", "t", &[]).expect(3).says("column `twice` is new");
 }
+
+/// The highest field id is looked up in the files that are there: it shrinks when a compaction takes the last
+/// file that names a column which went.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_columns_keep_their_ids_when_the_highest_one_leaves_the_files() {
+    let db = Db::new();
+    db.documents("t", 300, 100).await;
+    db.relance("migrate", "t", &["--drop", "vector"]).expect(0);
+    db.relance("migrate", "t", &["--compute", "z=id + 1", "--hold"]).expect(0);
+    let mut live = db.open("t").await;
+    compact_files(&mut live, CompactionOptions::default(), None).await.unwrap();
+    db.relance("resume", "t", &[]).expect(0);
+    assert_eq!(crate::support::ids(&db.rows("t").await), (0..300).collect::<Vec<_>>());
+    db.relance("verify", "t", &[]).expect(0);
+}

@@ -295,3 +295,17 @@ async fn a_swap_whose_files_are_removed_at_that_moment_is_taken_back() {
         again.rollback(Writes::Refuse).await.unwrap();
     }
 }
+
+/// Lance leaves out a fragment of which no row lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_file_of_which_every_row_is_deleted_is_left_out() {
+    let db = Db::new();
+    let mut live = db.documents("t", 30, 30).await;
+    let more = ["--strategy", "rewrite", "--rows-per-file", "1", "--hold"];
+    db.relance("migrate", "t", &[ADD, &more].concat()).expect(0);
+    live.delete("id = 3 or id = 29").await.unwrap();
+    let wanted = ids(&db.rows("t").await);
+    db.relance("resume", "t", &[]).expect(0);
+    assert_eq!(ids(&db.rows("t").await), wanted);
+    db.relance("verify", "t", &[]).expect(0);
+}

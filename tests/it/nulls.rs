@@ -92,3 +92,21 @@ async fn what_lance_does_not_keep_is_refused() {
     }
     assert_eq!(db.open("t").await.version_id(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_struct_whose_fields_may_not_be_null_can_be_made_so_too() {
+    for strategy in ["columns", "rewrite"] {
+        let db = Db::new();
+        let kind = "struct<b: int32 not null, l: list<item: struct<x: int8 not null> not null>>";
+        let good = "{\"b\": 1, \"l\": [{\"x\": 1}]}";
+        table(&db, "t", kind, &[good, "null", good]).await;
+        let more = ["--not-null", "c", "--strategy", strategy];
+        db.relance("plan", "t", &more).expect(3);
+        db.relance("migrate", "t", &more).expect(3).says("1 value");
+        db.open("t").await.delete("id = 1").await.unwrap();
+        db.relance("migrate", "t", &more).expect(0);
+        let rows = db.rows("t").await;
+        assert!(!rows.schema().field(1).is_nullable() && rows.num_rows() == 2);
+        db.relance("verify", "t", &[]).expect(0);
+    }
+}

@@ -212,3 +212,16 @@ async fn what_gives_views_or_odd_types_can_be_staged_and_resumed() {
         assert_eq!(made.data_type(), &arrow::datatypes::DataType::Utf8, "{sql}");
     }
 }
+
+/// A run that is killed while it makes or removes the staging table's folder leaves that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_folder_is_removed() {
+    let db = Db::new();
+    db.documents("t", 10, 10).await;
+    let folder = db.table("t__relance_staging");
+    std::fs::create_dir_all(folder.join("_versions")).unwrap();
+    db.relance("status", "t", &[]).expect(0);
+    db.relance("abort", "t", &[]).expect(0);
+    assert!(!folder.exists());
+    db.relance("abort", "t", &[]).expect(1).says("no migration of `t` is staged");
+}
