@@ -9,7 +9,7 @@ from edits import Change, at_path, edit, fresh_name, made, paths
 from expressions import compute
 from kinds import children
 from literals import literal
-from oracle import Refused, cast, each_row
+from oracle import Refused, cast, each_row, flat
 
 
 def add(rng, table, on_bad):
@@ -170,6 +170,35 @@ def not_null(rng, table, on_bad):
         return own.with_nullable(False), values
 
     return Change("not-null", ".".join(path), lambda table: edit(table, path, change))
+
+
+def to_schema(rng, table, write):
+    """Every change that makes the table's schema that of another table, odd names and all. `write` makes that table, and gives
+    its schema back as Lance keeps it."""
+    fields = [f for f in table.schema if f.name == "id" or rng.random() < 0.85]
+    asked = [f if f.name == "id" or rng.random() < 0.5 else f.with_type(other_kind(rng, f.type)) for f in fields]
+    flips = [f.name != "id" and rng.random() < 0.25 for f in asked]
+    asked = [f.with_nullable(not f.nullable) if flip else f for f, flip in zip(asked, flips)]
+    if rng.random() < 0.4:
+        asked.append(pa.field(fresh_name(rng, table, "rename"), kinds.kind(rng, 2, True)))
+    target = write(pa.schema(asked, table.schema.metadata))
+    if target is None or target.equals(table.schema, check_metadata=True):
+        return None
+
+    def apply(table):
+        columns = []
+        for own in target:
+            at = table.schema.get_field_index(own.name)
+            columns.append(pa.nulls(len(table), own.type) if at < 0 else cast(flat(table.column(at)), own.type, own.nullable))
+        return made(target, columns, table.schema.metadata)
+
+    loose = {f.name for f in target if table.schema.get_field_index(f.name) < 0 or f.type != table.schema.field(f.name).type}
+    try:
+        apply(table)
+    except Refused:
+        if rng.random() < 0.6:
+            return None
+    return Change("to", "other", apply, loose, undone=False)
 
 
 MAKERS = [add, add, recast, recast, recast, compute, fill, rename, drop, nullable, not_null]

@@ -24,13 +24,15 @@ class Relance:
 
     def run(self, verb, *args, codes=(0,)):
         """The exit code and the output of one command that ends by itself, which must be one of `codes`, if any are given."""
-        process = self.start(verb, *args)
+        return self.ended(verb, *self.awaited(self.start(verb, *args)), codes)
+
+    def awaited(self, process):
         try:
             out, err = process.communicate(timeout=SECONDS_MAX)
         except subprocess.TimeoutExpired:
             process.kill()
-            raise Failure(f"{verb} did not end within {SECONDS_MAX} s") from None
-        return self.ended(verb, process.returncode, out, err, codes)
+            raise Failure(f"it did not end within {SECONDS_MAX} s") from None
+        return process.returncode, out, err
 
     def start(self, verb, *args):
         command = [self.binary, verb, self.database, self.table, "--progress", "none", *args]
@@ -51,11 +53,11 @@ class Relance:
         process = self.start(verb, *args)
         time.sleep(seconds)
         process.send_signal(how)
-        out, err = process.communicate(timeout=SECONDS_MAX)
-        if process.returncode == -how:
+        code, out, err = self.awaited(process)
+        if code == -how:
             self.book[-1] += f"    # killed after {seconds:.3f} s"
             return None
-        return self.ended(verb, process.returncode, out, err, ())[0]
+        return self.ended(verb, code, out, err, ())[0]
 
     def left(self):
         """What only a staged migration may have: files with its mark, its tag, its staging table."""

@@ -123,7 +123,7 @@ ODD_TYPES = {
     "a field without a name": (pa.struct([("", pa.int8()), ("b", pa.int8())]), [{"": 1, "b": 2}, None, {"": None, "b": 3}]),
     "a field with spaces": (pa.struct([(" padded ", pa.int8())]), [{" padded ": 1}, None, {" padded ": None}]),
     "an unknown zone": (pa.timestamp("us", "Mars/Olympus"), pa.array([1, None, 2], pa.int64()).view(pa.timestamp("us", "Mars/Olympus"))),
-    "a struct without fields": (pa.struct([]), [{}, None, {}]),
+    "a struct without fields": (pa.struct([]), [{}, {}, {}]),
     "decimal128(7, 3)": (pa.decimal128(7, 3), pa.array([1, None, 2]).cast(pa.decimal128(19, 0)).cast(pa.decimal128(7, 3))),
     "decimal128(38, 0)": (pa.decimal128(38, 0), pa.array([1, None, 2]).cast(pa.decimal128(38, 0))),
     "decimal128(5, -2)": (pa.decimal128(5, -2), pa.array([100, None, 200]).cast(pa.decimal128(19, 0)).cast(pa.decimal128(5, -2))),

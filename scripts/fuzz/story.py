@@ -34,6 +34,9 @@ class Story:
         """One migration, from its plan to what becomes of it."""
         rng, on_bad = self.rng, self.rng.random() < 0.15
         self.changes = changes.choose(rng, self.table.rows, on_bad)
+        if rng.random() < 0.12 and not self.wide:
+            change = changes.to_schema(rng, self.table.rows, self.table.other)
+            self.changes, on_bad = ([change], False) if change else (self.changes, on_bad)
         self.flags, self.filter = [change.flag() for change in self.changes], None
         self.options(on_bad)
         if not self.changes and not self.filter and not any("per-file" in flag or "rewrite" in flag for flag in self.flags):
@@ -199,7 +202,7 @@ class Story:
         for _ in range(self.rng.choice([1, 2, 3])):
             writers.write(self.rng, self.table, self.relance, [writers.delete, writers.scatter])
         self.relance.note("the migration above")
-        code = self.relance.ended("migrate", process.wait(120), *process.communicate(), (*DONE, 5))[0]
+        code = self.relance.ended("migrate", *self.relance.awaited(process), (*DONE, 5))[0]
         if code == 5:
             self.relance.run("resume", codes=DONE)
         wanted = self.wanted()

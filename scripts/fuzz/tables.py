@@ -22,6 +22,14 @@ class Table:
         """All rows, by LanceDB's client."""
         return lancedb.connect(self.path).open_table(self.name).to_arrow()
 
+    def other(self, schema):
+        """The schema of another table that is made with this one, as Lance keeps it; None where it does not."""
+        try:
+            lance.write_dataset(schema.empty_table(), f"{self.path}/other.lance", mode="overwrite")
+            return lancedb.connect(self.path).open_table("other").schema
+        except Exception:  # noqa: BLE001 - Lance does not store each type
+            return None
+
     def settle(self, seen):
         """What relance was free to choose (names of items that it made) is as it is from now on."""
         self.rows = pa.Table.from_arrays([flat(c) for c in self.rows.columns], schema=self.rows.schema)
