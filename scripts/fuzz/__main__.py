@@ -22,8 +22,8 @@ import traceback
 from collections import Counter
 
 import directed
-import writers
 from command import Failure, Relance
+from oracle import GivenUp
 from story import Story
 
 
@@ -47,7 +47,7 @@ def one(job):
             left_out = story.table.left_out
             story.tell()
         wrong = None
-    except writers.Lance as error:
+    except GivenUp as error:
         wrong, left_out = None, [f"a case ended early: {error}"]
     except Failure as error:
         wrong = str(error)

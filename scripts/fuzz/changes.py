@@ -6,10 +6,10 @@ import pyarrow as pa
 
 import kinds
 from edits import Change, at_path, edit, fresh_name, made, paths
-from expressions import compute
+from expressions import compute, set_values
 from kinds import children
 from literals import literal
-from oracle import Refused, cast, each_row, flat
+from oracle import GivenUp, Refused, cast, each_row, flat
 
 
 def add(rng, table, on_bad):
@@ -201,7 +201,7 @@ def to_schema(rng, table, write):
     return Change("to", "other", apply, loose, undone=False)
 
 
-MAKERS = [add, add, recast, recast, recast, compute, fill, rename, drop, nullable, not_null]
+MAKERS = [add, add, recast, recast, recast, compute, compute, set_values, fill, rename, drop, nullable, not_null]
 
 
 def apply(changes, table):
@@ -220,6 +220,8 @@ def choose(rng, table, on_bad):
                 continue
             try:
                 now = change.apply(now)
+            except GivenUp:
+                continue
             except Refused:
                 if rng.random() < 0.8:
                     continue

@@ -11,7 +11,7 @@ from kinds import children
 from oracle import flat, spread
 
 # What the command's syntax would take for the end of a name: nothing is quoted in it.
-ENDS = {"add": ":=", "cast": ":=", "compute": ":=", "rename": "=", "fill": "="}
+ENDS = {"add": ":=", "cast": ":=", "compute": ":=", "rename": "=", "fill": "=", "set": "="}
 
 
 @dataclass

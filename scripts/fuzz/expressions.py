@@ -5,7 +5,8 @@ import hashlib
 import pyarrow as pa
 
 import kinds
-from edits import Change, fresh_name, made
+from edits import Change, fresh_name, made, typed_in
+from oracle import GivenUp, cast, flat
 
 
 def texts(quoted, rng):
@@ -31,37 +32,64 @@ def numbers(quoted, t):
     ]
 
 
-def compute(rng, table, on_bad):
-    """A computed column over `id` or a column of texts or numbers, or None."""
-    name = fresh_name(rng, table, "compute")
-    usable = lambda f: "`" not in f.name and "\\" not in f.name and f.name == f.name.strip() and f'"{f.name}"' not in f.name and "." not in f.name
-    number = lambda t: pa.types.is_integer(t) and t != pa.uint64() or t == pa.float64()
-    inputs = [f for f in table.schema if usable(f) and (f.type in kinds.TEXTS or number(f.type))]
-    own = rng.choice(inputs)
-    quoted, null, given = f"`{own.name}`", None, None
+def expression(rng, own):
+    """SQL over the column `own`, what it does to a value, what it makes of null, its type, and whether that has to be said;
+    None, where this column is not one to reckon with."""
+    plain = own.name == own.name.strip() and not set('`\\".') & set(own.name)
+    if not plain or not (own.type in kinds.TEXTS or pa.types.is_integer(own.type) and own.type != pa.uint64() or own.type == pa.float64()):
+        return None
+    quoted = f"`{own.name}`"
     if own.type in kinds.TEXTS:
         sql, work = rng.choice(texts(quoted, rng))
-        given = pa.int64() if "character_length" in sql else None if rng.random() < 0.6 else rng.choice(kinds.TEXTS)
-        null = "none" if "coalesce" in sql else None
-        made_type = given or pa.string()
-    else:
-        sql, work, made_type = rng.choice(numbers(quoted, own.type))
-        given = made_type
-        if rng.random() < 0.15:
-            sql, given = f"{quoted} is null", pa.bool_()
-            work, null, made_type = (lambda v: False), True, pa.bool_()
-        values = [v for v in table[own.name].to_pylist() if v is not None]
-        if any(abs(v) > 2**62 for v in values if v == v):
-            return None
-        # Small integers are added as 64 bits wide ones: the literal is one.
-        if "`" in sql and own.type != pa.float64() and pa.types.is_integer(own.type):
-            sql = sql.replace(quoted, f"cast({quoted} as bigint)", 1) if "null" not in sql else sql
-    own_field = pa.field(name, made_type)
+        whole = "character_length" in sql
+        return sql, work, "none" if "coalesce" in sql else None, pa.int64() if whole else pa.string(), whole
+    if rng.random() < 0.15:
+        return f"{quoted} is null", (lambda v: False), True, pa.bool_(), False
+    # Small integers are reckoned with as wide ones.
+    wide = f"cast({quoted} as bigint)" if pa.types.is_integer(own.type) else quoted
+    sql, work, made_type = rng.choice(numbers(wide, own.type))
+    return sql, work, None, made_type, False
+
+
+def values_of(column, work, null, made_type):
+    values = column.to_pylist()
+    if made_type != pa.string() and any(isinstance(v, int) and abs(v) > 2**62 for v in values):
+        raise GivenUp("a number near the limit of 64 bits")
+    return pa.array([null if v is None else work(v) for v in values], made_type)
+
+
+def compute(rng, table, on_bad):
+    """A computed column over `id` or a column of texts or numbers, or None."""
+    name, source = fresh_name(rng, table, "compute"), rng.choice(list(table.schema))
+    found = expression(rng, source)
+    if found is None:
+        return None
+    sql, work, null, made_type, said = found
+    if made_type == pa.string() and rng.random() < 0.4:
+        made_type, said = rng.choice(kinds.TEXTS), True
+    own = pa.field(name, made_type)
 
     def apply(table):
-        source = own.name
-        values = [null if v is None else work(v) for v in table[source].to_pylist()]
-        return made([*table.schema, own_field], [*table.columns, pa.array(values, made_type)], table.schema.metadata)
+        values = values_of(table[source.name], work, null, made_type)
+        return made([*table.schema, own], [*table.columns, values], table.schema.metadata)
 
-    kind = "" if given is None else f":{given}"
-    return Change("compute", f"{name}{kind}={sql}", apply, {name})
+    return Change("compute", f"{name}{f':{made_type}' if said or rng.random() < 0.5 else ''}={sql}", apply, {name})
+
+
+def set_values(rng, table, on_bad):
+    """Other values for a column that is there, of its own type."""
+    usable = [f for f in table.schema if f.name != "id" and f.type in (pa.string(), pa.int64(), pa.float64()) and typed_in("set", f.name)]
+    if not usable:
+        return None
+    own = rng.choice(usable)
+    found = expression(rng, own)
+    if found is None or pa.types.is_boolean(found[3]):
+        return None
+    sql, work, null, made_type, _ = found
+
+    def apply(table):
+        at = table.schema.get_field_index(own.name)
+        values = cast(values_of(flat(table.column(at)), work, null, made_type), own.type, own.nullable)
+        return table.set_column(at, table.schema.field(at), values)
+
+    return Change("set", f"{own.name}={sql}", apply, {own.name}, undone=False)

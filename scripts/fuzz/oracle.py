@@ -12,6 +12,10 @@ class Refused(Exception):
     """What is asked cannot be done without loss: relance must refuse it."""
 
 
+class GivenUp(Exception):
+    """Nobody can say what is right here, or Lance itself went wrong: no case for relance."""
+
+
 # What relance does otherwise than PyArrow on purpose, or where PyArrow is no clear oracle, and so is not generated.
 KNOWN = {
     "a time without a zone to one with a zone": "PyArrow takes it for UTC, relance for the zone's local time",

@@ -5,7 +5,7 @@ import datetime
 import lance
 import pyarrow as pa
 
-from oracle import table_difference
+from oracle import GivenUp, table_difference
 from tables import delete, drop_rows
 
 
@@ -74,10 +74,6 @@ def write(rng, table, relance, only=None):
     return table
 
 
-class Lance(Exception):
-    """Lance itself lost something: no case for relance."""
-
-
 def appended(table, rows):
     """Appends rows, where Lance can."""
     try:
@@ -85,7 +81,7 @@ def appended(table, rows):
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001
-        raise Lance(str(error)) from None
+        raise GivenUp(str(error)) from None
 
 
 def checked(table):
@@ -93,5 +89,5 @@ def checked(table):
     seen = table.read()
     wrong = table_difference(table.rows, seen, table.loose)
     if wrong:
-        raise Lance(wrong)
+        raise GivenUp(wrong)
     return seen
