@@ -80,8 +80,9 @@ def other_kind(rng, t, nullable_flips=True):
         item = renewed(t.value_field, rng.random() < 0.7)
         return (rng.choice([pa.list_, pa.large_list]))(pa.field("item", item.type, item.nullable))
     if pa.types.is_fixed_size_list(t):
-        item = renewed(t.value_field, True)
-        return pa.list_(pa.field("item", item.type, item.nullable), t.list_size)
+        items = other_kind(rng, t.value_type)
+        texts = pa.types.is_string(items) or pa.types.is_large_string(items) or pa.types.is_binary(items) or pa.types.is_large_binary(items)
+        return pa.list_(pa.field("item", items), t.list_size) if not texts and not pa.types.is_dictionary(items) else t
     choices = targets(rng, t)
     return rng.choice(choices) if choices else t
 

@@ -56,16 +56,19 @@ NESTS = {
     "fixed_size_list<item: {}>[2]": (lambda f: pa.list_(f("item"), 2), lambda a, b: [a, b]),
     "struct<x: {}>": (lambda f: pa.struct([f("x")]), lambda a, b: {"x": b}),
     "list<item: struct<x: {}>>": (lambda f: pa.list_(pa.struct([f("x")])), lambda a, b: [{"x": a}, {"x": b}]),
+    "list<item: list<item: {}>>": (lambda f: pa.list_(pa.list_(f("item"))), lambda a, b: [[a], [], [b]]),
     "struct<y: list<item: {}>>": (lambda f: pa.struct([pa.field("y", pa.list_(f("item")))]), lambda a, b: {"y": [a, b]}),
 }
 
 
 @case
 def nulls_in_items_that_may_not_be_null(relance, path):
-    """Six nestings of six types: a null is told and refused; without one the cast is done."""
+    """Seven nestings of six types: a null is told and refused; without one the cast is done."""
     columns, casts = {"id": pa.array([0, 1, 2])}, []
     for leaf, values in LEAVES.items():
         for text, (make, value) in NESTS.items():
+            if text.startswith("fixed") and leaf in ("string", "binary"):
+                continue  # Lance does not store these.
             name = f"c{len(casts)}"
             data_type = make(lambda n: pa.field(n, TYPES[leaf]))
             columns[name] = pa.array([value(values[0], None), None, value(values[1], values[2])], data_type)

@@ -65,7 +65,8 @@ def compute(rng, table, on_bad):
     if found is None:
         return None
     sql, work, null, made_type, said = found
-    if made_type == pa.string() and rng.random() < 0.4:
+    # Of large strings, some functions make large ones, some others.
+    if made_type == pa.string() and (source.type == pa.large_string() or rng.random() < 0.3):
         made_type, said = rng.choice(kinds.TEXTS), True
     own = pa.field(name, made_type)
 

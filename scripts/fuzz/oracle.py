@@ -24,13 +24,17 @@ KNOWN = {
     "a time with a date to a time without one": "refused by relance, since the date would be lost",
     "text that only one of both parses": "0x1F, padded numbers, 1e3: another issue's",
     "text of floats, decimals and times": "both print them in another way",
+    "not null items of a list of fixed size": "Lance does not keep it, so that relance finds nothing to do",
+    "lists of fixed size of texts or binary": "Lance panics when it writes them",
     "bool from numbers": "PyArrow takes all but zero for true, relance refuses all but 0 and 1",
 }
 
 
 def each_row(values, to, nullable=True):
-    """`values` cast to `to`, and null where that cannot be: what `--on-bad-value null` asks for."""
+    """`values` cast to `to`, and null where that cannot be: what `--on-bad-value null` asks for. It does not ask for it of nulls
+    where none may be: these are refused as ever."""
     made = []
+    expect_none(values, to)
     for at in range(len(values)):
         try:
             made.append(cast(values.slice(at, 1), to, nullable))
@@ -70,6 +74,18 @@ def cast(values, to, nullable=True):
         made = (pa.LargeListArray if large else pa.ListArray).from_arrays(pa.array(offsets, pa.int64() if large else pa.int32()), items, type=to)
         return spread(made, valid)
     return cast_leaf(values, to)
+
+
+def expect_none(values, to, nullable=True):
+    """Refuses nulls where `to` allows none, at any depth."""
+    if not nullable and values.null_count:
+        raise Refused(f"{values.null_count} nulls where none may be")
+    there = values.drop_null()
+    if pa.types.is_struct(to):
+        for inner, child in zip(there.flatten(), children(to)):
+            expect_none(inner, child.type, child.nullable)
+    elif is_list(to):
+        expect_none(there.flatten(), to.value_field.type, to.value_field.nullable)
 
 
 def is_list(kind):

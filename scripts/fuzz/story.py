@@ -13,7 +13,7 @@ from command import Failure
 from oracle import Refused, table_difference
 
 HELD = (0, 5)
-DONE = (0, 8)
+DONE = (0,)
 
 
 class Story:
@@ -37,6 +37,7 @@ class Story:
         if rng.random() < 0.12 and not self.wide:
             change = changes.to_schema(rng, self.table.rows, self.table.other)
             self.changes, on_bad = ([change], False) if change else (self.changes, on_bad)
+        self.all_undone = not on_bad and all(change.undone for change in self.changes)
         self.flags, self.filter = [change.flag() for change in self.changes], None
         self.options(on_bad)
         if not self.changes and not self.filter and not any("per-file" in flag or "rewrite" in flag for flag in self.flags):
@@ -184,9 +185,21 @@ class Story:
             self.migrated(wanted, "resume")
         else:
             order = self.order(wanted)
-            self.relance.run("resume", codes=DONE)
+            code, _, told = self.relance.run("resume", codes=(*DONE, 1))
+            if code == 1:
+                return self.never_begun(told)
             self.migrated(wanted, "resume", order)
         self.afterwards(wanted)
+
+    def never_begun(self, told):
+        """It died before there was a journal: what there is of it goes, and the next one is not hindered."""
+        if "no migration of" not in told:
+            raise Failure(f"resume ended with 1: {told}")
+        if self.rng.random() < 0.5:
+            self.relance.run("abort", codes=(0, 1))
+            return self.nothing_left("abort")
+        self.relance.run("migrate", *self.flags)
+        self.migrated(self.wanted(), "migrate after a death")
 
     def aborted(self, wanted):
         self.relance.run("migrate", *self.flags, "--hold", codes=HELD)
@@ -225,7 +238,7 @@ class Story:
         if not self.landed(wanted):
             if staged and rng.random() < 0.6:
                 return self.finished()
-            self.relance.run("abort", codes=(0,) if staged else None)
+            self.relance.run("abort", codes=(0, 1))
             return self.nothing_left("abort")
         if staged:
             self.relance.run(rng.choice(["resume", "abort"]), codes=None)
@@ -294,13 +307,13 @@ class Story:
         if code == 0:
             raise Failure("rollback gave up what others wrote, without being told to")
         self.untouched("a refused rollback")
-        code = self.relance.run("rollback", f"--{how}-writes", codes=(0,) if how == "discard" else (0, 3))[0]
+        code, _, told = self.relance.run("rollback", f"--{how}-writes", codes=(0,) if how == "discard" else (0, 3))
         if how == "discard":
             self.back("rollback --discard-writes")
         elif code == 0:
             self.table.rows = pa.concat_tables([self.swapped_from, older]).combine_chunks()
             self.untouched("rollback --keep-writes")
-        elif all(change.undone for change in self.changes):
-            raise Failure("rollback --keep-writes was refused, though every change can be taken back")
+        elif self.all_undone:
+            raise Failure(f"rollback --keep-writes was refused, though every change can be taken back: {told}")
         else:
             self.untouched("a refused rollback --keep-writes")
