@@ -193,6 +193,9 @@ def shown(value):
 def flat(column):
     """A column in one piece."""
     if isinstance(column, pa.ChunkedArray):
+        if pa.types.is_dictionary(column.type):  # PyArrow does not put those with nulls together.
+            whole = pa.chunked_array([c.dictionary_decode() for c in column.chunks], column.type.value_type).combine_chunks()
+            return whole.dictionary_encode().cast(column.type)
         return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     return column
 
