@@ -56,7 +56,7 @@ def targets(rng, t):
         return [pa.date64(), pa.timestamp("us"), pa.timestamp("s")]
     if pa.types.is_timestamp(t):
         others = [pa.timestamp(unit, t.tz) for unit in kinds.UNITS]
-        return others + ([pa.timestamp(t.unit, zone) for zone in kinds.ZONES] if t.tz else [])
+        return others + ([pa.timestamp(t.unit, zone) for zone in kinds.ZONES] if t.tz in kinds.ZONES else [])
     if pa.types.is_duration(t):
         return [pa.duration(unit) for unit in kinds.UNITS]
     if pa.types.is_time(t):
@@ -113,7 +113,7 @@ def each_row_or_refused(values, to, nullable, on_bad):
 
 
 def fill(rng, table, on_bad):
-    flat_ = lambda t: not children(t) and not pa.types.is_dictionary(t)
+    flat_ = lambda t: not children(t) and not pa.types.is_dictionary(t) and kinds.is_plain(t)
     places = [path for path in paths(table, "fill") if at_path(table, path).nullable and flat_(at_path(table, path).type)]
     if not places:
         return None
