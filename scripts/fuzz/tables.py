@@ -34,8 +34,8 @@ class Table:
         """What relance was free to choose (names of items that it made) is as it is from now on."""
         self.rows = pa.Table.from_arrays([flat(c) for c in self.rows.columns], schema=self.rows.schema)
         fields = [seen.schema.field(i) if f.name in self.loose else f for i, f in enumerate(self.rows.schema)]
-        if fields != list(self.rows.schema):
-            # Only names in the types differ: the arrays are those that were read.
+        if not pa.schema(fields).equals(pa.schema(list(self.rows.schema)), check_metadata=True):
+            # Only names and metadata in the types differ: the arrays are those that were read.
             place = {id_: at for at, id_ in enumerate(seen["id"].to_pylist())}
             self.rows = seen.take(pa.array([place[id_] for id_ in self.rows["id"].to_pylist()], pa.int64()))
         self.loose = set()
