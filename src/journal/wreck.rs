@@ -93,10 +93,9 @@ impl Opened {
 pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<Option<u64>> {
     let (store, root) = opener.staging_place().await?;
     let folder = datafile::is_folder(&store, &root);
-    let versions = root.clone().join("_versions");
     let mut removed = 0;
     for file in datafile::list_table(&store, &root).await? {
-        if !file.location.prefix_matches(&versions) {
+        if file.location.extension() != Some("manifest") {
             datafile::remove(&store, &file.location).await?;
             removed += 1;
         }

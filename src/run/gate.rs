@@ -378,14 +378,9 @@ async fn expect_index_files(dataset: &Dataset, store: &ObjectStore) -> Result<()
 
 /// The names below `directory`, relative to it.
 async fn names(store: &ObjectStore, directory: &Path) -> Result<HashSet<String>> {
-    let listed = store.list(Some(directory.clone())).map_ok(|meta| meta.location);
-    let listed: lance::Result<Vec<Path>> = listed.try_collect().await;
-    let listed = match listed {
-        Err(error) if error.is_not_found() => Vec::new(),
-        listed => listed.doing(|| format!("list {directory}"))?,
-    };
-    let relative = listed.iter().filter_map(|path| {
-        let parts: Vec<_> = path.prefix_match(directory)?.collect();
+    let listed = datafile::list_below(store, directory).await?;
+    let relative = listed.iter().filter_map(|meta| {
+        let parts: Vec<_> = meta.location.prefix_match(directory)?.collect();
         Some(parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"))
     });
     Ok(relative.collect())
@@ -418,8 +413,7 @@ pub(super) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Re
     let mut files = IndexFiles::new();
     for index in indices {
         let directory = live.indices_dir().join(index.uuid.to_string());
-        let listed = store.list(Some(directory.clone())).try_collect::<Vec<_>>().await;
-        let listed = listed.doing(|| format!("list {directory}"))?;
+        let listed = datafile::list_below(&store, &directory).await?;
         let paths = listed.iter().map(|meta| meta.location.clone()).collect();
         datafile::sync(&store, paths, false).await?;
         for meta in listed {

@@ -63,6 +63,10 @@ async fn deleted_between_every_two_steps(strategy: &[&str], changes: &[&str], se
     for _ in 0..3 {
         write(&db, &mut random, &mut next).await;
         held(db.relance("resume", "t", &["--hold"]));
+        if strategy.contains(&"metadata") {
+            // Nothing is staged.
+            continue;
+        }
         let view = db.open("t__relance_staging").await;
         assert_eq!(view.count_rows(None).await.unwrap(), db.rows("t").await.num_rows());
     }

@@ -364,7 +364,8 @@ async fn old_versions_of_the_journal_are_removed() {
         |folder: &str| journal_files(&db).iter().filter(|(file, _)| file.contains(folder)).count();
     for round in 0..8 {
         db.relance("resume", "t", &["--hold"]).expect(0);
-        assert!(count("/_versions/") <= 5 && count("/_transactions/") <= 5, "round {round}");
+        // Lance's hint at the newest version lies beside the versions.
+        assert!(count("/_versions/") <= 6 && count("/_transactions/") <= 5, "round {round}");
     }
     db.relance("resume", "t", &[]).expect(0);
     assert_kept(&before, &db.rows("t").await);
