@@ -7,6 +7,7 @@ usage: scripts/differential [--cases N] [--seed S] [--seconds LIMIT] [--keep DIR
   --seconds N    begins no further case after so many seconds
   --keep DIR     keeps the tables of the cases that fail there
   --case N       only this one, and prints what was run
+  --steady       no kills and no races: what happens depends on the seed alone
   --directed     the cases that once went wrong, each with its right value, instead of random ones
 """
 
@@ -43,6 +44,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--keep")
     parser.add_argument("--case", type=int)
+    parser.add_argument("--steady", action="store_true")
     parser.add_argument("--directed", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()

@@ -24,6 +24,8 @@ class Relance:
 
     def __init__(self, binary, database, table="t"):
         self.binary, self.database, self.table, self.book = binary, database, table, []
+        # Whether moments that differ from run to run are left out.
+        self.steady = False
 
     def note(self, text):
         self.book.append(text)

@@ -88,9 +88,12 @@ def nulls_in_items_that_may_not_be_null(relance, path):
     expect(rows, path, "refused casts")
     lance.dataset(f"{path}/t.lance").delete("id = 0")
     rows = rows.slice(1)
+    # Lance keeps no such promise of fixed-size lists: that is refused, nulls or not.
+    casts = [cast for cast in casts if not cast[1].startswith("fixed")]
     relance.run("migrate", *[f"--cast={name}:{text}" for name, text, _ in casts])
-    for at, (_, _, data_type) in enumerate(casts, 1):
-        rows = rows.set_column(at, pa.field(rows.column_names[at], data_type), pa.array(rows[at].to_pylist(), data_type))
+    for name, _, data_type in casts:
+        at = rows.column_names.index(name)
+        rows = rows.set_column(at, pa.field(name, data_type), pa.array(rows[at].to_pylist(), data_type))
     expect(rows, path, "casts", set(rows.column_names))
 
 

@@ -53,7 +53,7 @@ class Story:
             self.nothing_left("a refused migration")
             return
         way = rng.choice(["plain", "plain", "held", "held", "held", "killed", "killed", "aborted", "raced"])
-        if self.wide:
+        if self.wide or (self.relance.steady and way in ("killed", "raced")):
             way = "held"
         getattr(self, way)(wanted)
 

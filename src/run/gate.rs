@@ -424,11 +424,16 @@ pub(super) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Re
     Ok(files)
 }
 
-/// Reads the manifest of `version`, a prepared one, as it lies in the store.
+/// Reads the manifest of `version`, a prepared one, as it lies in the store. Beside the indices of `live`, it has
+/// the `new_indices`.
 ///
 /// # Errors
 /// `Mismatch`, when it cannot be read, or is not what was written.
-pub(super) async fn read_prepared(version: &Arc<Dataset>) -> Result<Published> {
+pub(super) async fn read_prepared(
+    version: &Arc<Dataset>,
+    new_indices: &[IndexMetadata],
+    live: &Dataset,
+) -> Result<Published> {
     let store = version.object_store(None).await;
     let store = store.doing(|| format!("open the store of {}", version.uri()))?;
     let location = version.manifest_location();
@@ -441,12 +446,37 @@ pub(super) async fn read_prepared(version: &Arc<Dataset>) -> Result<Published> {
     let (manifest, indices) = read
         .await
         .map_err(|error| differs("the prepared version cannot be read").caused_by(error))?;
-    let meant = version.load_indices().await;
-    let meant = meant.doing(|| "read the prepared index list".to_owned())?;
-    if !is_same(&manifest, version.manifest()) || indices != *meant {
+    if !is_same(&manifest, version.manifest()) {
         return Err(differs("the prepared version is not the one that was written"));
     }
+    expect_new_indices(live, &indices, new_indices).await?;
     Ok(Published { fragments: manifest.fragments.as_ref().clone(), schema: manifest.schema })
+}
+
+/// The indices `found` are those of `live`, or some of them, and the `new` ones, over the same fragments. What
+/// was meant comes from memory: Lance reads the index list of a version from the file that is looked at here.
+async fn expect_new_indices(
+    live: &Dataset,
+    found: &[IndexMetadata],
+    new: &[IndexMetadata],
+) -> Result<()> {
+    let known = live.load_indices().await;
+    let known = known.doing(|| format!("read the index list of {}", live.uri()))?;
+    let same = |one: &IndexMetadata, other: &IndexMetadata| {
+        one.uuid == other.uuid
+            && one.name == other.name
+            && one.fields == other.fields
+            && one.fragment_bitmap == other.fragment_bitmap
+    };
+    let there = new.iter().all(|new| found.iter().any(|found| same(found, new)));
+    let strange = found.iter().any(|found| {
+        let uuid = |other: &IndexMetadata| other.uuid == found.uuid;
+        !new.iter().any(uuid) && !known.iter().any(uuid)
+    });
+    if there && !strange {
+        return Ok(());
+    }
+    Err(differs("its indices are not those that were built for it"))
 }
 
 fn is_same(found: &Manifest, meant: &Manifest) -> bool {

@@ -35,6 +35,8 @@ pub(super) struct Prepared {
     /// Detached versions, each made from the one before.
     versions: Vec<Arc<Dataset>>,
     deletions: Vec<Path>,
+    /// The indices that were built before the swap, as they are put into the last version.
+    new_indices: Vec<IndexMetadata>,
 }
 
 /// Indices over what is staged, built before it is swapped in.
@@ -58,6 +60,7 @@ impl Prepared {
         if let (true, Some(last)) = (indexed, prepared.versions.last().cloned()) {
             let version = underway.source.version_id() + 1;
             let new_indices = underway.prebuilt.fitting(&last, version);
+            prepared.new_indices.clone_from(&new_indices);
             let operation = Operation::CreateIndex { new_indices, removed_indices: Vec::new() };
             let id = underway.journal.header().id.clone();
             prepared.versions.push(detach(&last, operation, None, &id).await?);
@@ -85,7 +88,13 @@ impl Prepared {
     }
 
     fn plain(operation: Operation) -> Self {
-        Self { operation, storage_version: None, versions: Vec::new(), deletions: Vec::new() }
+        Self {
+            operation,
+            storage_version: None,
+            versions: Vec::new(),
+            deletions: Vec::new(),
+            new_indices: Vec::new(),
+        }
     }
 
     /// An overwrite, where no staged row is deleted. Lance allows no deletion files in one.
@@ -198,7 +207,7 @@ impl Prepared {
     /// `Mismatch`, when the last of the prepared versions is not the one that was written.
     pub(super) async fn read_back(&self, live: &Dataset) -> Result<Published> {
         match self.versions.last() {
-            Some(last) => gate::read_prepared(last).await,
+            Some(last) => gate::read_prepared(last, &self.new_indices, live).await,
             None => gate::of_operation(live, &self.operation),
         }
     }
