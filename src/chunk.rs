@@ -48,7 +48,7 @@ pub struct SourceFragment {
 }
 
 /// A run of source fragments that is staged, verified and recorded as one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// Its place in the order of rows.
     pub id: ChunkId,

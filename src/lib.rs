@@ -67,6 +67,9 @@ mod table;
 mod template;
 mod transform;
 mod tuning;
+mod verify;
+
+use source as tag;
 
 pub use crate::span::{SPAN_TARGET, SPANS};
 pub use crate::tuning::{Knobs, Trial, Tuned};
@@ -87,11 +90,11 @@ pub use plan::{
 };
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::Migration;
+pub use run::Writes;
 pub use run::report::{
     Aborted, Ended, Finalized, Held, NullsStatus, PinStatus, PointStatus, Report, RolledBack,
     StagedStatus, TableStatus, Unused, Verified,
 };
-pub use run::undo::Writes;
 pub use sample::{Sample, Sampled};
 pub use schema::cast::Problem;
 pub use schema::change::{Add, Cast, Change, Compute};

@@ -150,6 +150,15 @@ pub(crate) async fn newest(dataset: &Dataset) -> Result<Arc<Dataset>> {
     Ok(Arc::new(newest))
 }
 
+/// The store that `dataset` is in.
+///
+/// # Errors
+/// `Failed`, when it cannot be opened.
+pub(crate) async fn store_of(dataset: &Dataset) -> Result<Arc<ObjectStore>> {
+    let store = dataset.object_store(None).await;
+    store.doing(|| format!("open the store of {}", dataset.uri()))
+}
+
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
 ///
 /// # Errors

@@ -12,17 +12,18 @@ use crate::catchup::{Bounds, Need, Rounds, may_look};
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
+use crate::plan::Plan;
 use crate::plan::explain::count_text;
-use crate::progress::{Amount, Event, note};
+use crate::progress::{Amount, Event};
 use crate::retry::retrying;
+use crate::run::context::Context;
 use crate::run::control::Control;
-use crate::run::report::seconds;
-use crate::run::worker::{Done, Task, Worker};
-use crate::run::{Migration, Underway, amount};
+use crate::run::executor::Executor;
+use crate::run::lease::{BEAT, checkpoint, store_time};
+use crate::run::session::Session;
+use crate::run::task::{Done, Task};
+use crate::run::worker::Worker;
 use crate::settings::{Settings, Verify};
-
-/// How often the journal is written while chunks are in progress: what a crash can cost.
-pub(super) const BEAT: Duration = Duration::from_secs(5);
 
 /// The same for the largest tables.
 const BEAT_MAX: Duration = Duration::from_secs(20);
@@ -46,10 +47,10 @@ const TASKS_A_WORKER: usize = 4;
 const SMALL_BYTES: u64 = 8 << 20;
 
 /// Chunks in progress, those that wait, and what the run knows of them.
-struct Work<'a> {
-    migration: &'a Migration,
-    underway: &'a mut Underway,
-    worker: Worker,
+struct Copier<'a> {
+    ctx: &'a Context,
+    session: &'a mut Session,
+    executor: Arc<dyn Executor>,
     /// The phase that the lease tells of.
     lease: Phase,
     waiting: VecDeque<Task>,
@@ -80,81 +81,99 @@ struct Lap {
     rows: u64,
 }
 
-impl Migration {
-    /// Stages, verifies and catches up until the head of the live table is staged. `lease` is the phase
-    /// that others see.
-    pub(super) async fn stage(&self, underway: &mut Underway, lease: Phase) -> Result<()> {
-        let began = Instant::now();
-        let worker = self.worker(underway).await?;
-        let mut work = Work::of(self, underway, worker, lease);
-        work.copying = work.wanted();
-        work.queue();
-        work.tell_amounts(Phase::Stage);
-        let result = work.run().await;
-        let result = match result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(work.stop(error).await),
-        };
-        underway.clock(Phase::Stage, seconds(began.elapsed()));
-        result?;
-        self.check_whole(underway)
-    }
+/// A session of which everything that the live table has is staged and verified: what a swap takes.
+pub(in crate::run) struct Whole<'a> {
+    session: &'a mut Session,
+}
 
-    /// The gate: every chunk of the plan is staged from the right source, and verified.
-    fn check_whole(&self, underway: &Underway) -> Result<()> {
-        let now = self.store_time(&underway.journal);
-        for chunk in &underway.plan.chunks {
-            let record = underway.journal.record(chunk.id);
-            let quick = record.is_some_and(|record| record.verified == Some(Verify::Quick));
-            let ready = matches!(underway.journal.need(chunk, now), Need::Nothing | Need::Renew)
-                && !(quick && self.settings.verify == Verify::Full);
-            let wanted =
-                if underway.plan.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
-            let found = record.map(|record| record.rows_left() + record.left_out);
-            if !ready || found != Some(wanted) {
-                let message = format!("chunk {} is not staged and verified as planned", chunk.id);
-                return Err(Error::mismatch(message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Says what was verified.
-    pub(super) fn tell_verified(&self, underway: &Underway) {
-        if underway.plan.chunks.is_empty() {
-            return;
-        }
-        let (rows, chunks) = (count_text(underway.plan.rows), underway.plan.chunks.len());
-        let nulled = underway.values_nulled();
-        let mut how = match self.settings.verify {
-            Verify::Full if nulled.is_empty() => "every value read back and equal",
-            // What was made of some is not what they were.
-            Verify::Full => "every value read back and equal to what was made",
-            Verify::Quick => "counts and first rows read back",
-        }
-        .to_owned();
-        for nulled in &nulled {
-            how = format!("{how}; {}", nulled.text());
-        }
-        let total = amount(&underway.plan, &underway.plan.chunks);
-        self.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
-        note(&self.progress, format!("verified {rows} rows in {chunks} chunks: {how}"));
+impl Whole<'_> {
+    pub(in crate::run) fn session(&mut self) -> &mut Session {
+        self.session
     }
 }
 
-impl<'a> Work<'a> {
+/// Stages, verifies and catches up until the head of the live table is staged. `lease` is the phase
+/// that others see.
+///
+/// # Errors
+/// As [`migrate`](crate::Migration::migrate), up to the swap.
+///
+/// # Crash
+/// The journal holds what was staged and verified until its last checkpoint.
+pub(in crate::run) async fn copy<'a>(
+    ctx: &Context,
+    session: &'a mut Session,
+    lease: Phase,
+) -> Result<Whole<'a>> {
+    let began = Instant::now();
+    let executor = Arc::new(Worker::of(ctx, session).await?);
+    let mut copier = Copier::of(ctx, session, executor, lease);
+    copier.copying = copier.wanted();
+    copier.queue();
+    copier.tell_amounts(Phase::Stage);
+    let result = match copier.run().await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(copier.stop(error).await),
+    };
+    session.took(Phase::Stage, began);
+    result?;
+    check_whole(ctx, session)?;
+    Ok(Whole { session })
+}
+
+/// The gate: every chunk of the plan is staged from the right source, and verified.
+fn check_whole(ctx: &Context, session: &Session) -> Result<()> {
+    let now = store_time(ctx, &session.journal);
+    for chunk in &session.plan.chunks {
+        let record = session.journal.record(chunk.id);
+        let quick = record.is_some_and(|record| record.verified == Some(Verify::Quick));
+        let ready = matches!(session.journal.need(chunk, now), Need::Nothing | Need::Renew)
+            && !(quick && ctx.settings.verify == Verify::Full);
+        let wanted = if session.plan.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
+        let found = record.map(|record| record.rows_left() + record.left_out);
+        if !ready || found != Some(wanted) {
+            let message = format!("chunk {} is not staged and verified as planned", chunk.id);
+            return Err(Error::mismatch(message));
+        }
+    }
+    Ok(())
+}
+
+/// Says what was verified.
+pub(in crate::run) fn tell_verified(ctx: &Context, session: &Session) {
+    if session.plan.chunks.is_empty() {
+        return;
+    }
+    let (rows, chunks) = (count_text(session.plan.rows), session.plan.chunks.len());
+    let nulled = session.values_nulled();
+    let mut how = match ctx.settings.verify {
+        Verify::Full if nulled.is_empty() => "every value read back and equal",
+        // What was made of some is not what they were.
+        Verify::Full => "every value read back and equal to what was made",
+        Verify::Quick => "counts and first rows read back",
+    }
+    .to_owned();
+    for nulled in &nulled {
+        how = format!("{how}; {}", nulled.text());
+    }
+    let total = amount(&session.plan, &session.plan.chunks);
+    ctx.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
+    ctx.say(format!("verified {rows} rows in {chunks} chunks: {how}"));
+}
+
+impl<'a> Copier<'a> {
     fn of(
-        migration: &'a Migration,
-        underway: &'a mut Underway,
-        worker: Worker,
+        ctx: &'a Context,
+        session: &'a mut Session,
+        executor: Arc<dyn Executor>,
         lease: Phase,
     ) -> Self {
-        let places = places(&underway.plan.chunks);
+        let places = places(&session.plan.chunks);
         Self {
-            migration,
-            underway,
+            ctx,
+            session,
             places,
-            worker,
+            executor,
             lease,
             waiting: VecDeque::new(),
             running: JoinSet::new(),
@@ -169,10 +188,10 @@ impl<'a> Work<'a> {
         let mut beat = interval(BEAT);
         beat.tick().await;
         let mut listen = interval(LISTEN);
-        let settings = &self.migration.settings;
+        let settings = &self.ctx.settings;
         let control = settings.control.as_ref();
         let mut control = control.map(|path| Control::of(path, settings.max_rate));
-        let mut lost = self.underway.journal.lost();
+        let mut lost = self.session.journal.lost();
         loop {
             self.fill();
             if self.running.is_empty() {
@@ -184,39 +203,39 @@ impl<'a> Work<'a> {
             tokio::select! {
                 biased;
                 error = &mut lost => return Err(error),
-                () = self.migration.cancel.cancelled() => return Err(self.migration.interrupted()),
+                () = self.ctx.cancel.cancelled() => return Err(self.ctx.interrupted()),
                 _ = beat.tick() => {
                     let began = Instant::now();
-                    self.checkpoint().await?;
+                    self.session.save(self.ctx, self.lease, false).await?;
                     beat.reset_after(next_beat(began.elapsed()));
                     self.look_meanwhile().await?;
                 }
                 _ = listen.tick(), if control.is_some() => {
                     if let Some(control) = &mut control {
-                        control.hear(&self.underway.throttle, &self.migration.progress);
+                        control.hear(&self.session.throttle, &self.ctx.progress);
                     }
                 }
-                done = self.running.join_next_with_id() => self.took(done)?,
+                done = self.running.join_next_with_id() => self.take_in(done)?,
             }
         }
     }
 
     /// Starts tasks while there are workers and memory free.
     fn fill(&mut self) {
-        let room = Room::of(&self.migration.settings);
+        let room = Room::of(&self.ctx.settings);
         while let Some(task) = self.waiting.front() {
-            let held = self.worker.held(task);
+            let held = self.executor.held_bytes(task);
             let in_use = self.in_flight.values().map(|other| other.held).sum();
             if !room.takes(held, self.running.len(), in_use) {
                 break;
             }
             let Some(task) = self.waiting.pop_front() else { break };
             let origins = task.origins();
-            let (worker, progress) = (self.worker.clone(), Arc::clone(&self.migration.progress));
-            let cancel = self.migration.cancel.clone();
+            let (executor, progress) = (Arc::clone(&self.executor), Arc::clone(&self.ctx.progress));
+            let cancel = self.ctx.cancel.clone();
             let handle = self.running.spawn(async move {
-                let what = format!("chunk {}", task.chunk());
-                retrying(&progress, &cancel, &what, || worker.clone().run(task.clone())).await
+                let what = format!("chunk {}", task.chunk_id());
+                retrying(&progress, &cancel, &what, || executor.execute(task.clone())).await
             });
             self.in_flight.insert(handle.id(), InFlight { origins, held });
         }
@@ -224,22 +243,22 @@ impl<'a> Work<'a> {
 
     /// Everything that was planned is staged: looks whether the table has moved on. False when it has not.
     async fn next_round(&mut self) -> Result<bool> {
-        let everything = self.underway.staged_first.get_or_insert_with(Instant::now).elapsed();
+        let everything = self.session.staged_first.get_or_insert_with(Instant::now).elapsed();
         self.end_lap();
-        if self.migration.cancel.is_cancelled() {
-            return Err(self.migration.interrupted());
+        if self.ctx.cancel.is_cancelled() {
+            return Err(self.ctx.interrupted());
         }
-        if !self.migration.look(self.underway).await? {
+        if !self.session.lags(self.ctx).await? {
             return Ok(false);
         }
-        let rounds = self.underway.rounds;
-        if rounds.give_up(self.migration.bounds(), everything) {
-            return Err(self.migration.not_converging(&rounds, everything));
+        let rounds = self.session.rounds;
+        if rounds.give_up(bounds(self.ctx), everything) {
+            return Err(not_converging(self.ctx, &rounds, everything));
         }
         self.follow().await?;
-        self.underway.rounds.count += 1;
+        self.session.rounds.count += 1;
         let rows: u64 = self.waiting.iter().map(Task::rows).sum();
-        self.underway.rounds.rows += rows;
+        self.session.rounds.rows += rows;
         if rows > 0 {
             self.tell_amounts(Phase::CatchUp);
         }
@@ -251,17 +270,17 @@ impl<'a> Work<'a> {
         self.queue_stale();
         let lap = self.lap.began.elapsed();
         let follows = self.lap.ended.is_none() && self.followed;
-        if follows && lap >= self.migration.settings.cutover_timeout {
+        if follows && lap >= self.ctx.settings.cutover_timeout {
             // Longer than all rounds together may take: there is no end to it.
-            let rounds = Rounds { busy: lap, rows: self.lap.rows, ..self.underway.rounds };
-            return Err(self.migration.not_converging(&rounds, lap));
+            let rounds = Rounds { busy: lap, rows: self.lap.rows, ..self.session.rounds };
+            return Err(not_converging(self.ctx, &rounds, lap));
         }
         let catching_up = self.waiting.front().is_some_and(|task| !self.is_copy(task));
         let ended = self.lap.ended.unwrap_or(self.lap.began);
         if catching_up || !may_look(ended.elapsed(), self.lap.took) {
             return Ok(());
         }
-        if self.migration.look(self.underway).await? {
+        if self.session.lags(self.ctx).await? {
             self.follow().await?;
         }
         Ok(())
@@ -271,16 +290,16 @@ impl<'a> Work<'a> {
     async fn follow(&mut self) -> Result<()> {
         self.lap = Lap { began: Instant::now(), ended: None, took: self.lap.took, rows: 0 };
         self.followed = true;
-        self.migration.move_to_head(self.underway).await?;
-        self.worker = self.migration.worker(self.underway).await?;
-        self.places = places(&self.underway.plan.chunks);
+        self.session.move_to_head(self.ctx).await?;
+        self.executor = Arc::new(Worker::of(self.ctx, self.session).await?);
+        self.places = places(&self.session.plan.chunks);
         self.queue();
         let behind = self.waiting.iter().filter(|task| !self.is_copy(task));
         let (count, rows) = behind.fold((0, 0), |(n, rows), task| (n + 1, rows + task.rows()));
         self.lap.rows = rows;
-        let (version, rows) = (self.underway.plan.version, count_text(rows));
+        let (version, rows) = (self.session.plan.version, count_text(rows));
         let text = format!("caught up with version {version}: {count} chunks to do, {rows} rows");
-        note(&self.migration.progress, text);
+        self.ctx.say(text);
         Ok(())
     }
 
@@ -288,16 +307,16 @@ impl<'a> Work<'a> {
         if self.lap.ended.is_none() {
             self.lap.took = self.lap.began.elapsed();
             self.lap.ended = Some(Instant::now());
-            if self.underway.rounds.count > 0 {
-                self.underway.rounds.busy += self.lap.took;
+            if self.session.rounds.count > 0 {
+                self.session.rounds.busy += self.lap.took;
             }
         }
     }
 
     /// The fragments of the chunks that are not staged.
     fn wanted(&self) -> HashSet<Signature> {
-        let chunks = self.underway.plan.chunks.iter();
-        let wanted = chunks.filter(|chunk| self.underway.journal.record(chunk.id).is_none());
+        let chunks = self.session.plan.chunks.iter();
+        let wanted = chunks.filter(|chunk| self.session.journal.record(chunk.id).is_none());
         wanted.flat_map(Chunk::signatures).collect()
     }
 
@@ -309,21 +328,21 @@ impl<'a> Work<'a> {
 
     /// Lines up what is left to do: catching up first, then copying, in row order.
     fn queue(&mut self) {
-        let now = self.migration.store_time(&self.underway.journal);
+        let now = store_time(self.ctx, &self.session.journal);
         let runs = self.in_flight.values().map(|task| signatures(&task.origins));
         let runs: HashSet<Vec<Signature>> = runs.collect();
-        let chunks = self.underway.plan.chunks.iter();
+        let chunks = self.session.plan.chunks.iter();
         let free = chunks.filter(|chunk| !runs.contains(&chunk.signatures()));
-        let tasks = free.filter_map(|chunk| Task::of(chunk, &self.underway.journal, now));
+        let tasks = free.filter_map(|chunk| Task::of(chunk, &self.session.journal, now));
         let (copy, catch_up): (Vec<_>, Vec<_>) = tasks.partition(|task| self.is_copy(task));
         self.waiting = catch_up.into_iter().chain(copy).collect();
     }
 
     /// Lines up staged files that have grown too old since the plan was made.
     fn queue_stale(&mut self) {
-        let now = self.migration.store_time(&self.underway.journal);
-        let journal = &self.underway.journal;
-        let mut chunks = self.underway.plan.chunks.iter();
+        let now = store_time(self.ctx, &self.session.journal);
+        let journal = &self.session.journal;
+        let mut chunks = self.session.plan.chunks.iter();
         let stale = chunks.any(|chunk| journal.need(chunk, now) == Need::Renew);
         if stale {
             self.queue();
@@ -331,7 +350,7 @@ impl<'a> Work<'a> {
     }
 
     /// Takes in a task that is done; what its chunk needs beyond it is next.
-    fn took(
+    fn take_in(
         &mut self,
         done: Option<std::result::Result<(Id, Result<Done>), JoinError>>,
     ) -> Result<()> {
@@ -345,23 +364,23 @@ impl<'a> Work<'a> {
             }
         };
         self.in_flight.remove(&id);
-        let (mut record, fragments) = done;
+        let Done { mut record, fragments } = done;
         let place = self.places.get(&signatures(&record.origins));
-        let Some(chunk) = place.and_then(|place| self.underway.plan.chunks.get(*place)) else {
+        let Some(chunk) = place.and_then(|place| self.session.plan.chunks.get(*place)) else {
             // Its fragments are gone from the table: so is the need for it.
-            self.underway.journal.doom(record.files.into_iter().map(|file| file.name));
+            self.session.journal.doom(record.files.into_iter().map(|file| file.name));
             return Ok(());
         };
         record.chunk = chunk.id;
-        self.underway.journal.put(record, fragments);
-        let now = self.migration.store_time(&self.underway.journal);
-        let next = Task::of(chunk, &self.underway.journal, now);
+        self.session.journal.put(record, fragments);
+        let now = store_time(self.ctx, &self.session.journal);
+        let next = Task::of(chunk, &self.session.journal, now);
         match next {
             Some(task) => self.waiting.push_front(task),
-            None => self
-                .migration
-                .progress
-                .event(Event::Advanced(Amount { chunks: 1, ..Amount::default() })),
+            None => {
+                let one = Amount { chunks: 1, ..Amount::default() };
+                self.ctx.progress.event(Event::Advanced(one));
+            }
         }
         if self.waiting.front().is_none_or(|task| self.is_copy(task)) {
             self.end_lap();
@@ -369,25 +388,18 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Makes what is done durable, and removes the files that nothing names since.
-    async fn checkpoint(&mut self) -> Result<()> {
-        self.migration.checkpoint(&mut self.underway.journal, self.lease, false).await?;
-        let doomed = self.underway.journal.take_doomed();
-        self.worker.remove(doomed).await
-    }
-
     /// Stops everything, keeps what is done, and gives the error to tell: having been taken over goes
     /// before whatever came of it.
     async fn stop(&mut self, error: Error) -> Error {
         while let Some(done) = self.running.try_join_next_with_id() {
             // Its error, if it has one, is not the first.
-            let _ = self.took(Some(done));
+            let _ = self.take_in(Some(done));
         }
         self.running.shutdown().await;
         if error.kind() == Kind::Locked {
             return error;
         }
-        let kept = self.migration.checkpoint(&mut self.underway.journal, self.lease, true).await;
+        let kept = checkpoint(self.ctx, &mut self.session.journal, self.lease, true).await;
         match kept {
             Err(lost) if lost.kind() == Kind::Locked => lost,
             // The error that stopped the run is the one to tell.
@@ -396,12 +408,12 @@ impl<'a> Work<'a> {
     }
 
     fn tell_amounts(&self, phase: Phase) {
-        let plan = &self.underway.plan;
+        let plan = &self.session.plan;
         let (mut total, mut done) = (amount(plan, &plan.chunks), Amount::default());
-        let staged = self.waiting.iter().filter_map(Task::staged);
+        let staged = self.waiting.iter().filter_map(Task::to_stage);
         let mut left = amount(plan, staged);
         left.chunks = self.waiting.len() as u64;
-        let deleted = self.waiting.iter().filter(|task| task.staged().is_none());
+        let deleted = self.waiting.iter().filter(|task| task.to_stage().is_none());
         left.rows += deleted.map(Task::rows).sum::<u64>();
         if phase == Phase::Stage {
             done.rows = total.rows.saturating_sub(left.rows);
@@ -410,7 +422,7 @@ impl<'a> Work<'a> {
         } else {
             total = left;
         }
-        self.migration.progress.event(Event::Began { phase, total, done });
+        self.ctx.progress.event(Event::Began { phase, total, done });
     }
 }
 
@@ -438,27 +450,42 @@ fn places(chunks: &[Chunk]) -> HashMap<Vec<Signature>, usize> {
     chunks.iter().map(Chunk::signatures).zip(0..).collect()
 }
 
-impl Migration {
-    fn bounds(&self) -> Bounds {
-        let settings = &self.settings;
-        Bounds { rounds_max: settings.max_rounds, time_max: settings.cutover_timeout }
-    }
+fn bounds(ctx: &Context) -> Bounds {
+    let settings = &ctx.settings;
+    Bounds { rounds_max: settings.max_rounds, time_max: settings.cutover_timeout }
+}
 
-    fn not_converging(&self, rounds: &Rounds, elapsed: Duration) -> Error {
-        let (written, staged) = rounds.rates(elapsed);
-        let table = self.location.table();
-        Error::interrupted(format!(
-            "`{table}` is written to faster than the migration catches up: {} rounds in {:.1} s. \
-             Others make {} rows/s to stage, staging does {} rows/s",
-            rounds.count,
-            elapsed.as_secs_f64(),
-            count_text(written),
-            count_text(staged)
-        ))
-        .with_advice(
-            "write less for a while, or raise --max-rounds, --cutover-timeout or --workers",
-        )
+fn not_converging(ctx: &Context, rounds: &Rounds, elapsed: Duration) -> Error {
+    let (written, staged) = rounds.rates(elapsed);
+    let table = ctx.table();
+    Error::interrupted(format!(
+        "`{table}` is written to faster than the migration catches up: {} rounds in {:.1} s. \
+         Others make {} rows/s to stage, staging does {} rows/s",
+        rounds.count,
+        elapsed.as_secs_f64(),
+        count_text(written),
+        count_text(staged)
+    ))
+    .with_advice("write less for a while, or raise --max-rounds, --cutover-timeout or --workers")
+}
+
+/// The rows of `chunks` that are staged, and the bytes that go through for them.
+fn amount<'a>(plan: &Plan, chunks: impl IntoIterator<Item = &'a Chunk>) -> Amount {
+    let mut all = Amount::default();
+    for chunk in chunks {
+        let rows = if plan.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
+        all.rows += rows;
+        all.chunks += 1;
+        if !plan.is_aligned() {
+            all.bytes += chunk.bytes();
+        }
     }
+    if plan.is_aligned() {
+        let through = u128::from(plan.through_bytes());
+        let bytes = through * u128::from(all.rows) / u128::from(plan.rows.max(1));
+        all.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+    all
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The gate: the last look before the swap, at everything that it will publish, as it lies in the store; and
-//! the first look after it.
+//! The last look before the swap, at everything that it will publish, as it lies in the store; and the first
+//! look after it.
 //!
 //! What is published is joined to what was staged by the names of files, never by position.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -19,18 +19,26 @@ use object_store::path::Path;
 use crate::chunk::ChunkId;
 use crate::datafile;
 use crate::deletion::{self, Deleted};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::guard::guarded;
 use crate::journal::{DELETIONS_AT_ONCE, Journal, StagedFile, own_file};
 use crate::plan::{Plan, Strategy};
-use crate::run::Underway;
-use crate::run::prepare::Prepared;
 use crate::schema::rules::same_field;
+use crate::table::store_of;
 
 /// What a version is made of.
-pub(super) struct Published {
+pub(crate) struct Published {
     fragments: Vec<Fragment>,
     schema: Schema,
+}
+
+/// What was planned and staged: what may be published, and nothing else.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intent<'a> {
+    /// The live table before.
+    pub live: &'a Dataset,
+    pub plan: &'a Plan,
+    pub journal: &'a Journal,
 }
 
 /// A staged file, and the record that it is in.
@@ -43,40 +51,27 @@ struct Meant<'a> {
     source: Option<u64>,
 }
 
-/// Compares everything that `prepared` will publish with what was staged and verified. Gives the chunks whose
-/// files were touched since: they have to be verified again first.
-///
-/// # Errors
-/// `Mismatch`, naming the file or the fragment, on any difference: nothing may be swapped then.
-pub(super) async fn inspect(underway: &Underway, prepared: &Prepared) -> Result<Vec<ChunkId>> {
-    let live = &underway.source;
-    let store = live.object_store(None).await;
-    let store = store.doing(|| format!("open the store of {}", live.uri()))?;
-    let published = prepared.read_back(live).await?;
-    compare(underway, &published)?;
-    expect_deletions(&store, live, &underway.journal, &published).await?;
-    prepared.expect_indices(underway).await?;
-    touched(&store, live, &underway.journal).await
-}
-
 /// Compares the version that was swapped in with what was staged, and looks for every file that it names.
 ///
 /// # Errors
 /// `Mismatch`, naming what differs or is gone.
-pub(super) async fn inspect_swapped(underway: &Underway, swapped: &Dataset) -> Result<()> {
+pub(crate) async fn inspect_swapped(intent: Intent<'_>, swapped: &Dataset) -> Result<()> {
     let fragments = swapped.fragments().as_ref().clone();
-    compare(underway, &Published { fragments, schema: swapped.schema().clone() })?;
+    compare(intent, &Published { fragments, schema: swapped.schema().clone() })?;
     expect_there(swapped).await
 }
 
 /// Compares what is published with what was planned and staged.
-fn compare(underway: &Underway, published: &Published) -> Result<()> {
-    let (plan, journal) = (&underway.plan, &underway.journal);
+///
+/// # Errors
+/// `Mismatch`, naming the file or the fragment, on any difference: it may not be published.
+pub(crate) fn compare(intent: Intent<'_>, published: &Published) -> Result<()> {
+    let Intent { live, plan, journal } = intent;
     expect_schema(plan, &published.schema)?;
     match plan.strategy {
         Strategy::Nothing => {}
         Strategy::Metadata => {
-            let (then, now) = (underway.source.fragments(), &published.fragments);
+            let (then, now) = (live.fragments(), &published.fragments);
             let (mut pairs, wanted) = (then.iter().zip(now), wanted_fields(plan));
             if then.len() != now.len() || !pairs.all(|(then, now)| same_rows(then, now, &wanted)) {
                 return Err(differs("its fragments are not those of the table"));
@@ -84,7 +79,7 @@ fn compare(underway: &Underway, published: &Published) -> Result<()> {
         }
         Strategy::Columns => {
             let wanted = wanted_fields(plan);
-            expect_beside(&underway.source, journal, &published.fragments, &wanted)?;
+            expect_beside(live, journal, &published.fragments, &wanted)?;
         }
         Strategy::Rewrite => expect_staged(journal, &published.fragments)?,
     }
@@ -275,12 +270,13 @@ fn expect_beside(
 }
 
 /// Reads each deletion file back that relance wrote for the swap.
-async fn expect_deletions(
-    store: &ObjectStore,
-    live: &Dataset,
-    journal: &Journal,
-    published: &Published,
-) -> Result<()> {
+///
+/// # Errors
+/// `Mismatch`, naming the file, when it does not hold the rows that were written.
+pub(crate) async fn expect_deletions(intent: Intent<'_>, published: &Published) -> Result<()> {
+    let Intent { live, journal, .. } = intent;
+    let store = store_of(live).await?;
+    let store = store.as_ref();
     let id = &journal.header().id;
     let meant = meant(journal)?;
     let root = live.branch_location().path;
@@ -298,16 +294,14 @@ async fn expect_deletions(
     Ok(())
 }
 
-/// The chunks whose staged files are not as they were when they were verified.
-async fn touched(store: &ObjectStore, live: &Dataset, journal: &Journal) -> Result<Vec<ChunkId>> {
-    let listed = datafile::list(store, &live.data_dir(), &journal.header().id).await?;
-    let there: HashMap<String, StagedFile> = listed
-        .into_iter()
-        .filter_map(|meta| {
-            let name = meta.location.filename()?.to_owned();
-            Some((name.clone(), StagedFile::of(&name, meta)))
-        })
-        .collect();
+/// The chunks whose staged files are not as they were when they were verified: they have to be verified again
+/// first.
+///
+/// # Errors
+/// `Mismatch`, naming the file, when one is gone.
+pub(crate) async fn touched(intent: Intent<'_>) -> Result<Vec<ChunkId>> {
+    let Intent { live, journal, .. } = intent;
+    let there = staged_files(live, &journal.header().id).await?;
     let mut touched = Vec::new();
     for record in journal.records() {
         for file in &record.files {
@@ -329,10 +323,23 @@ async fn touched(store: &ObjectStore, live: &Dataset, journal: &Journal) -> Resu
     Ok(touched)
 }
 
+/// Every staged file of the migration `id` that is in the folder of `live`, by name.
+///
+/// # Errors
+/// `Failed`, when they cannot be listed.
+pub(crate) async fn staged_files(live: &Dataset, id: &str) -> Result<HashMap<String, StagedFile>> {
+    let store = store_of(live).await?;
+    let listed = datafile::list(&store, &live.data_dir(), id).await?;
+    let files = listed.into_iter().filter_map(|meta| {
+        let name = meta.location.filename()?.to_owned();
+        Some((name.clone(), StagedFile::of(&name, meta)))
+    });
+    Ok(files.collect())
+}
+
 /// Fails when a file is gone that `dataset` names in its own folder.
 async fn expect_there(dataset: &Dataset) -> Result<()> {
-    let store = dataset.object_store(None).await;
-    let store = store.doing(|| format!("open the store of {}", dataset.uri()))?;
+    let store = store_of(dataset).await?;
     let root = dataset.branch_location().path;
     let version = dataset.version_id();
     let gone = |what: &str, name: &str| {
@@ -386,42 +393,17 @@ async fn names(store: &ObjectStore, directory: &Path) -> Result<HashSet<String>>
     Ok(relative.collect())
 }
 
-/// The files of prepared indices, as they lay in the store when they were built.
-pub(super) type IndexFiles = BTreeMap<String, (u64, String)>;
-
 /// Makes the commit of `version` durable, where the store is a disk: its manifest, its transaction, and the
 /// folders that hold them. Lance leaves that to the system.
 ///
 /// # Errors
 /// `Failed`, when the disk reports an error.
-pub(super) async fn sync_commit(version: &Dataset) -> Result<()> {
-    let store = version.object_store(None).await;
-    let store = store.doing(|| format!("open the store of {}", version.uri()))?;
+pub(crate) async fn sync_commit(version: &Dataset) -> Result<()> {
+    let store = store_of(version).await?;
     let transaction = version.manifest().transaction_file.as_ref();
     let transaction = transaction.map(|name| version.transactions_dir().join(name.as_str()));
     let manifest = version.manifest_location().path.clone();
     datafile::sync(&store, transaction.into_iter().chain([manifest]).collect(), false).await
-}
-
-/// What the store has of the files of `indices`, which are made durable: by name, the size, and what tells one content from another.
-///
-/// # Errors
-/// `Failed`, when they cannot be listed.
-pub(super) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Result<IndexFiles> {
-    let store = live.object_store(None).await;
-    let store = store.doing(|| format!("open the store of {}", live.uri()))?;
-    let mut files = IndexFiles::new();
-    for index in indices {
-        let directory = live.indices_dir().join(index.uuid.to_string());
-        let listed = datafile::list_below(&store, &directory).await?;
-        let paths = listed.iter().map(|meta| meta.location.clone()).collect();
-        datafile::sync(&store, paths, false).await?;
-        for meta in listed {
-            let mark = format!("{} {:?}", meta.last_modified, meta.e_tag);
-            files.insert(meta.location.to_string(), (meta.size, mark));
-        }
-    }
-    Ok(files)
 }
 
 /// Reads the manifest of `version`, a prepared one, as it lies in the store. Beside the indices of `live`, it has
@@ -429,13 +411,12 @@ pub(super) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Re
 ///
 /// # Errors
 /// `Mismatch`, when it cannot be read, or is not what was written.
-pub(super) async fn read_prepared(
+pub(crate) async fn read_prepared(
     version: &Arc<Dataset>,
     new_indices: &[IndexMetadata],
     live: &Dataset,
 ) -> Result<Published> {
-    let store = version.object_store(None).await;
-    let store = store.doing(|| format!("open the store of {}", version.uri()))?;
+    let store = store_of(version).await?;
     let location = version.manifest_location();
     let doing = format!("read the prepared version {} back", location.path);
     let read = guarded(&doing, async {
@@ -499,7 +480,7 @@ fn is_same(found: &Manifest, meant: &Manifest) -> bool {
 /// # Errors
 /// `Failed`, for an operation that relance does not swap with.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the operations that a swap is")]
-pub(super) fn of_operation(live: &Dataset, operation: &Operation) -> Result<Published> {
+pub(crate) fn of_operation(live: &Dataset, operation: &Operation) -> Result<Published> {
     match operation {
         Operation::Overwrite { fragments, schema, .. }
         | Operation::Merge { fragments, schema, .. } => {

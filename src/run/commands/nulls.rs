@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::buffer::NullBuffer;
 use futures::TryStreamExt;
 use lance::Dataset;
@@ -13,9 +13,9 @@ use lance_core::datatypes::{Field, Schema};
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::error::Result;
 use crate::escape::shell_word;
-use crate::plan::Plan;
-use crate::run::Migration;
-use crate::run::look::requested;
+use crate::run::context::Context;
+use crate::run::hints::bare_command;
+use crate::run::point::requested;
 use crate::run::report::NullsStatus;
 use crate::schema::filled::filled;
 use crate::schema::path::{field_at, find};
@@ -24,51 +24,35 @@ use crate::table;
 
 /// Rows that are read of a column: beyond, there are at least as many nulls as were found.
 const ROWS_MAX: u64 = 4_000_000;
+
 const LIMITS: ScanLimits = ScanLimits { batch_rows: 8192, io_buffer_bytes: 16 << 20 };
 
-impl Migration {
-    /// What those who go on writing to the migrated table need to know.
-    pub(super) fn notes(&self, plan: &Plan) -> Vec<String> {
-        let schema = &plan.target.schema;
-        let filled = filled(&plan.target.changes).into_iter();
-        let nullable = filled.filter(|one| at(schema, &one.column).is_some_and(|it| it.nullable));
-        let names: Vec<String> = nullable.map(|one| format!("`{}`", one.column)).collect();
-        if names.is_empty() {
-            return Vec::new();
-        }
-        let (names, status) = (names.join(", "), self.command("status"));
-        vec![format!(
-            "rows that clients append without {names} are null there, not the default: {status} counts them"
-        )]
+/// For each column that the migration which is `swapped` added with a value: the rows written since in
+/// which it is null, if there are any.
+pub(in crate::run) async fn nulls_since(
+    ctx: &Context,
+    live: &Arc<Dataset>,
+    swapped: u64,
+) -> Result<Vec<NullsStatus>> {
+    let changes = requested(live, swapped).await?.map(|request| request.changes);
+    let filled = filled(&changes.unwrap_or_default());
+    if filled.is_empty() {
+        return Ok(Vec::new());
     }
-
-    /// For each column that the migration which is `swapped` added with a value: the rows written since in
-    /// which it is null, if there are any.
-    pub(super) async fn nulls_since(
-        &self,
-        live: &Arc<Dataset>,
-        swapped: u64,
-    ) -> Result<Vec<NullsStatus>> {
-        let changes = requested(live, swapped).await?.map(|request| request.changes);
-        let filled = filled(&changes.unwrap_or_default());
-        if filled.is_empty() {
-            return Ok(Vec::new());
+    let then = table::at_version(live, swapped).await?;
+    let since = Since::of(&then, live).await?;
+    let mut all = Vec::new();
+    for one in filled {
+        let Some(field) = field_now(&then, live, &one.column) else { continue };
+        let (rows, at_least) = since.nulls(field).await?;
+        if rows > 0 {
+            let column = path_of(live.schema(), field.id);
+            let fill = format!("{column}={}", one.value);
+            let fill = bare_command(ctx, "migrate", &["--fill", &shell_word(&fill)]);
+            all.push(NullsStatus { column, rows, at_least, fill });
         }
-        let then = table::at_version(live, swapped).await?;
-        let since = Since::of(&then, live).await?;
-        let mut all = Vec::new();
-        for one in filled {
-            let Some(field) = field_now(&then, live, &one.column) else { continue };
-            let (rows, at_least) = since.nulls(field).await?;
-            if rows > 0 {
-                let column = path_of(live.schema(), field.id);
-                let fill = format!("{column}={}", one.value);
-                let fill = self.bare_command("migrate", &["--fill", &shell_word(&fill)]);
-                all.push(NullsStatus { column, rows, at_least, fill });
-            }
-        }
-        Ok(all)
     }
+    Ok(all)
 }
 
 /// What was written since some version.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::datafile;
-use crate::error::{Context, Result};
+use crate::error::{Context as _, Result};
 use crate::location::{Location, tried_table};
 use crate::process::{Presence, ProcessId, Running};
 
@@ -22,7 +22,7 @@ const LIFE: TimeDelta = TimeDelta::days(1);
 
 /// A folder that only this run writes to.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(in crate::run) struct Scratch {
     store: Arc<ObjectStore>,
     root: Path,
     _running: Running,
@@ -56,7 +56,7 @@ impl Scratch {
     ///
     /// # Crash
     /// The next one removes it.
-    pub(super) async fn create(
+    pub(in crate::run) async fn begin_in(
         store: &Arc<ObjectStore>,
         directory: &Path,
         location: &Location,
@@ -74,7 +74,7 @@ impl Scratch {
     }
 
     /// Where data files go.
-    pub(super) fn data(&self) -> Path {
+    pub(in crate::run) fn data(&self) -> Path {
         self.root.clone().join("data")
     }
 
@@ -82,7 +82,7 @@ impl Scratch {
     ///
     /// # Errors
     /// `Failed`, when something is there and cannot be removed.
-    pub(super) async fn clear(&self) -> Result<()> {
+    pub(in crate::run) async fn clear(&self) -> Result<()> {
         clear(&self.store, &self.root).await.map(drop)
     }
 
@@ -90,7 +90,7 @@ impl Scratch {
     ///
     /// # Errors
     /// `Failed`, when something is there and cannot be removed.
-    pub(super) async fn remove(self) -> Result<()> {
+    pub(in crate::run) async fn remove(self) -> Result<()> {
         remove(&self.store, &self.root).await
     }
 }

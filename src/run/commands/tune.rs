@@ -1,4 +1,4 @@
-//! Tries settings on the first rows of a table, and says which to use. What is written goes into a table
+//! `tune`: tries settings on the first rows of a table, and says which to use. What is written goes into a table
 //! of each run's own, which is removed again.
 
 use std::sync::Arc;
@@ -11,32 +11,34 @@ use object_store::path::Path;
 use crate::budget::{Budget, Throttle};
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::datafile;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::plan::{Plan, Request, Strategy};
 use crate::process::{peak_bytes, reset_peak};
-use crate::progress::{Amount, note};
+use crate::progress::Amount;
 use crate::readback::Expected;
-use crate::run::Migration;
-use crate::run::planning::Planned;
-use crate::run::scratch::Scratch;
-use crate::run::worker::Pipeline;
+use crate::run::commands::scratch::Scratch;
+use crate::run::context::Context;
+use crate::run::pipeline::Pipeline;
+use crate::run::planning::{Planned, plan_head};
 use crate::settings::{ROWS_PER_FILE, Settings};
 use crate::source::Source;
-use crate::table::source_fragments;
+use crate::table::{source_fragments, store_of};
 use crate::transform::pool::Pool;
 use crate::tuning::{Knobs, Trial, Tuned, batch_sizes, best, median, queues, workers};
 
 /// Bytes of a trial, about: long enough that starting it costs nothing beside it.
 const SAMPLE_BYTES: u64 = 256 << 20;
+
 /// Chunks of a trial.
 const CHUNKS: u64 = 4;
+
 /// Rounds after which more tell nothing new.
 const ROUNDS_MAX: usize = 7;
 
 /// A table's first rows, and where they are written to.
 struct Bench<'a> {
-    migration: &'a Migration,
+    ctx: &'a Context,
     plan: Plan,
     source: Source,
     store: Arc<ObjectStore>,
@@ -44,45 +46,30 @@ struct Bench<'a> {
     chunks: Vec<Chunk>,
 }
 
-impl Migration {
-    /// Tries batch sizes, then workers, then queue depths for about `time` by really staging and verifying
-    /// the first rows of the table, up to 256 MiB of them. The table itself is only read.
-    ///
-    /// # Errors
-    /// `Failed`, when the table is not there, is empty, or cannot be read; `Refused`, when it cannot be
-    /// rewritten; `Interrupted`, when it was cancelled.
-    ///
-    /// # Crash
-    /// Files are left in `<table>__relance_tune_<run>`; the next call removes them.
-    pub async fn tune(&self, time: Duration) -> Result<Tuned> {
-        self.settings.validate()?;
-        let request = Request { strategy: Some(Strategy::Rewrite), ..self.request.clone() };
-        let asked = self.clone().request(request);
-        let bench = asked.bench().await?;
-        let tuned = bench.run(time).await;
-        let removed = bench.scratch.remove().await;
-        let tuned = tuned?;
-        removed?;
-        Ok(tuned)
-    }
+pub(in crate::run) async fn run(ctx: &Context, time: Duration) -> Result<Tuned> {
+    ctx.settings.validate()?;
+    let request = Request { strategy: Some(Strategy::Rewrite), ..ctx.request.clone() };
+    let asked = Context { request, ..ctx.clone() };
+    let bench = bench_of(&asked).await?;
+    let tuned = bench.run(time).await;
+    let removed = bench.scratch.remove().await;
+    let tuned = tuned?;
+    removed?;
+    Ok(tuned)
+}
 
-    async fn bench(&self) -> Result<Bench<'_>> {
-        let Planned { plan, live } = self.plan_head(&self.opener()).await?;
-        let store = live.object_store(None).await;
-        let store = store.doing(|| format!("open the store of {}", live.uri()))?;
-        let chunks = sample(&source_fragments(&live).await?, plan.row_bytes());
-        if chunks.is_empty() {
-            return Err(Error::failed(format!(
-                "`{}` has no rows to try on",
-                self.location.table()
-            )));
-        }
-        let directory = datafile::directory_of(&live.branch_location().path);
-        let now = self.clock.now();
-        let scratch = Scratch::create(&store, &directory, &self.location, now).await?;
-        let source = Source::of(live);
-        Ok(Bench { migration: self, plan, source, store, scratch, chunks })
+async fn bench_of(ctx: &Context) -> Result<Bench<'_>> {
+    let Planned { plan, live } = plan_head(ctx, &ctx.opener()).await?;
+    let store = store_of(&live).await?;
+    let chunks = sample(&source_fragments(&live).await?, plan.row_bytes());
+    if chunks.is_empty() {
+        return Err(Error::failed(format!("`{}` has no rows to try on", ctx.table())));
     }
+    let directory = datafile::directory_of(&live.branch_location().path);
+    let now = ctx.clock.now();
+    let scratch = Scratch::begin_in(&store, &directory, &ctx.location, now).await?;
+    let source = Source::of(live);
+    Ok(Bench { ctx, plan, source, store, scratch, chunks })
 }
 
 /// Chunks of about the same size from the first rows of `fragments`, which may come more than once.
@@ -99,7 +86,7 @@ fn sample(fragments: &[SourceFragment], row_bytes: u64) -> Vec<Chunk> {
 
 impl Bench<'_> {
     async fn run(&self, time: Duration) -> Result<Tuned> {
-        let settings = &self.migration.settings;
+        let settings = &self.ctx.settings;
         let mut knobs = Knobs {
             batch_bytes: settings.batch_size.bytes(self.plan.width()),
             workers: settings.workers,
@@ -114,8 +101,8 @@ impl Bench<'_> {
                 "workers" => workers(knobs, processors),
                 _ => queues(knobs),
             };
-            note(&self.migration.progress, format!("trying {} values of {what}", some.len()));
-            let tried = self.compare(&some, time / share).await?;
+            self.ctx.say(format!("trying {} values of {what}", some.len()));
+            let tried = self.try_in_turn(&some, time / share).await?;
             if let Some(best) = best(&tried) {
                 knobs = best.knobs;
                 chosen = Some(best.clone());
@@ -125,7 +112,7 @@ impl Bench<'_> {
         let best = chosen.ok_or_else(|| Error::failed("nothing was tried"))?;
         let (rows, bytes) = self.size();
         Ok(Tuned {
-            table: self.migration.location.table().to_owned(),
+            table: self.ctx.table().to_owned(),
             row_bytes: self.plan.row_bytes(),
             sample_rows: rows,
             sample_bytes: bytes,
@@ -136,7 +123,7 @@ impl Bench<'_> {
     }
 
     /// Tries `some` in turn, round after round, for about `time`, at least once each.
-    async fn compare(&self, some: &[Knobs], time: Duration) -> Result<Vec<Trial>> {
+    async fn try_in_turn(&self, some: &[Knobs], time: Duration) -> Result<Vec<Trial>> {
         let began = Instant::now();
         let (rows, bytes) = self.size();
         let mut seen = vec![(Vec::new(), None); some.len()];
@@ -147,7 +134,7 @@ impl Bench<'_> {
             if round > 0 && began.elapsed() + each > time {
                 break;
             }
-            self.migration.begin_phase(Phase::Stage, total);
+            self.ctx.begin_phase(Phase::Stage, total);
             for (knobs, (seconds, peak)) in some.iter().zip(&mut seen) {
                 let (took, most) = self.once(*knobs).await?;
                 seconds.push(took);
@@ -170,7 +157,7 @@ impl Bench<'_> {
             batch_size: knobs.batch_size(),
             workers: knobs.workers,
             queue: knobs.queue,
-            ..self.migration.settings.clone()
+            ..self.ctx.settings.clone()
         };
         let pipeline = Pipeline {
             plan: &self.plan,
@@ -180,12 +167,12 @@ impl Bench<'_> {
             source: self.source.clone(),
             store: Arc::clone(&self.store),
             directory: self.scratch.data(),
-            id: self.migration.run.chars().take(12).collect(),
+            id: self.ctx.run.chars().take(12).collect(),
             rows_max: ROWS_PER_FILE,
             pool: Pool::of(knobs.workers)?,
             budget: Budget::of(settings.memory_bytes / 2),
             throttle: Arc::new(Throttle::of(settings.max_rate)),
-            progress: Arc::clone(&self.migration.progress),
+            progress: Arc::clone(&self.ctx.progress),
         };
         let (stager, reader) = pipeline.parts();
         let told = reset_peak();
@@ -215,7 +202,7 @@ impl Bench<'_> {
         let mut all = futures::stream::iter(tasks).buffer_unordered(knobs.workers);
         tokio::select! {
             biased;
-            () = self.migration.cancel.cancelled() => {
+            () = self.ctx.cancel.cancelled() => {
                 return Err(Error::interrupted("interrupted; the table is as it was"));
             }
             done = async { all.try_next().await } => done?,

@@ -16,137 +16,145 @@ use lance_core::datatypes::Field as LanceField;
 use roaring::RoaringTreemap;
 
 use crate::chunk::{Origin, SourceFragment};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context as _, Error, Result};
+use crate::journal::Journal;
 use crate::location::Location;
 use crate::phase::Phase;
 use crate::plan::Plan;
-use crate::progress::{Amount, note};
-use crate::run::preflight::Trial;
-use crate::run::{Migration, Underway};
+use crate::progress::Amount;
+use crate::run::context::Context;
+use crate::run::preflight::trial::{Trial, trial_of, tried_at_once};
 use crate::settings::OnBadValue;
 use crate::table::{Opener, source_fragments};
 
 /// What is added to a table's name for its quarantine.
 const SUFFIX: &str = "__relance_quarantine";
+
 /// The column that tells which migration a row was copied by.
 const MIGRATION: &str = "_relance_migration";
+
 /// The column that tells which fragment of the source a row was in.
 const FRAGMENT: &str = "_relance_fragment";
+
 /// Rows that are read at once to be copied, at most.
 const ROWS_AT_ONCE: u32 = 1024;
 
-impl Migration {
-    /// Refuses a quarantine that cannot take the rows of `plan`.
-    pub(super) async fn expect_quarantine(&self, plan: &Plan) -> Result<()> {
-        if plan.request.on_bad_value != OnBadValue::Quarantine || plan.findings.is_empty() {
-            return Ok(());
-        }
-        if plan.before.fields_pre_order().any(LanceField::is_blob) {
-            return Err(Error::refused("rows with blobs cannot be copied to a quarantine"));
-        }
-        let place = self.quarantine_place()?;
-        let Some(there) = Opener::of(&place, self.wrapper.clone()).found().await? else {
-            return Ok(());
-        };
-        let names = |schema: &ArrowSchema| -> Vec<(String, DataType)> {
-            let fields = schema.fields().iter();
-            fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
-        };
-        let wanted = quarantine_schema(&ArrowSchema::from(&plan.before));
-        if names(&ArrowSchema::from(there.schema())) == names(&wanted) {
-            return Ok(());
-        }
-        let table = place.table();
-        Err(Error::refused(format!("the table `{table}` is there already, with other columns"))
-            .with_advice("drop or rename it first"))
+/// Refuses a quarantine that cannot take the rows of `plan`.
+pub(in crate::run) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Result<()> {
+    if plan.request.on_bad_value != OnBadValue::Quarantine || plan.findings.is_empty() {
+        return Ok(());
     }
+    if plan.before.fields_pre_order().any(LanceField::is_blob) {
+        return Err(Error::refused("rows with blobs cannot be copied to a quarantine"));
+    }
+    let place = quarantine_place(ctx)?;
+    let Some(there) = ctx.opener_of(&place).found().await? else {
+        return Ok(());
+    };
+    let names = |schema: &ArrowSchema| -> Vec<(String, DataType)> {
+        let fields = schema.fields().iter();
+        fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    };
+    let wanted = quarantine_schema(&ArrowSchema::from(&plan.before));
+    if names(&ArrowSchema::from(there.schema())) == names(&wanted) {
+        return Ok(());
+    }
+    let table = place.table();
+    Err(Error::refused(format!("the table `{table}` is there already, with other columns"))
+        .with_advice("drop or rename it first"))
+}
 
-    /// Copies the rows of the source that have a bad value: at first all, in place of what an earlier run of
-    /// this migration copied; then those of the fragments that others have changed since. True at first:
-    /// others may have written meanwhile.
-    ///
-    /// # Crash
-    /// The quarantine holds some of the rows; the next run begins anew.
-    pub(super) async fn quarantine(&self, underway: &mut Underway) -> Result<bool> {
-        if underway.plan.request.on_bad_value != OnBadValue::Quarantine {
-            return Ok(false);
-        }
-        let source = Arc::clone(&underway.source);
-        let Some(trial) = self.trial(&source, &underway.plan)? else {
-            return Ok(false);
-        };
-        let place = self.quarantine_place()?;
-        let writer = QuarantineWriter {
-            opener: Opener::of(&place, self.wrapper.clone()),
-            place,
-            id: underway.journal.header().id.clone(),
-            rows: self.settings.batch_size.rows(underway.plan.width()).min(ROWS_AT_ONCE) as usize,
-        };
-        let now = source_fragments(&source).await?;
-        let first = underway.quarantined.is_none();
-        let known = underway.quarantined.take().unwrap_or_default();
-        let (stale, new) = known.lags(now);
-        if !first && stale.is_empty() && new.is_empty() {
-            underway.quarantined = Some(known);
-            return Ok(false);
-        }
-        writer.remove((!first).then_some(stale.as_slice())).await?;
-        let rows = new.iter().map(|fragment| fragment.physical_rows).sum();
-        self.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
-        let lost = underway.journal.lost();
-        let copied = self.copy_bad(&trial, &writer, &source, new);
-        let copied = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => return Err(self.interrupted()),
-            error = lost => return Err(error),
-            copied = copied => copied?,
-        };
-        let known = known.with(&stale, copied);
-        let (count, table) = (known.rows(), writer.place.table());
-        note(&self.progress, format!("{count} rows with bad values are copied to `{table}`"));
-        underway.quarantined = Some(known);
-        Ok(first)
+/// Copies the rows of the source that have a bad value: at first all, in place of what an earlier run of
+/// this migration copied; then those of the fragments that others have changed since what is `known` was
+/// copied. True when rows of `intent` were copied for the first time: others may have written meanwhile.
+///
+/// # Errors
+/// `Failed`, when the quarantine cannot be written.
+///
+/// # Crash
+/// The quarantine holds some of the rows; the next run copies all of them again.
+pub(in crate::run) async fn quarantine(
+    ctx: &Context,
+    source: &Arc<Dataset>,
+    plan: &Plan,
+    journal: &Journal,
+    known: Option<Quarantined>,
+) -> Result<(Option<Quarantined>, bool)> {
+    if plan.request.on_bad_value != OnBadValue::Quarantine {
+        return Ok((known, false));
     }
+    let Some(trial) = trial_of(ctx, source, plan)? else {
+        return Ok((known, false));
+    };
+    let place = quarantine_place(ctx)?;
+    let writer = QuarantineWriter {
+        opener: ctx.opener_of(&place),
+        place,
+        id: journal.header().id.clone(),
+        rows: ctx.settings.batch_size.rows(plan.width()).min(ROWS_AT_ONCE) as usize,
+    };
+    let now = source_fragments(source).await?;
+    let first = known.is_none();
+    let known = known.unwrap_or_default();
+    let (stale, new) = known.lags(now);
+    if !first && stale.is_empty() && new.is_empty() {
+        return Ok((Some(known), false));
+    }
+    writer.remove((!first).then_some(stale.as_slice())).await?;
+    let rows = new.iter().map(|fragment| fragment.physical_rows).sum();
+    ctx.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
+    let lost = journal.lost();
+    let copied = copy_bad(ctx, &trial, &writer, source, new);
+    let copied = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => return Err(ctx.interrupted()),
+        error = lost => return Err(error),
+        copied = copied => copied?,
+    };
+    let known = known.with(&stale, copied);
+    let (count, table) = (known.rows(), writer.place.table());
+    ctx.say(format!("{count} rows with bad values are copied to `{table}`"));
+    Ok((Some(known), first))
+}
 
-    /// Copies the bad rows of `fragments`, and tells how many each has. What is held is the addresses in a few
-    /// fragments, and one batch.
-    async fn copy_bad(
-        &self,
-        trial: &Trial,
-        writer: &QuarantineWriter,
-        source: &Arc<Dataset>,
-        fragments: Vec<SourceFragment>,
-    ) -> Result<Vec<(Origin, u64)>> {
-        let at_once = self.tried_at_once(&fragments);
-        let tried = fragments.into_iter().map(|fragment| {
-            let (trial, progress) = (trial.clone(), Arc::clone(&self.progress));
-            let tries = async move {
-                let bad = trial.bad_rows(&fragment, &progress).await?;
-                Ok((fragment.origin, bad))
-            };
-            tries.boxed()
-        });
-        let mut tried = stream::iter(tried).buffered(at_once);
-        let mut copied = Vec::new();
-        while let Some(found) = tried.next().await {
-            let (origin, bad): (Origin, RoaringTreemap) = found?;
-            let rows = bad.len();
-            if rows > 0 {
-                writer.copy(source, origin.id, bad).await?;
-            }
-            copied.push((origin, rows));
+/// Copies the bad rows of `fragments`, and tells how many each has. What is held is the addresses in a few
+/// fragments, and one batch.
+async fn copy_bad(
+    ctx: &Context,
+    trial: &Trial,
+    writer: &QuarantineWriter,
+    source: &Arc<Dataset>,
+    fragments: Vec<SourceFragment>,
+) -> Result<Vec<(Origin, u64)>> {
+    let at_once = tried_at_once(ctx, &fragments);
+    let tried = fragments.into_iter().map(|fragment| {
+        let (trial, progress) = (trial.clone(), Arc::clone(&ctx.progress));
+        let tries = async move {
+            let bad = trial.bad_rows(&fragment, &progress).await?;
+            Ok((fragment.origin, bad))
+        };
+        tries.boxed()
+    });
+    let mut tried = stream::iter(tried).buffered(at_once);
+    let mut copied = Vec::new();
+    while let Some(found) = tried.next().await {
+        let (origin, bad): (Origin, RoaringTreemap) = found?;
+        let rows = bad.len();
+        if rows > 0 {
+            writer.copy(source, origin.id, bad).await?;
         }
-        Ok(copied)
+        copied.push((origin, rows));
     }
+    Ok(copied)
+}
 
-    fn quarantine_place(&self) -> Result<Location> {
-        self.location.sibling(&format!("{}{SUFFIX}", self.location.table()))
-    }
+fn quarantine_place(ctx: &Context) -> Result<Location> {
+    ctx.location.sibling(&format!("{}{SUFFIX}", ctx.table()))
 }
 
 /// The source fragments whose bad rows this run has copied, as they were then, and how many they have.
 #[derive(Debug, Default)]
-pub(super) struct Quarantined(BTreeMap<u64, (Origin, u64)>);
+pub(in crate::run) struct Quarantined(BTreeMap<u64, (Origin, u64)>);
 
 impl Quarantined {
     /// The fragments whose copied rows are not what they should be by `now`, and those that have to be

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
@@ -10,59 +9,46 @@ use lance::dataset::transaction::Operation;
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use lance_table::format::{DataFile, Fragment, IndexMetadata};
-use lance_table::io::commit::ManifestNamingScheme;
 use object_store::path::Path;
-use roaring::RoaringBitmap;
 
 use crate::commit::detach;
 use crate::deletion::Deleted;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::journal::{DELETIONS_AT_ONCE, Journal, deleted_rows, own_file};
 use crate::numbering::Numbering;
-use crate::phase::Phase;
 use crate::plan::{Plan, Strategy};
-use crate::progress::Amount;
-use crate::run::gate::{self, IndexFiles, Published};
-use crate::run::report::seconds;
-use crate::run::{Migration, Underway};
-use crate::{datafile, deletion, index, span};
+use crate::run::prebuilt::index_files;
+use crate::run::session::Session;
+use crate::table::store_of;
+use crate::verify::published;
+use crate::verify::published::Published;
+use crate::{datafile, deletion, index};
 
 /// The swap's operation, and the files that it was prepared with.
-pub(super) struct Prepared {
-    pub(super) operation: Operation,
+pub(in crate::run) struct Prepared {
+    pub(in crate::run) operation: Operation,
     /// The storage version that the table gets, where it changes.
-    pub(super) storage_version: Option<ConcreteFileVersion>,
+    pub(in crate::run) storage_version: Option<ConcreteFileVersion>,
     /// Detached versions, each made from the one before.
-    versions: Vec<Arc<Dataset>>,
+    pub(super) versions: Vec<Arc<Dataset>>,
     deletions: Vec<Path>,
     /// The indices that were built before the swap, as they are put into the last version.
     new_indices: Vec<IndexMetadata>,
-}
-
-/// Indices over what is staged, built before it is swapped in.
-#[derive(Debug, Default)]
-pub(super) struct Prebuilt {
-    indices: Vec<IndexMetadata>,
-    /// Their files, as they lay in the store when they were built.
-    index_files: IndexFiles,
-    /// The staged file of each fragment that they were built over, by its id.
-    files: HashMap<u64, String>,
-    numbering: Numbering,
 }
 
 impl Prepared {
     /// The operation for what is planned and staged. Where Lance needs more than one, they are prepared as
     /// detached versions, and the last one is restored: the live table still goes from the old to the new
     /// in one commit, indices included.
-    pub(super) async fn of(underway: &mut Underway) -> Result<Self> {
-        let indexed = !underway.prebuilt.indices.is_empty();
-        let mut prepared = Self::rows(underway, indexed).await?;
+    pub(in crate::run) async fn of(session: &mut Session) -> Result<Self> {
+        let indexed = !session.prebuilt.indices.is_empty();
+        let mut prepared = Self::rows(session, indexed).await?;
         if let (true, Some(last)) = (indexed, prepared.versions.last().cloned()) {
-            let version = underway.source.version_id() + 1;
-            let new_indices = underway.prebuilt.fitting(&last, version);
+            let version = session.source.version_id() + 1;
+            let new_indices = session.prebuilt.fitting(&last, version);
             prepared.new_indices.clone_from(&new_indices);
             let operation = Operation::CreateIndex { new_indices, removed_indices: Vec::new() };
-            let id = underway.journal.header().id.clone();
+            let id = session.journal.header().id.clone();
             prepared.versions.push(detach(&last, operation, None, &id).await?);
             prepared.restore();
         }
@@ -70,14 +56,14 @@ impl Prepared {
     }
 
     /// As [`of`](Self::of), without indices. With `detached`, prepared as a detached version in any case.
-    async fn rows(underway: &mut Underway, detached: bool) -> Result<Self> {
-        let (live, plan, journal) = (&underway.source, &underway.plan, &underway.journal);
+    pub(super) async fn rows(session: &mut Session, detached: bool) -> Result<Self> {
+        let (live, plan, journal) = (&session.source, &session.plan, &session.journal);
         match plan.strategy {
             Strategy::Nothing => {
                 Err(Error::failed("there is nothing to swap; this is a bug in relance"))
             }
             Strategy::Rewrite if detached => {
-                let numbering = &mut underway.prebuilt.numbering;
+                let numbering = &mut session.prebuilt.numbering;
                 Self::numbered(live, plan, journal, numbering).await
             }
             Strategy::Rewrite => Self::rewritten(live, plan, journal).await,
@@ -205,10 +191,10 @@ impl Prepared {
     ///
     /// # Errors
     /// `Mismatch`, when the last of the prepared versions is not the one that was written.
-    pub(super) async fn read_back(&self, live: &Dataset) -> Result<Published> {
+    pub(in crate::run) async fn published(&self, live: &Dataset) -> Result<Published> {
         match self.versions.last() {
-            Some(last) => gate::read_prepared(last, &self.new_indices, live).await,
-            None => gate::of_operation(live, &self.operation),
+            Some(last) => published::read_prepared(last, &self.new_indices, live).await,
+            None => published::of_operation(live, &self.operation),
         }
     }
 
@@ -217,12 +203,12 @@ impl Prepared {
     ///
     /// # Errors
     /// `Mismatch`, naming the index.
-    pub(super) async fn expect_indices(&self, underway: &Underway) -> Result<()> {
-        let prebuilt = &underway.prebuilt;
+    pub(in crate::run) async fn expect_indices(&self, session: &Session) -> Result<()> {
+        let prebuilt = &session.prebuilt;
         let (Some(last), false) = (self.versions.last(), prebuilt.indices.is_empty()) else {
             return Ok(());
         };
-        let files = gate::index_files(&underway.source, &prebuilt.indices).await?;
+        let files = index_files(&session.source, &prebuilt.indices).await?;
         if files != prebuilt.index_files {
             return Err(Error::mismatch(
                 "files of the indices that were built for the swap are not as they were: something other \
@@ -246,76 +232,14 @@ impl Prepared {
 
     /// Removes what nobody can reach any more: the detached versions and, of a swap that was `lost`, its
     /// deletion files.
-    pub(super) async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
-        let store = live.object_store(None).await;
-        let store = store.doing(|| format!("open the store of {}", live.uri()))?;
+    pub(in crate::run) async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
+        let store = store_of(live).await?;
         let lost = if lost { self.deletions.as_slice() } else { &[] };
         let versions = self.versions.iter().map(|version| &version.manifest_location().path);
         for path in versions.chain(lost) {
             datafile::remove(&store, path).await?;
         }
         Ok(())
-    }
-}
-
-impl Prebuilt {
-    /// The indices, over those fragments of `prepared` that they were built over, as of `version`.
-    fn fitting(&self, prepared: &Dataset, version: u64) -> Vec<IndexMetadata> {
-        let there: RoaringBitmap = prepared
-            .iter_fragments()
-            .filter(|fragment| {
-                let file = fragment.files.last().map(|file| &file.path);
-                file.is_some() && file == self.files.get(&fragment.id)
-            })
-            .filter_map(|fragment| u32::try_from(fragment.id).ok())
-            .collect();
-        let indices = self.indices.iter().cloned().map(|mut index| {
-            index.fragment_bitmap = index.fragment_bitmap.map(|built| built & &there);
-            index.dataset_version = version;
-            index
-        });
-        // One that covers nothing any more is built again after the swap.
-        let covers = |index: &IndexMetadata| {
-            index.fragment_bitmap.as_ref().is_none_or(|covered| !covered.is_empty())
-        };
-        indices.filter(covers).collect()
-    }
-}
-
-impl Migration {
-    /// Builds the indices that what is staged will need, so that they are swapped in with it. True, when
-    /// there were any.
-    pub(super) async fn build_indices(&self, underway: &mut Underway) -> Result<bool> {
-        let wanted = underway.plan.rebuilds();
-        let detachable =
-            underway.source.manifest_location().naming_scheme == ManifestNamingScheme::V2;
-        let ids = u64::from(underway.source.manifest().max_fragment_id.unwrap_or_default())
-            .saturating_add(underway.journal.records().map(|one| one.files.len() as u64).sum());
-        let room = Numbering::has_room(ids);
-        if wanted.is_empty() || !detachable || !room || underway.plan.rows == 0 {
-            return Ok(false);
-        }
-        let began = Instant::now();
-        let _building = span::index();
-        let total = Amount { chunks: wanted.len() as u64, ..Amount::default() };
-        self.begin_phase(Phase::Index, total);
-        let prepared = Prepared::rows(underway, true).await?;
-        let source = Arc::clone(&underway.source);
-        let id = underway.journal.header().id.clone();
-        if let Some(last) = prepared.versions.last() {
-            let built = index::prebuild(&source, last, &wanted, &id, &self.progress);
-            let built = self.beating(&mut underway.journal, Phase::Stage, built).boxed().await;
-            prepared.tidy(&source, true).await?;
-            let built = built?;
-            underway.prebuilt.index_files = gate::index_files(&source, &built).await?;
-            underway.prebuilt.indices = built;
-            let files = last
-                .iter_fragments()
-                .filter_map(|fragment| Some((fragment.id, fragment.files.last()?.path.clone())));
-            underway.prebuilt.files = files.collect();
-        }
-        underway.clock(Phase::Index, seconds(began.elapsed()));
-        Ok(true)
     }
 }
 
@@ -358,7 +282,7 @@ fn kept_schema(plan: &Plan) -> Schema {
 fn merge(on: &Dataset, plan: &Plan, journal: &Journal) -> Result<Operation> {
     let schema = plan.target.schema.clone();
     let ids: HashSet<i32> = schema.fields_pre_order().map(|field| field.id).collect();
-    let mut staged = staged_files(journal);
+    let mut staged = files_beside(journal);
     let mut fragments = on.fragments().as_ref().clone();
     if plan.strategy == Strategy::Columns {
         for fragment in &mut fragments {
@@ -377,7 +301,7 @@ fn merge(on: &Dataset, plan: &Plan, journal: &Journal) -> Result<Operation> {
 }
 
 /// The staged file of each source fragment, by its id.
-fn staged_files(journal: &Journal) -> HashMap<u64, DataFile> {
+fn files_beside(journal: &Journal) -> HashMap<u64, DataFile> {
     let id = &journal.header().id;
     let mut files = HashMap::new();
     for record in journal.records() {

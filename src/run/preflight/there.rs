@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::plan::explain::count_text;
 use crate::plan::{Plan, SkippedValues};
-use crate::progress::{Amount, Event, SharedProgress, note};
-use crate::run::Migration;
+use crate::progress::{Amount, Event, SharedProgress};
+use crate::run::context::Context;
 use crate::schema::there::{Asked, There};
 use crate::source::{ScanLimits, Source, What};
 use crate::span;
@@ -24,7 +24,9 @@ use crate::transform::{Transform, batch_bytes};
 
 /// Rows of a batch: few enough for wide vectors.
 const BATCH_ROWS: u32 = 2048;
+
 const IO_BUFFER_BYTES: u64 = 64 << 20;
+
 /// Batches of a fragment that are compared at once.
 const COMPARED_AT_ONCE: usize = 2;
 
@@ -40,59 +42,61 @@ struct Comparison {
     progress: SharedProgress,
 }
 
-impl Migration {
-    /// Compares the columns that are there already with what `plan` would have made, in every row of
-    /// `live`, and puts what it finds into the plan.
-    ///
-    /// # Errors
-    /// `Refused`, when they hold what cannot be taken for it.
-    pub(super) async fn compare_there(&self, live: &Arc<Dataset>, plan: &mut Plan) -> Result<()> {
-        if plan.target.there.is_empty() {
-            return Ok(());
-        }
-        let comparing = span::plan();
-        let tallies = self.tally(live, plan).await?;
-        drop(comparing);
-        for (there, tally) in plan.target.there.iter().zip(tallies) {
-            let values = accepted(there, &tally)?;
-            if let Some(text) = values.text() {
-                note(&self.progress, format!("{text}; it is left alone"));
-            }
-            plan.skipped_values.push(values);
-        }
-        Ok(())
+/// Compares the columns that are there already with what `plan` would have given them, in every row of `live`.
+///
+/// # Errors
+/// `Refused`, when they hold what cannot be taken for it.
+pub(in crate::run) async fn compare_there(
+    ctx: &Context,
+    live: &Arc<Dataset>,
+    plan: &Plan,
+) -> Result<Vec<SkippedValues>> {
+    if plan.target.there.is_empty() {
+        return Ok(Vec::new());
     }
-
-    async fn tally(&self, live: &Arc<Dataset>, plan: &Plan) -> Result<Vec<Tally>> {
-        let pairs = plan.target.side_by_side();
-        let places: Vec<usize> = (0..pairs.columns.len()).collect();
-        let transform = Transform::of(&pairs, &places, plan.filter.clone());
-        let comparison = Comparison {
-            source: Source::of(Arc::clone(live)),
-            what: What { schema: Arc::new(transform.inputs()), aligned: false },
-            transform: Arc::new(transform),
-            inside: Arc::new(plan.target.there.iter().map(|one| one.inside.clone()).collect()),
-            pool: Pool::of(self.settings.workers)?,
-            progress: Arc::clone(&self.progress),
-        };
-        let fragments = source_fragments(live).await?;
-        let rows = fragments.iter().map(|fragment| fragment.rows).sum();
-        self.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
-        let compared = fragments.into_iter().map(|fragment| {
-            let comparison = comparison.clone();
-            async move { comparison.fragment(fragment).await }.boxed()
-        });
-        let all = futures::stream::iter(compared.collect::<Vec<_>>());
-        let all = all
-            .buffered(self.settings.workers)
-            .try_fold(comparison.none(), |sum, next| futures::future::ready(Ok(added(sum, next))));
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => {
-                Err(Error::interrupted("interrupted; nothing was written"))
-            }
-            all = all => all,
+    let comparing = span::plan();
+    let tallies = tally(ctx, live, plan).await?;
+    drop(comparing);
+    let mut skipped = Vec::new();
+    for (there, tally) in plan.target.there.iter().zip(tallies) {
+        let values = accepted(there, &tally)?;
+        if let Some(text) = values.text() {
+            ctx.say(format!("{text}; it is left alone"));
         }
+        skipped.push(values);
+    }
+    Ok(skipped)
+}
+
+async fn tally(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Result<Vec<Tally>> {
+    let pairs = plan.target.side_by_side();
+    let places: Vec<usize> = (0..pairs.columns.len()).collect();
+    let transform = Transform::of(&pairs, &places, plan.filter.clone());
+    let comparison = Comparison {
+        source: Source::of(Arc::clone(live)),
+        what: What { schema: Arc::new(transform.inputs()), aligned: false },
+        transform: Arc::new(transform),
+        inside: Arc::new(plan.target.there.iter().map(|one| one.inside.clone()).collect()),
+        pool: Pool::of(ctx.settings.workers)?,
+        progress: Arc::clone(&ctx.progress),
+    };
+    let fragments = source_fragments(live).await?;
+    let rows = fragments.iter().map(|fragment| fragment.rows).sum();
+    ctx.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
+    let compared = fragments.into_iter().map(|fragment| {
+        let comparison = comparison.clone();
+        async move { comparison.fragment(fragment).await }.boxed()
+    });
+    let all = futures::stream::iter(compared.collect::<Vec<_>>());
+    let all = all
+        .buffered(ctx.settings.workers)
+        .try_fold(comparison.none(), |sum, next| futures::future::ready(Ok(added(sum, next))));
+    tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => {
+            Err(Error::interrupted("interrupted; nothing was written"))
+        }
+        all = all => all,
     }
 }
 
