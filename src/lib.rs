@@ -19,6 +19,8 @@
 //! # }
 //! ```
 //!
+//! The [`guide`] explains it step by step; [`guide::architecture`] is for whoever reads the code.
+//!
 //! # What survives a crash
 //!
 //! Nothing before the swap changes what a reader of the live table sees, and the swap is one commit
@@ -41,6 +43,7 @@ mod digest;
 mod error;
 mod escape;
 mod guard;
+pub mod guide;
 mod history;
 mod index;
 mod journal;

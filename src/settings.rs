@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchSize {
-    /// By the width of the rows and their columns, as measured: see the README.
+    /// By the width of the rows and their columns, as measured: see [the guide](crate::guide::speed_and_memory).
     Auto,
     /// A number of rows.
     Rows(u32),

@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The layers, the lowest first. A module uses those of the layers before its own, and those that stand
-/// before it in its own. What is not named here is a small noun: a file of its own, which uses only others of
-/// its kind.
-const LAYERS: [&[&str]; 6] = [
-    &["guide"],
+/// before it in its own. What is not named is the layer below them all: small nouns, each a file of its own.
+const LAYERS: [&[&str]; 5] = [
     &["schema", "transform", "plan"],
     &["storage"],
     &["table"],
@@ -60,7 +58,7 @@ fn calls_go_one_way() {
 #[test]
 fn the_pure_layers_never_touch_a_dataset_or_async() {
     for Source { module, file, text } in sources() {
-        if !LAYERS[1].contains(&module.as_str()) {
+        if !LAYERS[0].contains(&module.as_str()) {
             continue;
         }
         // Where rayon meets async.
@@ -137,7 +135,7 @@ fn collect(root: &Path, directory: &Path, found: &mut Vec<Source>) {
         let path = entry.unwrap().path();
         let file = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
         let module = file.split(['/', '.']).next().unwrap().to_owned();
-        if matches!(module.as_str(), "lib" | "main" | "cli") {
+        if matches!(module.as_str(), "lib" | "main" | "cli" | "guide") {
             continue;
         }
         if path.is_dir() {
