@@ -113,3 +113,8 @@ pub use settings::{
 };
 pub use transform::step::Found;
 pub use transform::{Made, Transform};
+
+/// Its example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -23,6 +23,8 @@ mod cli;
 mod crash;
 mod digest;
 mod gate;
+#[cfg(unix)] // its examples run in a shell
+mod guide;
 mod index;
 mod layers;
 mod lease;
