@@ -28,10 +28,14 @@
 //! the migration wrote. The version before the swap stays under a tag until [`Migration::finalize`];
 //! [`Migration::rollback`] puts it back.
 
+#![forbid(unsafe_code)]
+
 mod budget;
 mod cancel;
 mod catchup;
 mod chunk;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod clock;
 mod commit;
 mod database;

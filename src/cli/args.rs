@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use relance::BatchSize;
 
+use crate::BatchSize;
 use crate::cli::changes::{Ordered, VERBS};
+use crate::settings::{parse_batch_size, parse_bytes, parse_duration};
 
 /// Migrates LanceDB tables, however large, to a new schema: streamed, verified, swapped in by one
 /// atomic commit.
@@ -341,13 +342,13 @@ pub(super) enum ProgressArg {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    relance::parse_bytes(text).map_err(|error| error.to_string())
+    parse_bytes(text).map_err(|error| error.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    relance::parse_duration(text).map_err(|error| error.to_string())
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn batch_size(text: &str) -> Result<BatchSize, String> {
-    relance::parse_batch_size(text).map_err(|error| error.to_string())
+    parse_batch_size(text).map_err(|error| error.to_string())
 }

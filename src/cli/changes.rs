@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::Change;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use relance::Change;
 
 /// The flags, with what each takes and what it does.
 const FLAGS: &[(&str, &str, &str)] = &[

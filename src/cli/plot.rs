@@ -5,7 +5,9 @@ use std::path::Path;
 use plotters::prelude::{
     BLUE, ChartBuilder, Color, IntoDrawingArea, LineSeries, PathElement, RED, SVGBackend, WHITE,
 };
-use relance::{Error, Result, Trial, Tuned, bytes_text};
+
+use crate::plan::explain::{bytes_text, count_text};
+use crate::{Error, Result, Trial, Tuned};
 
 const SIZE: (u32, u32) = (800, 450);
 
@@ -59,7 +61,7 @@ fn svg_of(tuned: &Tuned, svg: &mut String) -> std::result::Result<(), Box<dyn st
     };
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let rows = relance::count_text(tuned.sample_rows);
+    let rows = count_text(tuned.sample_rows);
     let title = format!("{}: {rows} rows of {} bytes", tuned.table, tuned.row_bytes);
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 20))

@@ -1,15 +1,14 @@
 //! Flags become values, once.
 
-use relance::{
-    Change, Error, Hold, IfExists, Location, OnBadValue, Preflight, Request, Result, Settings,
-    Strategy, Verify,
-};
-
 use crate::cli::args::{
     BadValue, Changes, Cutover, Engine, Exists, HoldArg, Place, PreflightArg, Store, StrategyArg,
     VerifyArg,
 };
 use crate::cli::changes::Asked;
+use crate::{
+    Change, Error, Hold, IfExists, Location, OnBadValue, Preflight, Request, Result, Settings,
+    Strategy, Verify,
+};
 
 impl TryFrom<Place> for Location {
     type Error = Error;

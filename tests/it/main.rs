@@ -16,6 +16,7 @@
 mod support;
 
 mod after;
+mod api;
 mod blobs;
 mod catchup;
 mod changes;
