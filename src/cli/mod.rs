@@ -25,7 +25,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use crate::cli::args::{Changes, Cli, Command, Output, Place};
+use crate::cli::args::{Changes, Cli, Command, Output, TableArg};
 use crate::cli::breakdown::Breakdown;
 use crate::cli::show::{Looked, Unknown};
 use crate::cli::signals::Signals;
@@ -339,14 +339,14 @@ fn status_json(tables: &[Looked]) -> Value {
     json!({ "tables": tables.collect::<Vec<_>>() })
 }
 
-fn location(place: Place, caller: &mut Caller) -> Result<Location> {
+fn location(place: TableArg, caller: &mut Caller) -> Result<Location> {
     let location = Location::try_from(place)?;
     caller.secrets.extend(location.secrets());
     Ok(location)
 }
 
 fn migration(
-    place: Place,
+    place: TableArg,
     settings: Settings,
     output: &Output,
     caller: &mut Caller,

@@ -30,7 +30,7 @@ pub(super) fn draw(tuned: &Tuned, file: &Path) -> Result<()> {
     std::fs::write(file, svg).map_err(|error| cannot().caused_by(error))
 }
 
-/// The trials of the first kind that was tried: batch sizes.
+/// The first trials, which differ in their batch size alone.
 fn by_batch_size(tuned: &Tuned) -> Vec<&Trial> {
     let first = tuned.trials.first().map(|trial| (trial.knobs.workers, trial.knobs.queue));
     let mut found: Vec<&Trial> = Vec::new();
