@@ -28,6 +28,7 @@ use crate::{database, index, source};
 
 /// What `rollback` does about what others wrote after the swap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Writes {
     /// Refuses, if there is anything.
     #[default]
