@@ -27,6 +27,7 @@ mod gate;
 mod index;
 mod layers;
 mod lease;
+mod levels;
 #[cfg(unix)]
 mod links;
 #[cfg(target_os = "linux")] // whose kernel tells how much memory a process had
