@@ -30,10 +30,18 @@
 //! the migration wrote. The version before the swap stays under a tag until [`Migration::finalize`];
 //! [`Migration::rollback`] puts it back.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(dead_code, unreachable_pub, reason = "tests and benches use it, through `internals`")
+)]
+
 mod budget;
 mod cancel;
 mod catchup;
 mod chunk;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod clock;
 mod commit;
 mod database;
@@ -74,20 +82,14 @@ mod verify;
 
 use source as tag;
 
-pub use crate::span::{SPAN_TARGET, SPANS};
-pub use crate::tuning::{Knobs, Trial, Tuned};
 pub use cancel::Cancel;
-pub use chunk::{Chunk, ChunkId, Origin, Signature, SourceFragment};
 pub use clock::{Clock, SystemClock};
 pub use database::table_names;
-pub use digest::{ColumnDigest, Digest};
-pub use error::{BoxError, Error, Kind, Result};
-pub use escape::{escape_json, escape_line, escape_text};
+pub use digest::Digest;
+pub use error::{Error, Kind, Result};
 pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
 pub use plan::cost::Cost;
-pub use plan::explain::{bytes_text, count_text};
-pub use plan::strategy::Choice;
 pub use plan::{
     Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SkippedValues, Strategy,
 };
@@ -101,18 +103,21 @@ pub use run::report::{
 pub use sample::{Sample, Sampled};
 pub use schema::cast::Problem;
 pub use schema::change::{Add, Cast, Change, Compute};
-pub use schema::column::Column;
-pub use schema::show::{field_text, type_text};
-pub use schema::sql::Sql;
-pub use schema::target::{IfExists, Skipped, Target};
-pub use schema::types::parse_type;
-pub use secret::mask_secrets;
-pub use settings::{
-    BatchSize, Hold, OnBadValue, Preflight, Settings, Verify, parse_batch_size, parse_bytes,
-    parse_duration,
-};
-pub use transform::step::Found;
-pub use transform::{Made, Transform};
+pub use schema::target::IfExists;
+pub use settings::{BatchSize, Hold, OnBadValue, Preflight, Settings, Verify};
+pub use span::{SPAN_TARGET, SPANS};
+pub use tuning::{Knobs, Trial, Tuned};
+
+/// What the crate's own tests and benches need besides. Nothing in here is promised.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::digest::ColumnDigest;
+    pub use crate::schema::target::Target;
+    pub use crate::schema::types::parse_type;
+    pub use crate::settings::parse_batch_size;
+    pub use crate::transform::Transform;
+}
 
 /// Its example is compiled with the tests.
 #[cfg(doctest)]

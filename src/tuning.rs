@@ -16,6 +16,7 @@ const AS_FAST: f64 = 1.03;
 
 /// Settings that are tried together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Knobs {
     /// Bytes in a batch.
     pub batch_bytes: u64,
@@ -27,6 +28,7 @@ pub struct Knobs {
 
 /// What came of trying some settings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Trial {
     /// The settings.
     #[serde(flatten)]
@@ -43,6 +45,7 @@ pub struct Trial {
 
 /// What was found for a table.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Tuned {
     /// The table.
     pub table: String,

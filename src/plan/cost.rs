@@ -12,6 +12,7 @@ use crate::schema::target::Target;
 
 /// What a plan costs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Cost {
     /// Read from the source.
     pub read_bytes: u64,
@@ -33,7 +34,7 @@ const UNKNOWN_BYTES: u64 = 16;
 
 impl Cost {
     /// The cost of taking a table of these `facts` to `target` by `strategy`.
-    pub fn of(
+    pub(crate) fn of(
         facts: &Facts,
         target: &Target,
         strategy: Strategy,

@@ -225,7 +225,7 @@ fn oldest_client(version: ConcreteFileVersion) -> Option<&'static str> {
 }
 
 /// `1_500_000` as `1,500,000`.
-pub fn count_text(count: u64) -> String {
+pub(crate) fn count_text(count: u64) -> String {
     let digits = count.to_string();
     let mut out = String::new();
     for (position, digit) in digits.chars().enumerate() {
@@ -238,7 +238,7 @@ pub fn count_text(count: u64) -> String {
 }
 
 /// Bytes in binary units.
-pub fn bytes_text(bytes: u64) -> String {
+pub(crate) fn bytes_text(bytes: u64) -> String {
     const UNITS: &[&str] = &["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
         return format!("{bytes} B");

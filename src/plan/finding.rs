@@ -7,6 +7,7 @@ use crate::schema::cast::Problem;
 
 /// Values of a column that a change cannot take over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// The column's path.
     pub column: String,
@@ -20,6 +21,7 @@ pub struct Finding {
 
 /// A value, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Example {
     /// The row's address: the fragment's id in the upper 32 bits, the row's place in it in the lower.
     /// Where row ids are not stable it is LanceDB's `_rowid`.
@@ -41,6 +43,7 @@ impl Finding {
 
 /// Values of a column that did not go through and became null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Nulled {
     /// The column's path.
     pub column: String,
@@ -81,6 +84,7 @@ impl Nulled {
 
 /// How a column that was there already compares with the values that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SkippedValues {
     /// The column's path.
     pub column: String,

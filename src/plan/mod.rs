@@ -61,7 +61,7 @@ impl Request {
     ///
     /// # Errors
     /// `Usage`, when nothing is asked, or something out of range.
-    pub fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         if self.is_empty() {
             return Err(Error::usage("no change was asked for; try --add 'NAME:TYPE=LITERAL'"));
         }
@@ -97,7 +97,7 @@ impl Request {
 
 /// What the planner needs to know of a table.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The table's name.
     pub table: String,
     /// The version that the facts are of.
@@ -125,7 +125,7 @@ pub struct Facts {
 /// What Lance keeps beside rows that a rewrite would lose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-pub struct State {
+pub(crate) struct State {
     /// Rows written through a write-ahead log lie in its shards.
     pub mem_wal: bool,
     /// Row ids outlive a compaction.
@@ -144,6 +144,7 @@ pub struct State {
 
 /// An index, as far as a migration is concerned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct IndexFacts {
     /// Its name.
     pub name: String,
@@ -160,6 +161,7 @@ pub struct IndexFacts {
 /// What becomes of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum IndexFate {
     /// As it is.
     Keep,
@@ -183,6 +185,7 @@ pub(crate) struct Rebuild {
 
 /// What a migration does.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Plan {
     /// The table's name.
     pub table: String,
@@ -191,25 +194,25 @@ pub struct Plan {
     /// How it is carried out.
     pub strategy: Strategy,
     /// Why, and why not otherwise.
-    pub choice: Choice,
+    pub(crate) choice: Choice,
     /// The schema before.
-    pub before: Schema,
+    pub(crate) before: Schema,
     /// The schema after, and where its columns come from.
-    pub target: Target,
+    pub(crate) target: Target,
     /// The storage version of the staged files.
-    pub storage_version: ConcreteFileVersion,
+    pub(crate) storage_version: ConcreteFileVersion,
     /// The storage version that new files had before.
-    pub storage_version_before: ConcreteFileVersion,
+    pub(crate) storage_version_before: ConcreteFileVersion,
     /// The units of work, in row order; none, where nothing is staged.
-    pub chunks: Vec<Chunk>,
+    pub(crate) chunks: Vec<Chunk>,
     /// Rows of the table.
     pub rows: u64,
     /// Fragments of the table.
     pub fragments: u64,
     /// The places, in the target, of the columns that are written.
-    pub written: Vec<usize>,
+    pub(crate) written: Vec<usize>,
     /// Which rows stay.
-    pub filter: Option<Arc<Sql>>,
+    pub(crate) filter: Option<Arc<Sql>>,
     /// The indices and what becomes of each.
     pub indices: Vec<(IndexFacts, IndexFate)>,
     /// Values that a change cannot take over, once that was tried.
@@ -236,7 +239,7 @@ impl Plan {
     ///
     /// # Errors
     /// `Usage`, for a request that no table could take; `Refused`, for one that this table cannot.
-    pub fn choose(
+    pub(crate) fn choose(
         facts: &Facts,
         request: &Request,
         now: chrono::DateTime<chrono::Utc>,
@@ -334,6 +337,31 @@ impl Plan {
     /// Whether nothing is left to do.
     pub fn is_nothing(&self) -> bool {
         self.strategy == Strategy::Nothing
+    }
+
+    /// The changes as they are carried out: each `now` and each type spelled out.
+    pub fn changes(&self) -> &[Change] {
+        &self.target.changes
+    }
+
+    /// The names of the added columns that exist already with the same type.
+    pub fn skipped(&self) -> impl Iterator<Item = &str> {
+        self.target.skipped.iter().map(|skipped| skipped.name.as_str())
+    }
+
+    /// The schema of the table now.
+    pub fn schema_before(&self) -> ArrowSchema {
+        ArrowSchema::from(&self.before)
+    }
+
+    /// The schema of the table after the swap.
+    pub fn schema_after(&self) -> ArrowSchema {
+        ArrowSchema::from(&self.target.schema)
+    }
+
+    /// The storage version of the data files that are written, as `2.1`.
+    pub fn storage_version(&self) -> &str {
+        self.storage_version.to_manifest_string()
     }
 
     /// Whether staged rows are aligned with the source's, deleted ones included.

@@ -46,7 +46,7 @@ impl fmt::Display for Strategy {
 
 /// A strategy, and the reasons for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub(crate) struct Choice {
     /// The strategy.
     pub strategy: Strategy,
     /// Why it and not a cheaper one.

@@ -109,7 +109,7 @@ impl Migration {
     }
 
     /// Who is told, by whoever has more to tell.
-    pub fn told(&self) -> &SharedProgress {
+    pub(crate) fn told(&self) -> &SharedProgress {
         &self.0.progress
     }
 
@@ -129,6 +129,8 @@ impl Migration {
 
     /// What stands between Lance and the object store, for tests and metering. Local directories are
     /// read and written directly.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
     #[must_use]
     pub fn store_wrapper(mut self, wrapper: Arc<dyn WrappingObjectStore>) -> Self {
         self.0.wrapper = Some(wrapper);

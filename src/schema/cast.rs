@@ -29,6 +29,7 @@ use crate::schema::text::{float_at, text_problems, texts_of};
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Problem {
     /// It is null, where no null may be.
     Null,

@@ -11,7 +11,7 @@ use crate::schema::sql::Sql;
 
 /// Where the values of a column of the target come from.
 #[derive(Debug, Clone)]
-pub enum Column {
+pub(crate) enum Column {
     /// A column of the source, unchanged.
     Keep {
         /// Its name there.
@@ -69,17 +69,17 @@ impl Column {
     }
 
     /// Whether its values are the source's own.
-    pub fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         matches!(self, Self::Keep { .. })
     }
 
     /// Whether it is null in every row.
-    pub fn is_all_null(&self) -> bool {
+    pub(crate) fn is_all_null(&self) -> bool {
         matches!(self, Self::Constant(value) if value.null_count() == value.len())
     }
 
     /// Whether it can find values that do not go through.
-    pub fn is_checked(&self) -> bool {
+    pub(crate) fn is_checked(&self) -> bool {
         match self {
             Self::Keep { .. } | Self::Constant(_) => false,
             Self::Cast { .. } | Self::NotNull { .. } | Self::Sql { .. } => true,

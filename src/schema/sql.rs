@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 
 /// An expression, ready to be evaluated.
 #[derive(Debug)]
-pub struct Sql {
+pub(crate) struct Sql {
     text: String,
     expr: Arc<dyn PhysicalExpr>,
     /// The columns that it names.
@@ -84,12 +84,12 @@ impl Sql {
     }
 
     /// The columns that it names.
-    pub fn inputs(&self) -> &ArrowSchema {
+    pub(crate) fn inputs(&self) -> &ArrowSchema {
         &self.inputs
     }
 
     /// The type of its values, before any cast.
-    pub fn data_type(&self) -> &DataType {
+    pub(crate) fn data_type(&self) -> &DataType {
         &self.data_type
     }
 

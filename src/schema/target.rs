@@ -26,6 +26,7 @@ use crate::schema::there::{Asked, There};
 /// What to do about an added column that the table has already, with the same type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum IfExists {
     /// Leave the column alone, and say so.
     #[default]
@@ -38,15 +39,15 @@ pub enum IfExists {
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The schema after the swap. Fields whose values stay keep their ids; all others have new ones.
-    pub schema: Schema,
+    pub(crate) schema: Schema,
     /// Where each top-level column comes from, in the schema's order.
-    pub columns: Vec<Column>,
+    pub(crate) columns: Vec<Column>,
     /// The changes that are carried out, `now` and types spelled out.
-    pub changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
     /// Changes that the table has already.
-    pub skipped: Vec<Skipped>,
+    pub(crate) skipped: Vec<Skipped>,
     /// What is lost with a column that goes, in words.
-    pub lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
     /// Those of the columns that are there already whose values have to be compared with what was asked.
     pub(crate) there: Vec<There>,
     /// The fields of the source and what became of each: those whose values stay keep their ids here.
@@ -69,7 +70,7 @@ struct Draft<'a> {
 
 /// A change that the table has already.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
+pub(crate) struct Skipped {
     /// The column.
     pub name: String,
     /// What is there.
@@ -108,7 +109,7 @@ impl Target {
     }
 
     /// Whether the table is as asked already.
-    pub fn is_unchanged(&self) -> bool {
+    pub(crate) fn is_unchanged(&self) -> bool {
         self.changes.is_empty()
     }
 
@@ -131,7 +132,7 @@ impl Target {
     }
 
     /// The places of the columns whose values are not the source's own.
-    pub fn derived(&self) -> impl Iterator<Item = usize> {
+    pub(crate) fn derived(&self) -> impl Iterator<Item = usize> {
         self.columns.iter().enumerate().filter(|(_, column)| !column.is_kept()).map(|(at, _)| at)
     }
 

@@ -34,7 +34,7 @@ pub struct Transform {
 
 /// What became of a batch.
 #[derive(Debug)]
-pub struct Made {
+pub(crate) struct Made {
     /// The rows of the target.
     pub batch: RecordBatch,
     /// Values that did not go through; they are null in the batch.
@@ -87,7 +87,7 @@ impl Transform {
     }
 
     /// The schema of the source's columns that it needs, in the source's order.
-    pub fn inputs(&self) -> Schema {
+    pub(crate) fn inputs(&self) -> Schema {
         Schema { fields: self.source.clone(), metadata: std::collections::HashMap::new() }
     }
 

@@ -19,7 +19,7 @@ use crate::transform::shape::{retype, select, with_nulls_inside, without_nulls};
 
 /// Values that do not go through, of one column of one batch.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub(crate) struct Found {
     /// The column's path.
     pub path: String,
     /// Why.

@@ -16,6 +16,7 @@
 mod support;
 
 mod after;
+mod api;
 mod blobs;
 mod catchup;
 mod changes;
@@ -28,6 +29,7 @@ mod guide;
 mod index;
 mod layers;
 mod lease;
+mod levels;
 #[cfg(unix)]
 mod links;
 #[cfg(target_os = "linux")] // whose kernel tells how much memory a process had

@@ -32,6 +32,7 @@ use crate::{database, history, index, table, tag};
 
 /// What `rollback` does about what others wrote after the swap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Writes {
     /// Refuses, if there is anything.
     #[default]
