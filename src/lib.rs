@@ -30,14 +30,12 @@
 
 mod budget;
 mod cancel;
-mod catchup;
 mod chunk;
 mod clock;
 mod commit;
 mod database;
 mod datafile;
 mod deletion;
-mod digest;
 mod error;
 mod escape;
 mod guard;
@@ -46,7 +44,6 @@ mod index;
 mod journal;
 mod leftover;
 mod location;
-mod numbering;
 mod pages;
 mod phase;
 mod plan;
@@ -66,15 +63,16 @@ mod stage;
 mod table;
 mod template;
 mod transform;
-mod tuning;
+
+// Until run/, stage/ and storage/ name the new paths.
+use plan::{catchup, tuning};
+use transform::digest;
 
 pub use crate::span::{SPAN_TARGET, SPANS};
-pub use crate::tuning::{Knobs, Trial, Tuned};
 pub use cancel::Cancel;
 pub use chunk::{Chunk, ChunkId, Origin, Signature, SourceFragment};
 pub use clock::{Clock, SystemClock};
 pub use database::table_names;
-pub use digest::{ColumnDigest, Digest};
 pub use error::{BoxError, Error, Kind, Result};
 pub use escape::{escape_json, escape_line, escape_text};
 pub use location::{Location, STAGING_SUFFIX};
@@ -82,6 +80,7 @@ pub use phase::Phase;
 pub use plan::cost::Cost;
 pub use plan::explain::{bytes_text, count_text};
 pub use plan::strategy::Choice;
+pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
     Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SkippedValues, Strategy,
 };
@@ -105,5 +104,6 @@ pub use settings::{
     BatchSize, Hold, OnBadValue, Preflight, Settings, Verify, parse_batch_size, parse_bytes,
     parse_duration,
 };
+pub use transform::digest::{ColumnDigest, Digest};
 pub use transform::step::Found;
 pub use transform::{Made, Transform};

@@ -1,11 +1,14 @@
 //! Decides what a migration does, from plain facts about a table. Same facts, same plan.
 
+pub(crate) mod catchup;
 pub(crate) mod check;
 pub(crate) mod copies;
 pub(crate) mod cost;
 pub(crate) mod explain;
 pub(crate) mod finding;
+pub(crate) mod fragment_ids;
 pub(crate) mod strategy;
+pub(crate) mod tuning;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

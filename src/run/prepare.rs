@@ -18,8 +18,8 @@ use crate::commit::detach;
 use crate::deletion::Deleted;
 use crate::error::{Context, Error, Result};
 use crate::journal::{DELETIONS_AT_ONCE, Journal, deleted_rows, own_file};
-use crate::numbering::Numbering;
 use crate::phase::Phase;
+use crate::plan::fragment_ids::FragmentIds;
 use crate::plan::{Plan, Strategy};
 use crate::progress::Amount;
 use crate::run::gate::{self, IndexFiles, Published};
@@ -47,7 +47,7 @@ pub(super) struct Prebuilt {
     index_files: IndexFiles,
     /// The staged file of each fragment that they were built over, by its id.
     files: HashMap<u64, String>,
-    numbering: Numbering,
+    numbering: FragmentIds,
 }
 
 impl Prepared {
@@ -118,14 +118,14 @@ impl Prepared {
         live: &Arc<Dataset>,
         plan: &Plan,
         journal: &Journal,
-        numbering: &mut Numbering,
+        numbering: &mut FragmentIds,
     ) -> Result<Self> {
         let id = &journal.header().id;
         let staged = journal.all_fragments();
         let names: Option<Vec<&str>> = staged.iter().map(|one| own_file(one, id)).collect();
         let names = names.ok_or_else(|| Error::mismatch("a staged fragment has no file"))?;
         let used = u64::from(live.manifest().max_fragment_id.unwrap_or_default());
-        let ids = numbering.number(&names, used);
+        let ids = numbering.assign(&names, used);
         let numbered = staged.iter().zip(ids).map(|(one, id)| Fragment { id, ..whole(one) });
         let fragments = numbered.collect();
         let empty = overwrite(plan, Vec::new());
@@ -291,7 +291,7 @@ impl Migration {
             underway.source.manifest_location().naming_scheme == ManifestNamingScheme::V2;
         let ids = u64::from(underway.source.manifest().max_fragment_id.unwrap_or_default())
             .saturating_add(underway.journal.records().map(|one| one.files.len() as u64).sum());
-        let room = Numbering::has_room(ids);
+        let room = FragmentIds::has_room(ids);
         if wanted.is_empty() || !detachable || !room || underway.plan.rows == 0 {
             return Ok(false);
         }

@@ -8,8 +8,8 @@ use arrow::compute::filter;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::datatypes::Field;
 
-use crate::digest::{ColumnDigest, Digest};
 use crate::error::{Context, Result};
+use crate::transform::digest::{ColumnDigest, Digest};
 use crate::transform::step::value_text;
 
 /// How the rows of a column compare with what would have been made.

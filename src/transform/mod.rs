@@ -2,6 +2,7 @@
 
 mod blob;
 pub(crate) mod compare;
+pub(crate) mod digest;
 pub(crate) mod pool;
 pub(crate) mod rebatch;
 mod shape;

@@ -7,9 +7,9 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::oneshot;
 
-use crate::digest::{ColumnDigest, Digest};
 use crate::error::{Context, Error, Result};
 use crate::schema::blob;
+use crate::transform::digest::{ColumnDigest, Digest};
 
 /// The transform pool.
 #[derive(Debug, Clone)]
