@@ -60,6 +60,7 @@ mod sidecar;
 mod source;
 mod span;
 mod stage;
+mod storage_version;
 mod table;
 mod template;
 mod transform;

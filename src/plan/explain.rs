@@ -2,7 +2,6 @@
 
 use arrow::datatypes::Schema as ArrowSchema;
 use lance_core::datatypes::Schema;
-use lance_file::version::ConcreteFileVersion;
 use serde_json::{Value, json};
 
 use crate::escape::Page;
@@ -12,6 +11,7 @@ use crate::plan::{IndexFate, Plan, SkippedValues};
 use crate::schema::blob::is_first_kind;
 use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
+use crate::storage_version::abilities;
 
 impl Plan {
     /// The plan for people: control characters in names and values are escaped.
@@ -168,7 +168,7 @@ impl Plan {
                     "  blobs      those of `{name}` become Lance's second kind, of that version"
                 )?;
             }
-            if let Some(client) = oldest_client(self.storage_version) {
+            if let Some(client) = abilities(self.storage_version).oldest_client {
                 writeln!(out, "  clients    {client} or newer can read it")?;
             }
         }
@@ -212,16 +212,6 @@ fn schema_json(schema: &Schema) -> Value {
         })
     });
     Value::Array(fields.collect())
-}
-
-/// The oldest client of Lance's that reads files of `version`, from the format's version table in Lance's documentation.
-fn oldest_client(version: ConcreteFileVersion) -> Option<&'static str> {
-    match version {
-        ConcreteFileVersion::V1 => None,
-        ConcreteFileVersion::V2_0 => Some("pylance 0.16"),
-        ConcreteFileVersion::V2_1 => Some("pylance 0.38"),
-        ConcreteFileVersion::V2_2 | ConcreteFileVersion::V2_3 => Some("pylance 2.0"),
-    }
 }
 
 /// `1_500_000` as `1,500,000`.

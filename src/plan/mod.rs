@@ -28,6 +28,7 @@ use crate::schema::change::Change;
 use crate::schema::sql::Sql;
 use crate::schema::target::{IfExists, Target};
 use crate::settings::{OnBadValue, Preflight, ROWS_PER_FILE, Width};
+use crate::storage_version::abilities;
 use crate::transform::Transform;
 
 /// What is asked of a table.
@@ -253,8 +254,8 @@ impl Plan {
             now,
         )?;
         let filter = filter_of(facts, request)?;
-        let storage_version = strategy::storage_version(facts, request)?;
-        if is_old(facts.storage_version) && !is_old(storage_version) {
+        let storage_version = strategy::version_of_new_files(facts, request)?;
+        if !abilities(facts.storage_version).has_blob_v2 && abilities(storage_version).has_blob_v2 {
             target.promote_blobs(facts.field_id_max)?;
         }
         let choice = choose(facts, request, &target)?;
@@ -404,10 +405,4 @@ fn filter_of(facts: &Facts, request: &Request) -> Result<Option<Arc<Sql>>> {
     let filter = Sql::parse_filter(text, &ArrowSchema::from(&facts.schema));
     let filter = filter.map_err(|error| Error::usage(format!("--where: {error}")).caused_by(error));
     Ok(Some(Arc::new(filter?)))
-}
-
-/// Whether blobs of `version` are those of the first kind.
-fn is_old(version: ConcreteFileVersion) -> bool {
-    use ConcreteFileVersion::{V1, V2_0, V2_1};
-    matches!(version, V1 | V2_0 | V2_1)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use lance_file::version::{ConcreteFileVersion, LanceFileVersion};
+use lance_file::version::ConcreteFileVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -10,6 +10,7 @@ use crate::plan::{Facts, Request};
 use crate::schema::change::{Add, Change};
 use crate::schema::column::Column;
 use crate::schema::target::Target;
+use crate::storage_version::{self, abilities};
 
 /// How a plan is carried out, cheapest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,7 +94,7 @@ fn needed(facts: &Facts, request: &Request, target: &Target) -> Result<(Strategy
     if let Some(rows) = request.rows_per_file {
         return Ok((Strategy::Rewrite, format!("files of {rows} rows are asked for")));
     }
-    let version = storage_version(facts, request)?;
+    let version = version_of_new_files(facts, request)?;
     let text = version.to_manifest_string();
     let old = facts.file_versions.iter().find(|there| **there != text);
     if request.storage_version.is_some() && (old.is_some() || version != facts.storage_version) {
@@ -105,7 +106,7 @@ fn needed(facts: &Facts, request: &Request, target: &Target) -> Result<(Strategy
     if target.is_unchanged() {
         return Ok((Strategy::Nothing, "the table is as asked already".to_owned()));
     }
-    if facts.storage_version == ConcreteFileVersion::V1 {
+    if !abilities(facts.storage_version).is_writable {
         let why = "files of the legacy version take no new columns beside them".to_owned();
         return Ok((Strategy::Rewrite, why));
     }
@@ -157,19 +158,14 @@ pub(super) fn of_change(change: &Change) -> (Strategy, &'static str) {
 ///
 /// # Errors
 /// `Usage`, when there is none of that name.
-pub(super) fn storage_version(facts: &Facts, request: &Request) -> Result<ConcreteFileVersion> {
+pub(super) fn version_of_new_files(
+    facts: &Facts,
+    request: &Request,
+) -> Result<ConcreteFileVersion> {
     let Some(text) = &request.storage_version else {
-        // Files of the legacy version cannot be written any more.
-        let legacy = facts.storage_version == ConcreteFileVersion::V1;
-        return Ok(if legacy { ConcreteFileVersion::V2_1 } else { facts.storage_version });
+        return Ok(storage_version::of_new_files(facts.storage_version));
     };
-    let version = text.parse::<LanceFileVersion>().ok().filter(|version| !version.is_unstable());
-    match version.map(LanceFileVersion::resolve) {
-        Some(ConcreteFileVersion::V1) | None => {
-            let message =
-                format!("no storage version is called `{text}`; there is 2.0, 2.1 and 2.2");
-            Err(Error::usage(message))
-        }
-        Some(version) => Ok(version),
-    }
+    storage_version::named(text).ok_or_else(|| {
+        Error::usage(format!("no storage version is called `{text}`; there is 2.0, 2.1 and 2.2"))
+    })
 }

@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("process", 0),
     ("span", 0),
     ("secret", 0),
+    ("storage_version", 0),
     ("location", 1),
     ("settings", 1),
     ("schema", 1),

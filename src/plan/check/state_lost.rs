@@ -1,7 +1,5 @@
 //! State beside the rows that a rewrite would lose.
 
-use lance_file::version::ConcreteFileVersion;
-
 use crate::error::{Error, Result};
 use crate::plan::{Facts, Plan, Strategy};
 use crate::schema::change::Change;
@@ -51,10 +49,6 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         (
             rewrites && state.tagged_fragment_reuse,
             "it has a tagged fragment-reuse index: optimize its indices first",
-        ),
-        (
-            plan.storage_version == ConcreteFileVersion::V1,
-            "its files are of the legacy version 0.1",
         ),
     ];
     let lost = found.into_iter().find(|(found, _)| *found);

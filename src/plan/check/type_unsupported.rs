@@ -8,6 +8,7 @@ use lance_file::version::ConcreteFileVersion;
 use crate::error::{Error, Result};
 use crate::plan::{Facts, Plan, Strategy};
 use crate::schema::show::type_text;
+use crate::storage_version::{FIRST_WITH_MAPS, abilities};
 
 pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     for field in facts.schema.fields_pre_order() {
@@ -24,8 +25,8 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         .with_advice("the strategies columns and metadata leave it where it is"));
     }
     let structs = || facts.schema.fields_pre_order().find(|field| is_nullable_struct(field));
-    if plan.storage_version == ConcreteFileVersion::V2_0
-        && facts.storage_version != ConcreteFileVersion::V2_0
+    if !abilities(plan.storage_version).keeps_null_structs
+        && plan.storage_version != facts.storage_version
         && let Some(field) = structs()
     {
         let name = &field.name;
@@ -37,9 +38,9 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     for place in new {
         let Some(field) = plan.target.schema.fields.get(place) else { continue };
         let (name, data_type) = (&field.name, field.data_type());
-        if let Some(needed) = needs_version(&data_type, plan.storage_version) {
+        if has_maps(&data_type) && !abilities(plan.storage_version).has_maps {
             return Err(Error::refused(format!(
-                "column `{name}`: a {} needs storage version {needed}; the table has {}",
+                "column `{name}`: a {} needs storage version {FIRST_WITH_MAPS}; the table has {}",
                 type_text(&data_type),
                 plan.storage_version
             )));
@@ -54,13 +55,12 @@ fn is_nullable_struct(field: &Field) -> bool {
 
 /// What `field` holds that cannot be read from one file and written to another, if it does.
 fn not_carried(field: &Field, nested: bool, version: ConcreteFileVersion) -> Option<&'static str> {
-    let old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
     let is_list = matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_));
     if field.is_blob_v2() {
         // At the top level they are carried: see `schema/blob.rs`.
         nested.then_some("blobs inside another type")
-    } else if field.is_blob() && !old {
-        // At the top level they become those of the second kind.
+    } else if field.is_blob() && abilities(version).has_blob_v2 {
+        // At the top level they become blob v2.
         nested.then_some("blobs inside another type")
     } else if is_list && field.children.iter().any(Field::is_blob) {
         // Lance itself reads them wrong in 2.1.
@@ -70,22 +70,13 @@ fn not_carried(field: &Field, nested: bool, version: ConcreteFileVersion) -> Opt
     }
 }
 
-/// The storage version that `data_type` needs, if the table's is older
-/// (lance-file 14 `src/versions/v2_1/mod.rs`).
-fn needs_version(data_type: &DataType, version: ConcreteFileVersion) -> Option<&'static str> {
-    let old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
-    let structured =
-        |field: &arrow::datatypes::Field| matches!(field.data_type(), DataType::Struct(_));
-    let new = match data_type {
+/// Whether `data_type` has a map in it, or a struct as the item of a fixed-size list.
+fn has_maps(data_type: &DataType) -> bool {
+    match data_type {
         DataType::Map(..) => true,
-        DataType::FixedSizeList(item, _) => structured(item),
-        DataType::List(item) | DataType::LargeList(item) => {
-            return needs_version(item.data_type(), version);
-        }
-        DataType::Struct(fields) => {
-            return fields.iter().find_map(|field| needs_version(field.data_type(), version));
-        }
+        DataType::FixedSizeList(item, _) => matches!(item.data_type(), DataType::Struct(_)),
+        DataType::List(item) | DataType::LargeList(item) => has_maps(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_maps(field.data_type())),
         _ => false,
-    };
-    (new && old).then_some("2.2")
+    }
 }
