@@ -106,5 +106,5 @@ pub use settings::{
     parse_duration,
 };
 pub use transform::digest::{ColumnDigest, Digest};
-pub use transform::step::Found;
-pub use transform::{Made, Transform};
+pub use transform::evaluate::BadValues;
+pub use transform::{Transform, Transformed};

@@ -41,6 +41,7 @@ impl Copies {
                 | Column::Fill { .. }
                 | Column::NotNull { .. }
                 | Column::Sql { .. }
+                | Column::BlobV2 { .. }
                 | Column::Struct { .. } => return None,
             });
         }

@@ -49,7 +49,7 @@ impl Cost {
                 for place in target.derived() {
                     let pair = target.columns.get(place).zip(target.schema.fields.get(place));
                     let Some((column, field)) = pair else { continue };
-                    Column::inputs(column, &mut names);
+                    names.extend(column.inputs());
                     width = width.saturating_add(widths.made(column, field));
                 }
                 names.sort_unstable();

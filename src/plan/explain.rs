@@ -8,7 +8,7 @@ use crate::escape::Page;
 use crate::plan::copies::Copies;
 use crate::plan::strategy::of_change;
 use crate::plan::{IndexFate, Plan, SkippedValues};
-use crate::schema::blob::is_first_kind;
+use crate::schema::blob::is_blob_v1;
 use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
 use crate::storage_version::abilities;
@@ -159,7 +159,7 @@ impl Plan {
             writeln!(out, "  files      storage version {old} becomes {new}")?;
             let target = &self.target.schema.fields;
             let moved = target.iter().filter(|field| {
-                field.is_blob_v2() && self.before.field_by_id(field.id).is_some_and(is_first_kind)
+                field.is_blob_v2() && self.before.field_by_id(field.id).is_some_and(is_blob_v1)
             });
             for field in moved {
                 let name = &field.name;

@@ -22,8 +22,8 @@ use crate::settings::{OnBadValue, Preflight};
 use crate::source::{ScanLimits, Source, What};
 use crate::stage::hidden_of;
 use crate::table::source_fragments;
+use crate::transform::evaluate::BadValues;
 use crate::transform::pool::Pool;
-use crate::transform::step::Found;
 use crate::transform::{Transform, batch_bytes};
 use crate::{deletion, span};
 
@@ -216,16 +216,16 @@ impl Trial {
         hidden: Option<BooleanArray>,
         rows: Range<u64>,
         here: bool,
-    ) -> Result<(Vec<Found>, u64, Amount)> {
+    ) -> Result<(Vec<BadValues>, u64, Amount)> {
         let amount = Amount { rows: rows.end - rows.start, bytes: batch_bytes(&batch), chunks: 0 };
         let transform = Arc::clone(&self.transform);
-        let tries = move || Ok(transform.make(&batch, hidden)?.found);
+        let tries = move || Ok(transform.run(&batch, hidden)?.bad);
         Ok((self.pool.run_or_here(here, tries).await?, rows.start, amount))
     }
 }
 
 impl Tried {
-    fn note(&mut self, found: &Found, first: u64) {
+    fn note(&mut self, found: &BadValues, first: u64) {
         let key = (found.path.clone(), found.problem);
         let finding = self.findings.entry(key).or_insert_with(|| Finding {
             column: found.path.clone(),

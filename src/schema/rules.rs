@@ -51,13 +51,13 @@ pub(super) fn expect_nulls_kept(asked: &DataType, stored: &DataType, path: &str)
     .with_advice(&format!("ask for {text}")))
 }
 
-pub(super) fn renumber(field: &mut Field, parent: i32, next_id: &mut i64) -> Result<()> {
+/// Gives `field` the id `next_id`, and its children those after it; returns the id after all of these.
+pub(super) fn renumber(field: &mut Field, parent: i32, next_id: i64) -> Result<i64> {
     field.parent_id = parent;
-    field.id = i32::try_from(*next_id)
+    field.id = i32::try_from(next_id)
         .map_err(|error| Error::refused("the table's field ids are used up").caused_by(error))?;
-    *next_id += 1;
     let own = field.id;
-    field.children.iter_mut().try_for_each(|child| renumber(child, own, next_id))
+    field.children.iter_mut().try_fold(next_id + 1, |next_id, child| renumber(child, own, next_id))
 }
 
 /// The metadata that a column keeps when its values are cast: how they are encoded depends on the type.

@@ -8,7 +8,7 @@ use lance_core::datatypes::{Field, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::schema::blob::is_first_kind;
+use crate::schema::blob::is_blob_v1;
 use crate::schema::change::{Add, Cast, Change, Compute};
 use crate::schema::column::Column;
 use crate::schema::follow::{Renamed, followed, lost_functions};
@@ -112,19 +112,21 @@ impl Target {
         self.changes.is_empty()
     }
 
-    /// Makes blobs of the first kind, at the top level, those of the second: what newer storage versions
-    /// hold. Their new children come after all other fields.
+    /// Turns top-level columns of blob v1 into blob v2, which newer storage versions have. Their new children get
+    /// the ids after those of all other fields.
     ///
     /// # Errors
     /// `Failed`, when Lance refuses it.
     pub(crate) fn promote_blobs(&mut self, field_id_max: i32) -> Result<()> {
         let highest = self.schema.fields_pre_order().map(|field| field.id).max();
         let mut next_id = i64::from(highest.unwrap_or_default().max(field_id_max)) + 1;
-        for field in self.schema.fields.iter_mut().filter(|field| is_first_kind(field)) {
+        let pairs = self.schema.fields.iter_mut().zip(&mut self.columns);
+        for (field, column) in pairs.filter(|(field, _)| is_blob_v1(field)) {
+            *column = Column::BlobV2 { of: Box::new(column.clone()) };
             field.promote_blob_v2().doing(|| format!("store the blobs of `{}`", field.name))?;
             let own = field.id;
             for child in &mut field.children {
-                renumber(child, own, &mut next_id)?;
+                next_id = renumber(child, own, next_id)?;
             }
         }
         Ok(())
@@ -642,7 +644,7 @@ impl Draft<'_> {
         let mut next_id = i64::from(field_id_max) + 1;
         for (field, column) in schema.fields.iter_mut().zip(&self.columns) {
             if !column.is_kept() {
-                renumber(field, -1, &mut next_id)?;
+                next_id = renumber(field, -1, next_id)?;
             }
         }
         let was = self.columns.iter().zip(&after.fields).map(|(column, field)| {

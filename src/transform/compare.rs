@@ -10,7 +10,7 @@ use arrow::datatypes::Field;
 
 use crate::error::{Context, Result};
 use crate::transform::digest::{ColumnDigest, Digest};
-use crate::transform::step::value_text;
+use crate::transform::evaluate::value_text;
 
 /// How the rows of a column compare with what would have been made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
