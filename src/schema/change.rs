@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::cast::is_exact;
+use crate::schema::cast::castable::is_exact;
 use crate::schema::path::renamed;
 use crate::schema::show::type_text;
 use crate::schema::stored;

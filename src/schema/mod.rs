@@ -17,6 +17,6 @@ pub(crate) mod show;
 pub(crate) mod sql;
 pub(crate) mod stored;
 pub(crate) mod target;
-pub(crate) mod text;
+
 pub(crate) mod there;
 pub(crate) mod types;

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field as ArrowField};
 use lance_core::datatypes::Field;
 
 use crate::error::{Error, Result};
-use crate::schema::cast::is_castable;
+use crate::schema::cast::castable::is_castable;
 use crate::schema::change::Change;
 use crate::schema::nulls::loses_not_null;
 use crate::schema::show::type_text;
