@@ -18,5 +18,4 @@ pub(crate) mod sql;
 pub(crate) mod stored;
 pub(crate) mod target;
 
-pub(crate) mod there;
 pub(crate) mod types;

@@ -2,12 +2,12 @@
 
 use lance_core::datatypes::Field;
 
-/// Where a field is: its position among the top-level fields, then among each one's children.
-pub(crate) type Place = Vec<usize>;
+/// Where a field is: its position among the top-level fields, then among the children of each field on the way.
+pub(crate) type FieldPosition = Vec<usize>;
 
-/// The place of `path` among `fields`. A field whose own name has dots goes before a path. What lies in a
-/// list or a map has no path.
-pub(crate) fn find(fields: &[Field], path: &str) -> Option<Place> {
+/// The position of `path` among `fields`. A field whose own name is `path`, dots and all, comes first. Fields in
+/// lists and maps have no path.
+pub(crate) fn find(fields: &[Field], path: &str) -> Option<FieldPosition> {
     if let Some(at) = fields.iter().position(|field| field.name == path) {
         return Some(vec![at]);
     }
@@ -21,7 +21,7 @@ pub(crate) fn find(fields: &[Field], path: &str) -> Option<Place> {
     })
 }
 
-/// The path of the field at `path` once it is called `to`.
+/// The path of the field at `path` once it is renamed to `to`.
 pub(crate) fn renamed(path: &str, to: &str) -> String {
     path.rsplit_once('.').map_or_else(|| to.to_owned(), |(outer, _)| format!("{outer}.{to}"))
 }

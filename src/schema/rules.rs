@@ -1,4 +1,4 @@
-//! What one field may be, become and be called.
+//! Rules for one field: its type, what it can be cast to, and its name.
 
 use std::collections::HashMap;
 
@@ -22,16 +22,13 @@ pub(crate) fn same_field(one: &Field, other: &Field) -> bool {
         && one.children.iter().zip(&other.children).all(|(one, other)| same_field(one, other))
 }
 
-pub(super) fn nowhere() -> Error {
+/// The error of a field without its column, or the other way round.
+pub(super) fn lost_column() -> Error {
     Error::failed("a column was lost while planning; this is a bug in relance")
 }
 
-pub(super) fn field_of(name: &str, data_type: Option<DataType>, nullable: bool) -> ArrowField {
-    ArrowField::new(name, data_type.unwrap_or(DataType::Null), nullable)
-}
-
 /// `field` as Lance stores it: some inner names and flags are not kept.
-pub(super) fn stored(field: &ArrowField, path: &str) -> Result<Field> {
+pub(super) fn as_stored(field: &ArrowField, path: &str) -> Result<Field> {
     Field::try_from(field).map_err(|error| {
         Error::usage(format!("column `{path}` has a type that Lance does not store"))
             .caused_by(error)
@@ -87,8 +84,8 @@ pub(super) fn refuse_extension_inside(field: &Field, path: &str, verb: &str) -> 
     })
 }
 
-/// The error of a computed column that is there already, and not for that what it would be.
-pub(super) fn exists_otherwise(name: &str, why: &str) -> Error {
+/// The error of a computed column that exists already with values that cannot be compared.
+pub(super) fn not_comparable(name: &str, why: &str) -> Error {
     Error::refused(format!("column `{name}` exists already, and {why}")).with_advice(&format!(
         "leave --compute out to keep what is there; --set '{name}=SQL' changes the values of a column that exists"
     ))
@@ -118,19 +115,19 @@ pub(super) fn expect_name(name: &str, path: &str) -> Result<()> {
     bad.map_or(Ok(()), |bad| Err(Error::usage(format!("column `{path}`: {bad}"))))
 }
 
-/// Refuses to make one column twice.
+/// Refuses to add one column twice.
 pub(super) fn refuse_twice(changes: &[Change]) -> Result<()> {
-    let mut made: Vec<&str> = Vec::new();
+    let mut added: Vec<&str> = Vec::new();
     for change in changes {
         let name = change.column();
         match change {
             Change::Add(_) | Change::Compute(_) => {
-                if made.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                if added.iter().any(|other| other.eq_ignore_ascii_case(name)) {
                     return Err(Error::usage(format!("column `{name}` is added twice")));
                 }
-                made.push(name);
+                added.push(name);
             }
-            Change::Drop { .. } | Change::Rename { .. } => made.retain(|other| *other != name),
+            Change::Drop { .. } | Change::Rename { .. } => added.retain(|other| *other != name),
             Change::Cast(_)
             | Change::Set { .. }
             | Change::Fill { .. }
