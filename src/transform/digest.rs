@@ -19,8 +19,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
 
-/// What digests are digests of. Another number means that what was staged under the old one cannot be
-/// compared: a change here, or in the definition of the pages' hashes (`src/pages/encoding.rs`), raises it.
+/// The version of the definition of digests. Digests of different versions cannot be compared: a change here, or in
+/// the definition of the pages' hashes (`src/pages/encoding.rs`), raises it.
 pub(crate) const DIGEST_VERSION: u32 = 1;
 
 /// The digest of a whole column.
@@ -126,7 +126,7 @@ enum Content {
     FixedList(Box<Level>, usize),
     /// A level for each field.
     Struct(Vec<Level>),
-    /// Rows that are first turned into this type: a dictionary's values, views.
+    /// Rows that are cast to this type first: dictionaries and views.
     As(DataType, Box<Level>),
 }
 
@@ -145,13 +145,13 @@ impl Level {
         if rows.is_empty() {
             return Ok(());
         }
-        // A dictionary keeps nulls among its values too: turn it into plain rows first.
+        // A dictionary can have nulls among its values too: it is cast to plain rows first.
         if let Content::As(plain, level) = &mut self.content {
             return level.update(&cast(rows, plain)?);
         }
         let nulls = rows.logical_nulls().filter(|nulls| nulls.null_count() > 0);
         let Some(nulls) = nulls else {
-            self.validity.push(true, rows.len());
+            self.validity.push(Run::there(rows.len()));
             return self.content.update(rows);
         };
         self.validity.extend(nulls.inner());
@@ -315,39 +315,56 @@ fn update_items<O: OffsetSizeTrait>(
 #[derive(Default)]
 struct Runs {
     hash: Xxh3,
+    /// The run that may go on; it is not in the hash yet.
+    last: Run,
+}
+
+/// Rows one after the other that are all there, or all null.
+#[derive(Default)]
+struct Run {
     there: bool,
-    length: u64,
+    rows: u64,
+}
+
+impl Run {
+    fn there(rows: usize) -> Self {
+        Self { there: true, rows: rows as u64 }
+    }
+
+    fn null(rows: usize) -> Self {
+        Self { there: false, rows: rows as u64 }
+    }
 }
 
 impl Runs {
-    fn push(&mut self, there: bool, rows: usize) {
-        if there != self.there {
+    fn push(&mut self, next: Run) {
+        if next.there != self.last.there {
             self.close();
-            self.there = there;
+            self.last.there = next.there;
         }
-        self.length += rows as u64;
+        self.last.rows += next.rows;
     }
 
     fn extend(&mut self, validity: &BooleanBuffer) {
         let mut at = 0;
         for (start, end) in validity.set_slices() {
             if start > at {
-                self.push(false, start - at);
+                self.push(Run::null(start - at));
             }
-            self.push(true, end - start);
+            self.push(Run::there(end - start));
             at = end;
         }
         if at < validity.len() {
-            self.push(false, validity.len() - at);
+            self.push(Run::null(validity.len() - at));
         }
     }
 
     fn close(&mut self) {
-        if self.length > 0 {
-            self.hash.update(&[u8::from(self.there)]);
-            self.hash.update(&self.length.to_le_bytes());
+        if self.last.rows > 0 {
+            self.hash.update(&[u8::from(self.last.there)]);
+            self.hash.update(&self.last.rows.to_le_bytes());
         }
-        self.length = 0;
+        self.last.rows = 0;
     }
 
     fn finish(&mut self, whole: &mut Xxh3) {
