@@ -6,7 +6,9 @@ use arrow::datatypes::DataType;
 use lance_core::datatypes::Field;
 use serde::Serialize;
 
-use crate::plan::{Facts, IndexFacts, IndexFate, Strategy};
+use crate::plan::facts::{Facts, IndexFacts};
+use crate::plan::indices::IndexFate;
+use crate::plan::strategy::Strategy;
 use crate::schema::column::Column;
 use crate::schema::target::Target;
 
@@ -50,7 +52,7 @@ impl Cost {
                     let pair = target.columns.get(place).zip(target.schema.fields.get(place));
                     let Some((column, field)) = pair else { continue };
                     names.extend(column.inputs());
-                    width = width.saturating_add(widths.made(column, field));
+                    width = width.saturating_add(widths.derived(column, field));
                 }
                 names.sort_unstable();
                 names.dedup();
@@ -59,9 +61,9 @@ impl Cost {
             }
             Strategy::Rewrite => {
                 let read: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
-                let made = target.columns.iter().zip(&target.schema.fields);
-                let changed = made.filter(|(column, _)| !column.is_kept());
-                let added: u64 = changed.map(|(column, field)| widths.made(column, field)).sum();
+                let columns = target.columns.iter().zip(&target.schema.fields);
+                let derived = columns.filter(|(column, _)| !column.is_kept());
+                let added: u64 = derived.map(|(column, field)| widths.derived(column, field)).sum();
                 (read, read.saturating_add(added.saturating_mul(rows)))
             }
         };
@@ -102,8 +104,8 @@ impl<'a> Widths<'a> {
         field.and_then(|field| width(&field.data_type())).unwrap_or(self.unknown)
     }
 
-    /// Of a column that is made anew.
-    fn made(&self, column: &Column, field: &Field) -> u64 {
+    /// Of a derived column.
+    fn derived(&self, column: &Column, field: &Field) -> u64 {
         if let Column::Constant(value) = column {
             return constant(value);
         }

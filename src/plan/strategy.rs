@@ -6,7 +6,8 @@ use lance_file::version::ConcreteFileVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, Request};
+use crate::plan::facts::Facts;
+use crate::plan::request::Request;
 use crate::schema::change::{Add, Change};
 use crate::schema::column::Column;
 use crate::schema::target::Target;
@@ -21,7 +22,7 @@ pub enum Strategy {
     Nothing,
     /// Writes a manifest and no data.
     Metadata,
-    /// Reads what the changed columns are made from, and writes one new data file for each fragment.
+    /// Reads the columns that the changed ones are derived from, and writes one new data file for each fragment.
     Columns,
     /// Streams everything into fresh fragments.
     Rewrite,

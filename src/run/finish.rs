@@ -8,7 +8,7 @@ use lance::Dataset;
 
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
 use crate::progress::{Amount, note};
 use crate::retry::retrying;
 use crate::run::report::{Ended, Report, seconds};

@@ -10,7 +10,7 @@ use crate::catchup::Need;
 use crate::error::{Context, Error, Result};
 use crate::history::RollbackPoint;
 use crate::journal::{ChunkRecord, Journal};
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
 use crate::plan::{Facts, Plan, Request, Strategy};
 use crate::progress::note;
 use crate::retry::retrying;

@@ -10,7 +10,7 @@ use lance::Dataset;
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::error::{Error, Result};
 use crate::phase::Phase;
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
 use crate::plan::{Plan, SkippedValues};
 use crate::progress::{Amount, Event, SharedProgress, note};
 use crate::run::Migration;

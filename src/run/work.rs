@@ -12,7 +12,7 @@ use crate::catchup::{Bounds, Need, Rounds, may_look};
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
 use crate::progress::{Amount, Event, note};
 use crate::retry::retrying;
 use crate::run::control::Control;

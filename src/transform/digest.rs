@@ -320,7 +320,7 @@ struct Runs {
 }
 
 /// Rows one after the other that are all there, or all null.
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 struct Run {
     there: bool,
     rows: u64,
