@@ -79,8 +79,8 @@ pub use escape::{escape_json, escape_line, escape_text};
 pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
 pub use plan::amounts::{bytes_text, count_text};
+pub use plan::choice::Choice;
 pub use plan::cost::Cost;
-pub use plan::strategy::Choice;
 pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
     Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SkippedValues, Strategy,

@@ -3,7 +3,7 @@
 pub(crate) mod amounts;
 pub(crate) mod catchup;
 mod check;
-mod choose;
+pub(crate) mod choice;
 pub(crate) mod copies;
 pub(crate) mod cost;
 pub(crate) mod explain;
@@ -11,8 +11,9 @@ mod facts;
 mod finding;
 pub(crate) mod fragment_ids;
 mod indices;
+mod planner;
 mod request;
-pub(crate) mod strategy;
+mod strategy;
 pub(crate) mod tuning;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 
 use crate::chunk::Chunk;
+use crate::plan::choice::Choice;
 use crate::plan::cost::Cost;
 pub use crate::plan::facts::IndexFacts;
 pub(crate) use crate::plan::facts::{Facts, TableState};
@@ -29,7 +31,6 @@ pub use crate::plan::indices::IndexFate;
 pub(crate) use crate::plan::indices::Rebuild;
 use crate::plan::indices::is_derived;
 pub use crate::plan::request::Request;
-use crate::plan::strategy::Choice;
 pub use crate::plan::strategy::Strategy;
 use crate::schema::change::Change;
 use crate::schema::sql::Sql;

@@ -1,4 +1,4 @@
-//! Chooses the plan for a request: the target, the strategy, and what both cost.
+//! Plans a request: the target, the strategy, the chunks, the indices, and what they cost.
 
 use std::sync::Arc;
 
@@ -7,11 +7,12 @@ use chrono::{DateTime, Utc};
 
 use crate::chunk::{Chunk, ChunkLimits, cut};
 use crate::error::{Error, Result};
+use crate::plan::choice::{choose, version_of_new_files};
 use crate::plan::cost::Cost;
 use crate::plan::facts::Facts;
 use crate::plan::indices::fates;
 use crate::plan::request::Request;
-use crate::plan::strategy::{Strategy, choose, version_of_new_files};
+use crate::plan::strategy::Strategy;
 use crate::plan::{Plan, check};
 use crate::schema::sql::Sql;
 use crate::schema::target::Target;
