@@ -35,7 +35,7 @@ const LEGACY: Abilities = Abilities {
     keeps_null_structs: false,
     oldest_client: None,
 };
-/// It keeps some of what a page needs outside of the page.
+/// It keeps some of what is needed to decode a page outside of the page.
 const V2_0: Abilities =
     Abilities { is_writable: true, oldest_client: Some("pylance 0.16"), ..LEGACY };
 const V2_1: Abilities = Abilities {
@@ -48,7 +48,7 @@ const V2_1: Abilities = Abilities {
 };
 const V2_2: Abilities =
     Abilities { has_blob_v2: true, has_maps: true, oldest_client: Some("pylance 2.0"), ..V2_1 };
-/// It is not stable yet: how its pages lie may still change, so none is copied.
+/// It is not stable yet. Its pages may still change, so none is copied.
 const V2_3: Abilities = Abilities { has_whole_pages: false, ..V2_2 };
 
 /// The version from which on [`has_maps`](Abilities::has_maps) holds.

@@ -17,20 +17,20 @@ use crate::schema::target::Target;
 pub struct Cost {
     /// Read from the source.
     pub read_bytes: u64,
-    /// Written to staged files, at most; what Lance compresses away is not taken off.
+    /// Written to staged files, at most: as if Lance compressed nothing.
     pub write_bytes: u64,
     /// Read back, when verifying in full.
     pub verify_bytes: u64,
-    /// Free space that is needed: staged files and rebuilt indices, beside what is there.
+    /// Free space that is needed for staged files and rebuilt indices.
     pub needed_bytes: u64,
-    /// Free space that there is, where that can be known.
+    /// Free space, where it can be known.
     pub free_bytes: Option<u64>,
 }
 
 /// Room for manifests, footers and the journal.
 const OVERHEAD_BYTES: u64 = 4 << 20;
 
-/// Bytes of a value of a type that says nothing about its size, when nothing else tells either.
+/// Bytes of a value, when neither its type nor the size of the table says anything about it.
 const UNKNOWN_BYTES: u64 = 16;
 
 impl Cost {
@@ -83,7 +83,7 @@ impl Cost {
 /// About how many bytes a row of each column takes on storage.
 struct Widths<'a> {
     facts: &'a Facts,
-    /// Of a column whose type does not tell: an equal share of what the others leave.
+    /// Of a column whose type does not tell: an equal share of the bytes that the other columns leave.
     unknown: u64,
 }
 

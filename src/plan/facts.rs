@@ -25,7 +25,7 @@ pub struct Facts {
     pub file_versions: BTreeSet<String>,
     /// Its fragments, in row order.
     pub fragments: Vec<SourceFragment>,
-    /// The runs of fragments that are staged already; they stay together.
+    /// The runs of fragments that are staged already, which stay together as chunks.
     pub staged: Vec<Vec<Signature>>,
     /// Its indices, by name.
     pub indices: Vec<IndexFacts>,
@@ -39,19 +39,19 @@ pub struct Facts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct TableState {
-    /// Rows written through a write-ahead log lie in its shards.
+    /// Rows that were written through a write-ahead log lie in the shards of a `MemWAL` index.
     pub mem_wal: bool,
-    /// Row ids outlive a compaction.
+    /// Rows keep their ids in a compaction.
     pub stable_row_ids: bool,
     /// Field ids are never used twice.
     pub non_reusable_field_ids: bool,
     /// Values lie in overlay files.
     pub overlays: bool,
-    /// A compaction's row map is kept for indices that are behind.
+    /// A compaction's map of rows is kept for indices that have not followed it yet.
     pub tagged_fragment_reuse: bool,
-    /// The writer flags name something that this Lance does not know.
+    /// The writer flags have one that this version of Lance does not know.
     pub unknown_writer_flags: bool,
-    /// Manifests are named so that versions can be prepared detached.
+    /// Its manifests are named so that a version can be prepared before it is published.
     pub detachable: bool,
 }
 

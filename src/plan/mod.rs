@@ -65,7 +65,7 @@ pub struct Plan {
     pub fragments: u64,
     /// The places, in the target, of the columns that are written.
     pub written: Vec<usize>,
-    /// Which rows stay.
+    /// The condition for rows that stay.
     pub filter: Option<Arc<Sql>>,
     /// The indices, and what becomes of each.
     pub indices: Vec<(IndexFacts, IndexFate)>,
@@ -77,7 +77,7 @@ pub struct Plan {
     pub cost: Cost,
     /// What the other possible strategies would cost.
     pub others: Vec<(Strategy, Cost)>,
-    /// What was asked.
+    /// What was asked for.
     pub request: Request,
 }
 

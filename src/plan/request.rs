@@ -14,7 +14,7 @@ use crate::settings::{OnBadValue, Preflight};
 pub struct Request {
     /// The changes, in order.
     pub changes: Vec<Change>,
-    /// What to do about added columns that are there already.
+    /// What to do about added columns that exist already.
     pub if_exists: IfExists,
     /// Indices that may be dropped.
     pub drop_indices: Vec<String>,
@@ -22,7 +22,7 @@ pub struct Request {
     pub strategy: Option<Strategy>,
     /// The storage version of the data files, as `2.2`; `None` leaves it as it is.
     pub storage_version: Option<String>,
-    /// Which rows stay: a condition over the columns as they were before the changes.
+    /// Which rows stay: a condition over the source's columns, before any change.
     pub filter: Option<String>,
     /// Rows after which a file is closed. Where it is given, every row is written to a new file.
     pub rows_per_file: Option<u64>,

@@ -1,9 +1,9 @@
 //! Lance's blob v2, whose bytes lie beside the column: in the data file itself, in files of
 //! their own next to it ("sidecars"), or wherever a URI points (lance-core 14 `src/datatypes.rs`).
 //!
-//! What a data file stores for a blob is a descriptor, which means nothing without the file that it was
-//! read from. The pipeline carries the descriptor together with that file's name, so that rows of many
-//! files can be filtered, cut and put together; and a hash of the bytes, so that they can be compared.
+//! A data file stores a descriptor for each blob, which means nothing without that file. The pipeline carries the
+//! descriptor together with the file's name, so that rows of many files can be filtered, cut and put together. It
+//! also carries a hash of the bytes, so that blobs can be compared.
 
 use std::sync::{Arc, LazyLock};
 
@@ -30,7 +30,7 @@ pub(crate) static CARRIED: LazyLock<Fields> = LazyLock::new(|| {
         child("blob_id", DataType::UInt32),
         // The data file that it was read from, without `.lance`.
         child("file", DataType::Utf8),
-        // Its bytes, if they are still to be put into a file of their own.
+        // Its bytes, if the writer still has to put them outside of the data file.
         child("fresh", DataType::LargeBinary),
     ])
 });
@@ -64,7 +64,7 @@ pub(crate) fn columns(schema: &Schema) -> Vec<&Field> {
     schema.fields.iter().filter(|field| field.is_blob_v2()).collect()
 }
 
-/// `schema` with the descriptors of blobs in place of the blobs: what is asked of Lance's readers.
+/// `schema` with the descriptors of blobs in place of the blobs, which is what Lance's readers are asked for.
 pub(crate) fn stored(schema: &Schema) -> Schema {
     let mut stored = schema.clone();
     stored.fields.iter_mut().for_each(Field::unload_blobs_recursive);

@@ -60,7 +60,7 @@ pub enum Column {
     Struct {
         /// The struct as it was.
         of: Box<Column>,
-        /// Its field then.
+        /// The field of `of`.
         shape: Box<Field>,
         /// Its children; those that are kept are children of `of`.
         children: Vec<Column>,

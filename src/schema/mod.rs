@@ -1,4 +1,4 @@
-//! Schemas: types as text, literals, changes, and what they make of a table's schema. All pure.
+//! Schemas: types as text, literals, changes, and the target that changes give. All pure.
 
 pub(crate) mod blob;
 pub(crate) mod cast;

@@ -1,4 +1,4 @@
-//! Finding a field by its dotted path.
+//! Finds a field by its dotted path.
 
 use lance_core::datatypes::Field;
 
@@ -33,7 +33,7 @@ pub(crate) fn field_at<'a>(fields: &'a [Field], place: &[usize]) -> Option<&'a F
     if rest.is_empty() { Some(field) } else { field_at(&field.children, rest) }
 }
 
-/// The fields among which the one at `place` is.
+/// The field at `place` and those beside it.
 pub(crate) fn fields_around<'a>(fields: &'a [Field], place: &[usize]) -> &'a [Field] {
     let outer = place.split_last().map_or(&[][..], |(_, outer)| outer);
     if outer.is_empty() {

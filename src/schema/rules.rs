@@ -11,8 +11,8 @@ use crate::schema::change::Change;
 use crate::schema::nulls::loses_not_null;
 use crate::schema::show::type_text;
 
-/// Whether files of one field can be read as the other: ids, names, types and nulls are the same, all the
-/// way down.
+/// Whether files of one field can be read as the other: ids, names, types and nullability are the same at every
+/// depth.
 pub(crate) fn same_field(one: &Field, other: &Field) -> bool {
     one.id == other.id
         && one.name == other.name
@@ -27,7 +27,7 @@ pub(super) fn lost_column() -> Error {
     Error::failed("a column was lost while planning; this is a bug in relance")
 }
 
-/// `field` as Lance stores it: some inner names and flags are not kept.
+/// `field` as Lance stores it, which does not keep some names and flags inside it.
 pub(super) fn as_stored(field: &ArrowField, path: &str) -> Result<Field> {
     Field::try_from(field).map_err(|error| {
         Error::usage(format!("column `{path}` has a type that Lance does not store"))
@@ -35,8 +35,8 @@ pub(super) fn as_stored(field: &ArrowField, path: &str) -> Result<Field> {
     })
 }
 
-/// Refuses a type that was asked for and forbids a null where what is `stored` for it allows one: Lance keeps
-/// no `not null` for the items of fixed-size lists (lance-core 14 `src/datatypes.rs`).
+/// Refuses a type that forbids nulls where the type that is `stored` for it allows them: Lance keeps no `not null`
+/// for the items of fixed-size lists (lance-core 14 `src/datatypes.rs`).
 pub(super) fn expect_nulls_kept(asked: &DataType, stored: &DataType, path: &str) -> Result<()> {
     if !loses_not_null(asked, stored) {
         return Ok(());
@@ -57,14 +57,15 @@ pub(super) fn renumber(field: &mut Field, parent: i32, next_id: i64) -> Result<i
     field.children.iter_mut().try_fold(next_id + 1, |next_id, child| renumber(child, own, next_id))
 }
 
-/// The metadata that a column keeps when its values are cast: how they are encoded depends on the type.
+/// The metadata that a column keeps when its values are cast: all but how they are encoded, which depends on the
+/// type.
 pub(super) fn kept_metadata(field: &Field) -> HashMap<String, String> {
     let metadata = field.metadata.iter();
     let kept = metadata.filter(|(key, _)| !key.starts_with("lance-encoding:"));
     kept.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Values of an extension type mean more than their bytes.
+/// Refuses to change values of an extension type: they mean more than their bytes say.
 pub(super) fn refuse_extension(field: &Field, path: &str, verb: &str) -> Result<()> {
     let what = if field.is_blob() { Some("a blob") } else { field.extension_name() };
     match what {
@@ -75,7 +76,7 @@ pub(super) fn refuse_extension(field: &Field, path: &str, verb: &str) -> Result<
     }
 }
 
-/// As [`refuse_extension`], for all that is in `field` as well.
+/// As [`refuse_extension`], for all fields inside `field` too.
 pub(super) fn refuse_extension_inside(field: &Field, path: &str, verb: &str) -> Result<()> {
     refuse_extension(field, path, verb)?;
     let mut children = field.children.iter();

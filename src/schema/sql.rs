@@ -207,7 +207,7 @@ fn expect_immutable(text: &str, expr: &Expr) -> Result<()> {
     walked.doing(|| format!("look at `{text}`"))?;
     if whole {
         let message =
-            format!("`{text}`: a value is made of the columns of one row, not of many rows");
+            format!("`{text}`: a value is computed from the columns of one row, not of many rows");
         return Err(Error::usage(message));
     }
     match found {

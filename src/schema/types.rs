@@ -26,7 +26,7 @@ pub(crate) struct Parser<'a> {
     depth: usize,
 }
 
-/// Nesting beyond this is taken for a mistake.
+/// Types nested deeper than this are refused: reading them takes stack.
 const DEPTH_MAX: usize = 64;
 
 impl<'a> Parser<'a> {

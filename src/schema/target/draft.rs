@@ -146,7 +146,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Puts what `derive` gives for the column at `place` in its place.
+    /// Replaces the column at `place` by what `derive` gives for it.
     pub(super) fn change_value(
         &mut self,
         place: &[usize],

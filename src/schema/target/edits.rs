@@ -1,4 +1,4 @@
-//! Changes of columns that are there: other values, types, names and nullability, and columns that are dropped.
+//! Changes of existing columns: their values, types, names and nullability, and dropping them.
 
 use arrow::datatypes::Field as ArrowField;
 
@@ -16,7 +16,7 @@ use crate::schema::target::IfExists;
 use crate::schema::target::draft::Draft;
 
 impl Draft<'_> {
-    /// Other values for a column.
+    /// Computes the values of an existing column.
     pub(super) fn set(&mut self, name: &str, sql: &str) -> Result<()> {
         let place = self.expect(name)?;
         let [top] = place.as_slice() else {
@@ -30,13 +30,13 @@ impl Draft<'_> {
         if !field.nullable {
             column = Column::NotNull { of: Box::new(column), path: name.to_owned() };
         }
-        // It keeps its field: indices and keys are still on this column.
+        // It keeps its id here, by which indices and keys on it are found.
         *self.columns.get_mut(*top).ok_or_else(lost_column)? = column;
         self.changes.push(Change::Set { name: name.to_owned(), sql: sql.to_owned() });
         Ok(())
     }
 
-    /// Another type for a column.
+    /// Casts a column to another type.
     pub(super) fn cast(&mut self, cast: &Cast) -> Result<()> {
         let place = self.expect(&cast.name)?;
         let old = self.field(&place)?.clone();
@@ -59,7 +59,7 @@ impl Draft<'_> {
             let path = cast.name.clone();
             self.change_value(&place, |of| Column::NotNull { of, path })?;
         }
-        // It keeps its id: indices and keys are still on this column.
+        // It keeps its id here, by which indices and keys on it are found.
         self.number(&mut new);
         new.id = old.id;
         new.children.iter_mut().for_each(|child| child.parent_id = old.id);
@@ -69,7 +69,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// A value in place of a column's nulls.
+    /// Puts a value in place of a column's nulls.
     pub(super) fn fill(&mut self, name: &str, text: &str) -> Result<()> {
         let place = self.expect(name)?;
         let field = self.field(&place)?.clone();

@@ -46,7 +46,7 @@ pub struct Target {
     pub(crate) existing: Vec<ExistingColumn>,
     /// The source's schema.
     pub(crate) before: Schema,
-    /// The schema after the changes in which every field of the source still has its id, so that it can be found.
+    /// The schema after the changes, but with the ids of the source, by which its fields are found.
     pub(crate) after: Schema,
 }
 
@@ -55,7 +55,7 @@ pub struct Target {
 pub struct Skipped {
     /// The column.
     pub name: String,
-    /// What is there.
+    /// Why it is skipped.
     pub why: String,
 }
 

@@ -1,4 +1,4 @@
-//! New columns, with a default or computed, and those that the table has already.
+//! Adds columns with a default and computed ones, or skips those that the table has already.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::schema::target::draft::Draft;
 use crate::schema::target::existing::{ExistingColumn, RequestedValues};
 
 impl Draft<'_> {
-    /// A column with one value, or with nulls.
+    /// Adds a column that holds one value, or nulls.
     pub(super) fn add(&mut self, add: &Add, if_exists: IfExists) -> Result<()> {
         let value = match &add.default {
             Some(text) => parse_literal(text, &add.data_type, self.now)
@@ -36,7 +36,7 @@ impl Draft<'_> {
         let value = arrow::compute::cast(&value, &field.data_type()).unwrap_or(value);
         if let Some(place) = self.existing(&add.name, &field.data_type(), if_exists)? {
             let requested = match add.default.as_deref() {
-                // Its values do not matter.
+                // No values were asked for.
                 None => None,
                 Some("now") if add.data_type.is_temporal() => Some(RequestedValues::Now),
                 Some(text) => Some(RequestedValues::Default(text.to_owned())),
@@ -60,7 +60,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// A column that is computed from others.
+    /// Adds a column that is computed from others.
     pub(super) fn compute(&mut self, compute: &Compute, if_exists: IfExists) -> Result<()> {
         let Compute { name, data_type, nullable, sql } = compute;
         let (around, own_name) = self.split_new(name)?;
@@ -163,7 +163,7 @@ impl Draft<'_> {
         Ok(Some(place))
     }
 
-    /// Leaves the column at `place` alone, which a change would have added so.
+    /// Leaves alone the column at `place`, which a change would have added.
     fn skip_existing(&mut self, name: &str, nullable: bool, place: &[usize]) -> Result<()> {
         let nulls = !nullable && self.field(place)?.nullable;
         let but = if nulls { ", but may hold nulls (--not-null forbids them)" } else { "" };
