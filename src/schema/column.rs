@@ -73,6 +73,14 @@ impl Column {
         Self::Keep { name: field.name.clone(), shape: Box::new(field.clone()) }
     }
 
+    /// The same column as the values of `field`: a null is a bad value, where `field` allows none.
+    pub(crate) fn for_field(self, field: &Field, path: &str) -> Self {
+        if field.nullable {
+            return self;
+        }
+        Self::NotNull { of: Box::new(self), path: path.to_owned() }
+    }
+
     /// Whether its values are the source's own.
     pub fn is_kept(&self) -> bool {
         matches!(self, Self::Keep { .. } | Self::BlobV2 { .. })

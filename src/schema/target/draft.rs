@@ -1,5 +1,6 @@
 //! The target while changes are applied: finds and edits its fields and the columns that belong to them.
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 use chrono::{DateTime, Utc};
 use lance_core::datatypes::{Field, Schema};
@@ -7,6 +8,7 @@ use lance_core::datatypes::{Field, Schema};
 use crate::error::{Error, Result};
 use crate::schema::change::Change;
 use crate::schema::column::Column;
+use crate::schema::literal::parse_literal;
 use crate::schema::path::{FieldPosition, field_at, find};
 use crate::schema::rules::{expect_name, lost_column, refuse_extension};
 use crate::schema::show::type_text;
@@ -170,6 +172,12 @@ impl Draft<'_> {
         let column = self.columns.get_mut(*top).ok_or_else(lost_column)?;
         let column = column.child_at(outer, inner).ok_or_else(lost_column)?;
         column.children_of(&field).ok_or_else(lost_column)
+    }
+
+    /// `text` as a value of `data_type` for the column `path`.
+    pub(super) fn literal(&self, text: &str, data_type: &DataType, path: &str) -> Result<ArrayRef> {
+        parse_literal(text, data_type, self.now)
+            .map_err(|error| Error::usage(format!("column `{path}`: {error}")))
     }
 
     /// Notes that the table has a change already.

@@ -5,7 +5,7 @@ use arrow::datatypes::Field as ArrowField;
 use crate::error::{Error, Result};
 use crate::schema::change::{Cast, Change};
 use crate::schema::column::Column;
-use crate::schema::literal::{parse_literal, settle_now};
+use crate::schema::literal::settle_now;
 use crate::schema::path::{fields_around, renamed};
 use crate::schema::rules::{
     as_stored, expect_castable, expect_name, expect_nulls_kept, kept_metadata, lost_column,
@@ -26,10 +26,7 @@ impl Draft<'_> {
         let field = self.field(&place)?.clone();
         refuse_extension_inside(&field, name, "set")?;
         let parsed = self.parsed(name, sql)?;
-        let mut column = self.computed(parsed, name, &field)?;
-        if !field.nullable {
-            column = Column::NotNull { of: Box::new(column), path: name.to_owned() };
-        }
+        let column = self.computed(parsed, name, &field)?.for_field(&field, name);
         // It keeps its id here, by which indices and keys on it are found.
         *self.columns.get_mut(*top).ok_or_else(lost_column)? = column;
         self.changes.push(Change::Set { name: name.to_owned(), sql: sql.to_owned() });
@@ -75,8 +72,7 @@ impl Draft<'_> {
         let field = self.field(&place)?.clone();
         refuse_extension(&field, name, "fill")?;
         let data_type = field.data_type();
-        let value = parse_literal(text, &data_type, self.now)
-            .map_err(|error| Error::usage(format!("column `{name}`: {error}")))?;
+        let value = self.literal(text, &data_type, name)?;
         if !field.nullable {
             return self.skip(name, "has no nulls to fill");
         }

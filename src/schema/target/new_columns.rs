@@ -8,7 +8,7 @@ use lance_core::datatypes::Field;
 use crate::error::{Error, Result};
 use crate::schema::change::{Add, Change, Compute};
 use crate::schema::column::Column;
-use crate::schema::literal::{null_literal, parse_literal, settle_now};
+use crate::schema::literal::{null_literal, settle_now};
 use crate::schema::path::FieldPosition;
 use crate::schema::rules::{
     as_stored, expect_castable, expect_nulls_kept, not_comparable, refuse_extension_inside,
@@ -24,8 +24,7 @@ impl Draft<'_> {
     /// Adds a column that holds one value, or nulls.
     pub(super) fn add(&mut self, add: &Add, if_exists: IfExists) -> Result<()> {
         let value = match &add.default {
-            Some(text) => parse_literal(text, &add.data_type, self.now)
-                .map_err(|error| Error::usage(format!("column `{}`: {error}", add.name)))?,
+            Some(text) => self.literal(text, &add.data_type, &add.name)?,
             None => null_literal(&add.data_type),
         };
         let (around, name) = self.split_new(&add.name)?;
@@ -105,11 +104,7 @@ impl Draft<'_> {
             self.existing.push(ExistingColumn { path, requested, inside, existing, wanted });
             return self.skip_existing(name, *nullable, &place);
         }
-        let column = if *nullable {
-            column
-        } else {
-            Column::NotNull { of: Box::new(column), path: name.clone() }
-        };
+        let column = column.for_field(&field, name);
         self.insert(&[], field, column);
         let done = Compute { data_type: Some(asked), ..compute.clone() };
         self.changes.push(Change::Compute(done));
