@@ -65,10 +65,6 @@ mod table;
 mod template;
 mod transform;
 
-// Until run/, stage/ and storage/ name the new paths.
-use plan::{catchup, tuning};
-use transform::digest;
-
 pub use crate::span::{SPAN_TARGET, SPANS};
 pub use cancel::Cancel;
 pub use chunk::{Chunk, ChunkId, Origin, Signature, SourceFragment};

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::catchup::Need;
 use crate::error::{Kind, Result};
 use crate::phase::Phase;
+use crate::plan::catchup::Need;
 use crate::progress::{Amount, note};
 use crate::run::report::{Ended, Held};
 use crate::run::{Migration, Underway};
@@ -50,7 +50,7 @@ impl Migration {
             if self.look(underway).await? || self.is_stale(underway) {
                 // However long it waits, no round before this one counts.
                 underway.staged_first = None;
-                underway.rounds = crate::catchup::Rounds::default();
+                underway.rounds = crate::plan::catchup::Rounds::default();
                 self.stage(underway, Phase::Hold).await?;
                 self.keep_held(underway, false).await?;
             }

@@ -8,7 +8,6 @@ use lance::Dataset;
 use lance_core::datatypes::Schema;
 
 use crate::chunk::{Chunk, ChunkId};
-use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::history;
 use crate::journal::{ChunkRecord, Journal, Lease, Life, Opened, Seen, Wreck};
@@ -21,6 +20,7 @@ use crate::run::report::{PinStatus, PointStatus, StagedStatus, TableStatus, Veri
 use crate::run::swap::PROPERTY_REQUEST;
 use crate::source::{ScanLimits, Source};
 use crate::table;
+use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::{Transform, batch_bytes};
 use crate::{Change, database};

@@ -33,15 +33,14 @@ use uuid::Uuid;
 
 use crate::budget::{Budget, Throttle};
 use crate::cancel::Cancel;
-use crate::catchup::Rounds;
 use crate::chunk::{Chunk, Origin};
 use crate::clock::{Clock, SystemClock};
-use crate::digest::DIGEST_VERSION;
 use crate::error::{Error, Kind, Result};
 use crate::history;
 use crate::journal::{Header, Journal, LAYOUT, Undo};
 use crate::location::Location;
 use crate::phase::Phase;
+use crate::plan::catchup::Rounds;
 use crate::plan::{Nulled, Plan, Request, Strategy};
 use crate::process::Running;
 use crate::progress::{Amount, Event, Redacting, SharedProgress, Silent, note};
@@ -55,6 +54,7 @@ use crate::schema::change::Change;
 use crate::settings::{Hold, ROWS_PER_FILE, Settings};
 use crate::source;
 use crate::table::{self, Opener};
+use crate::transform::digest::DIGEST_VERSION;
 use crate::transform::pool::Pool;
 
 /// A migration of one table: what is asked, how it is run, and the parts it is run with.

@@ -6,11 +6,11 @@ use arrow::datatypes::{Field as ArrowField, Schema as ArrowSchema};
 use lance::Dataset;
 use lance_core::datatypes::{Field, Schema};
 
-use crate::catchup::Need;
 use crate::error::{Context, Error, Result};
 use crate::history::RollbackPoint;
 use crate::journal::{ChunkRecord, Journal};
 use crate::plan::amounts::count_text;
+use crate::plan::catchup::Need;
 use crate::plan::{Facts, Plan, Request, Strategy};
 use crate::progress::note;
 use crate::retry::retrying;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::interval;
 
-use crate::catchup::{Bounds, Need, Rounds, may_look};
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::amounts::count_text;
+use crate::plan::catchup::{Bounds, Need, Rounds, may_look};
 use crate::progress::{Amount, Event, note};
 use crate::retry::retrying;
 use crate::run::control::Control;

@@ -12,7 +12,6 @@ use object_store::path::Path;
 use roaring::RoaringBitmap;
 
 use crate::budget::{Budget, Throttle};
-use crate::catchup::{Deletions, Need, staged_deletions};
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
 use crate::clock::{Clock, StoreTime};
 use crate::deletion::{Naming, STAGED};
@@ -20,6 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::journal::{ChunkRecord, Journal, StagedFile, own_file};
 use crate::pages::{self, Seen};
 use crate::plan::Plan;
+use crate::plan::catchup::{Deletions, Need, staged_deletions};
 use crate::plan::copies::Copies;
 use crate::progress::{SharedProgress, note};
 use crate::readback::{Expected, Known, Reader};

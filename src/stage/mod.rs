@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 
 use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::pages::Seen;
 use crate::plan::Nulled;
@@ -29,6 +28,7 @@ use crate::stage::copy::Copying;
 pub(crate) use crate::stage::writer::FileSpec;
 use crate::stage::writer::{StagedWriter, discard};
 use crate::template::{Template, Templates};
+use crate::transform::digest::Digest;
 use crate::transform::evaluate::BadValues;
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::rebatch::Rebatch;
