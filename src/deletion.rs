@@ -14,8 +14,8 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::datafile;
-use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
+use crate::transform::digest::Digest;
 
 /// Bits of a deletion file's number that are not the migration's id, which has 48.
 const FREE_BITS: u32 = 16;

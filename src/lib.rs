@@ -38,7 +38,6 @@
 
 mod budget;
 mod cancel;
-mod catchup;
 mod chunk;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -47,7 +46,6 @@ mod commit;
 mod database;
 mod datafile;
 mod deletion;
-mod digest;
 mod error;
 mod escape;
 mod guard;
@@ -57,7 +55,6 @@ mod index;
 mod journal;
 mod leftover;
 mod location;
-mod numbering;
 mod pages;
 mod phase;
 mod plan;
@@ -74,10 +71,10 @@ mod sidecar;
 mod source;
 mod span;
 mod stage;
+mod storage_version;
 mod table;
 mod template;
 mod transform;
-mod tuning;
 mod verify;
 
 use source as tag;
@@ -85,38 +82,37 @@ use source as tag;
 pub use cancel::Cancel;
 pub use clock::{Clock, SystemClock};
 pub use database::table_names;
-pub use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
 pub use plan::cost::Cost;
+pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
     Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SkippedValues, Strategy,
 };
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
-pub use run::Migration;
-pub use run::Writes;
 pub use run::report::{
     Aborted, Ended, Finalized, Held, NullsStatus, PinStatus, PointStatus, Report, RolledBack,
     StagedStatus, TableStatus, Unused, Verified,
 };
+pub use run::{Migration, Writes};
 pub use sample::{Sample, Sampled};
 pub use schema::cast::Problem;
 pub use schema::change::{Add, Cast, Change, Compute};
 pub use schema::target::IfExists;
 pub use settings::{BatchSize, Hold, OnBadValue, Preflight, Settings, Verify};
 pub use span::{SPAN_TARGET, SPANS};
-pub use tuning::{Knobs, Trial, Tuned};
+pub use transform::digest::Digest;
 
 /// What the crate's own tests and benches need besides. Nothing in here is promised.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::digest::ColumnDigest;
     pub use crate::schema::target::Target;
     pub use crate::schema::types::parse_type;
     pub use crate::settings::parse_batch_size;
     pub use crate::transform::Transform;
+    pub use crate::transform::digest::ColumnDigest;
 }
 
 /// Its example is compiled with the tests.

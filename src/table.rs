@@ -24,7 +24,7 @@ use crate::chunk::{Origin, Signature, SourceFragment};
 use crate::error::{Context, Error, Result};
 use crate::guard::guarded;
 use crate::location::Location;
-use crate::plan::{Facts, IndexFacts, State};
+use crate::plan::{Facts, IndexFacts, TableState};
 
 /// Caches of Lance's: enough for footers and manifests, small beside the batches in flight.
 const INDEX_CACHE_BYTES: usize = 256 << 20;
@@ -199,14 +199,14 @@ fn file_versions(dataset: &Dataset) -> BTreeSet<String> {
     named.collect()
 }
 
-async fn state(dataset: &Dataset) -> Result<State> {
+async fn state(dataset: &Dataset) -> Result<TableState> {
     let manifest = dataset.manifest();
     let indices = dataset.load_indices().await;
     let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
     let tagged = |index: &&lance_table::format::IndexMetadata| {
         index.name == FRAG_REUSE_INDEX_NAME && index.index_version != 0
     };
-    Ok(State {
+    Ok(TableState {
         mem_wal: indices.iter().any(|index| index.name == MEM_WAL_INDEX_NAME),
         stable_row_ids: manifest.uses_stable_row_ids(),
         non_reusable_field_ids: manifest.uses_non_reusable_field_ids(),

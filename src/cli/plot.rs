@@ -6,7 +6,7 @@ use plotters::prelude::{
     BLUE, ChartBuilder, Color, IntoDrawingArea, LineSeries, PathElement, RED, SVGBackend, WHITE,
 };
 
-use crate::plan::explain::{bytes_text, count_text};
+use crate::plan::amounts::{bytes_text, count_text};
 use crate::{Error, Result, Trial, Tuned};
 
 const SIZE: (u32, u32) = (800, 450);

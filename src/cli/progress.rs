@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::cli::args::{Output, ProgressArg};
 use crate::escape::{escape_json, escape_line};
-use crate::plan::explain::{bytes_text, count_text};
+use crate::plan::amounts::{bytes_text, count_text};
 use crate::{Amount, Event, Phase, Progress, SharedProgress, Silent};
 
 /// Seconds between plain lines, and between JSON lines.

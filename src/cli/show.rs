@@ -3,7 +3,7 @@
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::escape::escape_line;
-use crate::plan::explain::{bytes_text, count_text};
+use crate::plan::amounts::{bytes_text, count_text};
 use crate::{
     Aborted, Finalized, Held, PointStatus, Report, RolledBack, STAGING_SUFFIX, Sampled,
     SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,

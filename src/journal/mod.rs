@@ -24,12 +24,10 @@ use lance_table::format::{BasePath, DeletionFile, Fragment};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::catchup::{Follows, Need, Standing, need};
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::clock::StoreTime;
 use crate::commit::{Outcome, exactly_next};
 use crate::deletion::Deleted;
-use crate::digest::DIGEST_VERSION;
 use crate::error::{Context, Error, Result};
 use crate::journal::beat::Beats;
 pub(crate) use crate::journal::record::{
@@ -37,7 +35,9 @@ pub(crate) use crate::journal::record::{
 };
 pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
 use crate::plan::Strategy;
+use crate::plan::catchup::{Follows, Need, Standing, need};
 use crate::table::Opener;
+use crate::transform::digest::DIGEST_VERSION;
 use crate::{datafile, deletion};
 
 /// The layout of what is written here. Another layout is not resumed.

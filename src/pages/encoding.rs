@@ -19,8 +19,8 @@ use lance_encoding::format::pb21::PageLayout;
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::digest::DIGEST_VERSION;
 use crate::error::{Context, Result};
+use crate::transform::digest::DIGEST_VERSION;
 
 /// The hash of `column`, whose buffers have the next of the hashes `buffers`.
 ///

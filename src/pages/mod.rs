@@ -21,7 +21,6 @@ use lance_file::writer::FileWriter;
 use lance_io::object_store::ObjectStore;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 pub(crate) use crate::pages::blocks::Blocks;
 use crate::pages::cut::{Piece, Place, reads};
@@ -31,6 +30,7 @@ use crate::pages::file::Taken;
 pub(crate) use crate::pages::read::projection;
 pub(crate) use crate::pages::seen::{ReadBack, Seen};
 use crate::span;
+use crate::transform::digest::Digest;
 
 /// Bytes that a copy from or to `store` holds at once, about: what is read ahead, and what is written.
 pub(crate) fn held_bytes(store: &ObjectStore) -> u64 {

@@ -11,7 +11,7 @@ use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::Plan;
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
 use crate::progress::Amount;
 use crate::retry::retrying;
 use crate::run::context::Context;

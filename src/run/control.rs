@@ -7,7 +7,7 @@ use toml_edit::{DocumentMut, Item};
 
 use crate::budget::Throttle;
 use crate::error::{Error, Result};
-use crate::plan::explain::bytes_text;
+use crate::plan::amounts::bytes_text;
 use crate::progress::{SharedProgress, note};
 use crate::settings::parse_bytes;
 

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::interval;
 
-use crate::catchup::{Bounds, Need, Rounds, may_look};
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::Plan;
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
+use crate::plan::catchup::{Bounds, Need, Rounds, may_look};
 use crate::progress::{Amount, Event};
 use crate::retry::retrying;
 use crate::run::context::Context;
@@ -375,12 +375,11 @@ impl<'a> Copier<'a> {
         self.session.journal.put(record, fragments);
         let now = store_time(self.ctx, &self.session.journal);
         let next = Task::of(chunk, &self.session.journal, now);
-        match next {
-            Some(task) => self.waiting.push_front(task),
-            None => {
-                let one = Amount { chunks: 1, ..Amount::default() };
-                self.ctx.progress.event(Event::Advanced(one));
-            }
+        if let Some(task) = next {
+            self.waiting.push_front(task);
+        } else {
+            let one = Amount { chunks: 1, ..Amount::default() };
+            self.ctx.progress.event(Event::Advanced(one));
         }
         if self.waiting.front().is_none_or(|task| self.is_copy(task)) {
             self.end_lap();

@@ -10,12 +10,12 @@ use lance_table::io::commit::ManifestNamingScheme;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 
-use crate::catchup::{Deletions, staged_deletions};
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
 use crate::deletion;
 use crate::deletion::{Deleted, Naming, STAGED};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, own_file};
+use crate::plan::catchup::{Deletions, staged_deletions};
 use crate::run::task::Done;
 use crate::table::store_of;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::catchup::{Need, Rounds};
 use crate::error::{Kind, Result};
 use crate::phase::Phase;
+use crate::plan::catchup::{Need, Rounds};
 use crate::progress::Amount;
 use crate::run::context::Context;
 use crate::run::copier::{copy, tell_verified};

@@ -33,6 +33,7 @@ use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::location::Location;
+use crate::plan::tuning::Tuned;
 use crate::plan::{Plan, Request, Strategy};
 use crate::progress::{Redacting, SharedProgress};
 pub use crate::run::commands::rollback::Writes;
@@ -43,7 +44,6 @@ use crate::run::context::Context;
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, TableStatus, Verified};
 use crate::schema::change::Change;
 use crate::settings::Settings;
-use crate::tuning::Tuned;
 
 /// A migration of one table: what is asked, how it is run, and the parts it is run with.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 
 use crate::datafile;
 use crate::error::Result;
-use crate::numbering::Numbering;
+use crate::plan::fragment_ids::FragmentIds;
 use crate::table::store_of;
 
 /// Indices over what is staged, built before it is swapped in.
@@ -19,7 +19,7 @@ pub(in crate::run) struct Prebuilt {
     pub index_files: IndexFiles,
     /// The staged file of each fragment that they were built over, by its id.
     pub files: HashMap<u64, String>,
-    pub numbering: Numbering,
+    pub numbering: FragmentIds,
 }
 
 impl Prebuilt {

@@ -279,7 +279,7 @@ pub struct Verified {
     /// Rows.
     pub rows: u64,
     /// A digest for each column, equal on both sides.
-    pub columns: Vec<(String, crate::digest::Digest)>,
+    pub columns: Vec<(String, crate::transform::digest::Digest)>,
     /// Commits by others since, which were not looked at.
     pub commits_since: u64,
     /// Whether there may be more of them.

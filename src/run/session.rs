@@ -8,14 +8,13 @@ use lance::Dataset;
 use uuid::Uuid;
 
 use crate::budget::{Budget, Throttle};
-use crate::catchup::{Need, Rounds};
 use crate::chunk::{Chunk, ChunkId, Origin};
-use crate::digest::DIGEST_VERSION;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::history::RollbackPoint;
 use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
 use crate::phase::Phase;
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
+use crate::plan::catchup::{Need, Rounds};
 use crate::plan::{Nulled, Plan, Request};
 use crate::process::Running;
 use crate::retry::retrying;
@@ -29,6 +28,7 @@ use crate::run::report::seconds;
 use crate::run::staged::{describe_locked, expect_writable};
 use crate::settings::{ROWS_PER_FILE, Verify};
 use crate::table::{newest, store_of};
+use crate::transform::digest::DIGEST_VERSION;
 use crate::transform::pool::Pool;
 use crate::verify::published::{Intent, staged_files};
 use crate::{datafile, history, leftover, tag};
@@ -223,8 +223,12 @@ impl Session {
         if quick > 0 {
             ctx.say(format!("{quick} chunks were verified quickly; now in full"));
         }
-        gone.into_iter().for_each(|chunk| self.journal.forget(chunk));
-        distrusted.into_iter().for_each(|chunk| self.journal.distrust(chunk));
+        for chunk in gone {
+            self.journal.forget(chunk);
+        }
+        for chunk in distrusted {
+            self.journal.distrust(chunk);
+        }
         Ok(())
     }
 

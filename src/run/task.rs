@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use lance_table::format::Fragment;
 use serde::{Deserialize, Serialize};
 
-use crate::catchup::Need;
 use crate::chunk::{Chunk, ChunkId, Origin};
 use crate::journal::{ChunkRecord, Journal};
+use crate::plan::catchup::Need;
 
 /// A chunk that is staged: what the journal records of it, and the fragments that hold it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

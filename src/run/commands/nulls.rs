@@ -152,7 +152,7 @@ fn path_of(schema: &Schema, id: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Int64Array, StructArray};
+    use arrow::array::{Array, Int64Array, StructArray};
     use arrow::datatypes::{DataType, Field, Fields, Schema};
 
     #[test]

@@ -13,6 +13,7 @@ use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::datafile;
 use crate::error::{Error, Result};
 use crate::phase::Phase;
+use crate::plan::tuning::{Knobs, Trial, Tuned, batch_sizes, best, median, queues, workers};
 use crate::plan::{Plan, Request, Strategy};
 use crate::process::{peak_bytes, reset_peak};
 use crate::progress::Amount;
@@ -25,7 +26,6 @@ use crate::settings::{ROWS_PER_FILE, Settings};
 use crate::source::Source;
 use crate::table::{source_fragments, store_of};
 use crate::transform::pool::Pool;
-use crate::tuning::{Knobs, Trial, Tuned, batch_sizes, best, median, queues, workers};
 
 /// Bytes of a trial, about: long enough that starting it costs nothing beside it.
 const SAMPLE_BYTES: u64 = 256 << 20;

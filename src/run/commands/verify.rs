@@ -7,7 +7,6 @@ use lance::Dataset;
 use lance_core::datatypes::Schema;
 
 use crate::chunk::{Chunk, ChunkId};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::phase::Phase;
 use crate::plan::{Plan, Request};
@@ -16,6 +15,7 @@ use crate::run::context::Context;
 use crate::run::point::{cleaned, last_point, requested};
 use crate::run::report::Verified;
 use crate::source::{ScanLimits, Source};
+use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::{Transform, batch_bytes};
 use crate::{database, history, table};

@@ -7,8 +7,8 @@ use futures::FutureExt;
 use lance_table::io::commit::ManifestNamingScheme;
 
 use crate::error::Result;
-use crate::numbering::Numbering;
 use crate::phase::Phase;
+use crate::plan::fragment_ids::FragmentIds;
 use crate::progress::Amount;
 use crate::run::context::Context;
 use crate::run::copier::Whole;
@@ -31,7 +31,7 @@ pub(in crate::run) async fn build_indices(ctx: &Context, whole: &mut Whole<'_>) 
     let detachable = session.source.manifest_location().naming_scheme == ManifestNamingScheme::V2;
     let ids = u64::from(session.source.manifest().max_fragment_id.unwrap_or_default())
         .saturating_add(session.journal.records().map(|one| one.files.len() as u64).sum());
-    let room = Numbering::has_room(ids);
+    let room = FragmentIds::has_room(ids);
     if wanted.is_empty() || !detachable || !room || session.plan.rows == 0 {
         return Ok(false);
     }

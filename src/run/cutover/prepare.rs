@@ -15,7 +15,7 @@ use crate::commit::detach;
 use crate::deletion::Deleted;
 use crate::error::{Error, Result};
 use crate::journal::{DELETIONS_AT_ONCE, Journal, deleted_rows, own_file};
-use crate::numbering::Numbering;
+use crate::plan::fragment_ids::FragmentIds;
 use crate::plan::{Plan, Strategy};
 use crate::run::prebuilt::index_files;
 use crate::run::session::Session;
@@ -104,14 +104,14 @@ impl Prepared {
         live: &Arc<Dataset>,
         plan: &Plan,
         journal: &Journal,
-        numbering: &mut Numbering,
+        numbering: &mut FragmentIds,
     ) -> Result<Self> {
         let id = &journal.header().id;
         let staged = journal.all_fragments();
         let names: Option<Vec<&str>> = staged.iter().map(|one| own_file(one, id)).collect();
         let names = names.ok_or_else(|| Error::mismatch("a staged fragment has no file"))?;
         let used = u64::from(live.manifest().max_fragment_id.unwrap_or_default());
-        let ids = numbering.number(&names, used);
+        let ids = numbering.assign(&names, used);
         let numbered = staged.iter().zip(ids).map(|(one, id)| Fragment { id, ..whole(one) });
         let fragments = numbered.collect();
         let empty = overwrite(plan, Vec::new());

@@ -10,11 +10,11 @@ use lance::Dataset;
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::error::{Error, Result};
 use crate::phase::Phase;
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
 use crate::plan::{Plan, SkippedValues};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::run::context::Context;
-use crate::schema::there::{Asked, There};
+use crate::schema::target::existing::{ExistingColumn, RequestedValues};
 use crate::source::{ScanLimits, Source, What};
 use crate::span;
 use crate::table::source_fragments;
@@ -51,14 +51,14 @@ pub(in crate::run) async fn compare_there(
     live: &Arc<Dataset>,
     plan: &Plan,
 ) -> Result<Vec<SkippedValues>> {
-    if plan.target.there.is_empty() {
+    if plan.target.existing.is_empty() {
         return Ok(Vec::new());
     }
     let comparing = span::plan();
     let tallies = tally(ctx, live, plan).await?;
     drop(comparing);
     let mut skipped = Vec::new();
-    for (there, tally) in plan.target.there.iter().zip(tallies) {
+    for (there, tally) in plan.target.existing.iter().zip(tallies) {
         let values = accepted(there, &tally)?;
         if let Some(text) = values.text() {
             ctx.say(format!("{text}; it is left alone"));
@@ -76,7 +76,7 @@ async fn tally(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Result<Vec<Ta
         source: Source::of(Arc::clone(live)),
         what: What { schema: Arc::new(transform.inputs()), aligned: false },
         transform: Arc::new(transform),
-        inside: Arc::new(plan.target.there.iter().map(|one| one.inside.clone()).collect()),
+        inside: Arc::new(plan.target.existing.iter().map(|one| one.inside.clone()).collect()),
         pool: Pool::of(ctx.settings.workers)?,
         progress: Arc::clone(&ctx.progress),
     };
@@ -146,14 +146,14 @@ fn added(mut sum: Vec<Tally>, next: Vec<Tally>) -> Vec<Tally> {
 
 /// What `there` holds, if it can be taken for what was asked: what was computed has to be equal in every
 /// row; a default in some row, since others may have written other values after it was added.
-fn accepted(there: &There, tally: &Tally) -> Result<SkippedValues> {
+fn accepted(there: &ExistingColumn, tally: &Tally) -> Result<SkippedValues> {
     let path = &there.path;
     let rows = count_text(tally.rows);
     let (is, made) = tally.example.clone().unwrap_or_default();
-    let others = match &there.asked {
+    let others = match &there.requested {
         // Any time is as good as the one of planning.
-        Asked::Time => 0,
-        Asked::Default(text) if tally.same() == 0 && tally.rows > 0 => {
+        RequestedValues::Now => 0,
+        RequestedValues::Default(text) if tally.same() == 0 && tally.rows > 0 => {
             let what = if tally.others > 0 {
                 format!("they hold others, such as {is}")
             } else {
@@ -164,7 +164,7 @@ fn accepted(there: &There, tally: &Tally) -> Result<SkippedValues> {
             );
             return Err(Error::refused(message).with_advice(&advice(there, "--add")));
         }
-        Asked::Sql(sql) if tally.same() < tally.rows => {
+        RequestedValues::Sql(sql) if tally.same() < tally.rows => {
             let count = count_text(tally.nulls + tally.others);
             let message = format!(
                 "column `{path}` exists already, and {count} of its {rows} rows hold other values than \
@@ -172,18 +172,18 @@ fn accepted(there: &There, tally: &Tally) -> Result<SkippedValues> {
             );
             return Err(Error::refused(message).with_advice(&advice(there, "--compute")));
         }
-        Asked::Default(_) | Asked::Sql(_) => tally.others,
+        RequestedValues::Default(_) | RequestedValues::Sql(_) => tally.others,
     };
-    let fill = match &there.asked {
-        Asked::Default(text) => Some(text.clone()),
-        Asked::Time => Some("now".to_owned()),
-        Asked::Sql(_) => None,
+    let fill = match &there.requested {
+        RequestedValues::Default(text) => Some(text.clone()),
+        RequestedValues::Now => Some("now".to_owned()),
+        RequestedValues::Sql(_) => None,
     };
     let (column, rows, nulls) = (path.clone(), tally.rows, tally.nulls);
     Ok(SkippedValues { column, rows, others, nulls, fill })
 }
 
-fn advice(there: &There, flag: &str) -> String {
+fn advice(there: &ExistingColumn, flag: &str) -> String {
     let path = &there.path;
     let keep = format!("leave {flag} out to keep what is there");
     if !there.inside.is_empty() {

@@ -19,8 +19,8 @@ use crate::schema::cast::Problem;
 use crate::source::{ScanLimits, Source, What};
 use crate::stage::hidden_of;
 use crate::table::store_of;
+use crate::transform::evaluate::BadValues;
 use crate::transform::pool::Pool;
-use crate::transform::step::Found;
 use crate::transform::{Transform, batch_bytes};
 
 /// Rows of a batch, at most.
@@ -46,7 +46,7 @@ pub(in crate::run) struct Tried {
 }
 
 impl Tried {
-    fn count_in(&mut self, found: &Found, first: u64) {
+    fn count_in(&mut self, found: &BadValues, first: u64) {
         let key = (found.path.clone(), found.problem);
         let finding = self.findings.entry(key).or_insert_with(|| Finding {
             column: found.path.clone(),
@@ -186,10 +186,10 @@ impl Trial {
         hidden: Option<BooleanArray>,
         rows: Range<u64>,
         here: bool,
-    ) -> Result<(Vec<Found>, u64, Amount)> {
+    ) -> Result<(Vec<BadValues>, u64, Amount)> {
         let amount = Amount { rows: rows.end - rows.start, bytes: batch_bytes(&batch), chunks: 0 };
         let transform = Arc::clone(&self.transform);
-        let tries = move || Ok(transform.make(&batch, hidden)?.found);
+        let tries = move || Ok(transform.run(&batch, hidden)?.bad);
         Ok((self.pool.run_or_here(here, tries).await?, rows.start, amount))
     }
 }

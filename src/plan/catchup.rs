@@ -1,5 +1,5 @@
-//! Catching up with writers: what a chunk needs, which staged rows are gone, when to look at the table
-//! again, and when to give up. Decisions only.
+//! Decides how a migration catches up with writers: what a chunk needs, which staged rows have to be deleted,
+//! when to look at the table again, and when to give up.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use roaring::RoaringBitmap;
 
 use crate::chunk::{Chunk, Origin, signatures};
 
-/// Staged files that are older are made young again: Lance's cleanup takes files that no version names
-/// for abandoned after seven days (lance 14 `src/dataset/cleanup.rs`, `UNVERIFIED_THRESHOLD_DAYS`).
+/// Staged files that are older get a new date: Lance's cleanup removes files that no version names
+/// after seven days (lance 14 `src/dataset/cleanup.rs`, `UNVERIFIED_THRESHOLD_DAYS`).
 const STALE_AFTER: TimeDelta = TimeDelta::days(3);
-/// Staged files that are older may be in the hands of a cleanup already.
+/// A cleanup may be removing staged files that are older.
 const LOST_AFTER: TimeDelta = TimeDelta::days(6);
 
-/// Of the staged rows of a chunk, one in so many may be deleted before it is staged again.
+/// A chunk is staged again once more than one in this many of its staged rows would be deleted.
 const DELETED_SHARE: u64 = 10;
 
 /// What is left to do for a chunk.
@@ -24,9 +24,9 @@ pub(crate) enum Need {
     Nothing,
     /// Its files have to be read back.
     Verify,
-    /// Rows that were deleted meanwhile have to be deleted from what is staged.
+    /// Rows that others have deleted from the source have to be deleted from the staged files.
     Delete,
-    /// Its files have to be made young again.
+    /// Its files have to get a new date.
     Renew,
     /// Its rows have to be staged.
     Stage,
@@ -35,7 +35,7 @@ pub(crate) enum Need {
 /// How what is staged follows rows that are deleted from the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Follows {
-    /// It stands beside all rows of the source's files, deleted ones included: there is nothing to follow.
+    /// The staged files hold all rows of the source's files, deleted ones included: nothing has to follow.
     Aligned,
     /// The same rows are deleted from what is staged.
     Mapped,
@@ -56,8 +56,8 @@ pub(crate) struct Standing<'a> {
     pub modified: Option<DateTime<Utc>>,
 }
 
-/// What `chunk` needs, given what is staged for it. `now` is told by the clock that dates the files: another
-/// one makes all of them old, or none.
+/// What `chunk` needs, given what is staged for it. `now` comes from the clock that dates the files: by
+/// another clock all files could seem old, or none.
 pub(crate) fn need(
     chunk: &Chunk,
     staged: Option<Standing<'_>>,
@@ -88,8 +88,8 @@ pub(crate) fn need(
     if age >= STALE_AFTER { Need::Renew } else { Need::Nothing }
 }
 
-/// Whether rows that were deleted `then` are not any more: somebody went back to an older version. Nothing
-/// was said of what is wrong with them.
+/// Whether rows that were deleted `then` are there again: somebody restored an older version. Their values
+/// were never checked, since bad values in deleted rows are not reported.
 fn came_back(then: &[Origin], now: &[Origin]) -> bool {
     let deleted = |origin: &Origin| {
         let file = origin.deletions.as_ref();
@@ -112,11 +112,11 @@ pub(crate) struct Deletions {
     pub now: RoaringBitmap,
 }
 
-/// The rows of a chunk's staged files that are deleted now, given its source `fragments` in order and the
-/// staged rows that were deleted `already`. Staged rows are the source's in order, those deleted then left
-/// out.
+/// The rows of a chunk's staged files that are to be deleted, given its source `fragments` in order and the
+/// staged rows that were deleted `already`. The staged rows are the source's rows in order, without those
+/// that were deleted when the chunk was staged.
 ///
-/// `None`, when a row that was deleted is not any more: then the chunk has to be staged again.
+/// `None`, when a deleted row is there again: then the chunk has to be staged again.
 pub(crate) fn staged_deletions(
     fragments: &[Deletions],
     already: &RoaringBitmap,
@@ -148,7 +148,7 @@ fn nth_left(deleted: &RoaringBitmap, place: u32) -> Option<u32> {
     }
 }
 
-/// How long rounds may go on after the first time that everything was staged.
+/// How long catching up may go on, once everything has been staged for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// Rounds of catching up.
@@ -174,7 +174,7 @@ impl Rounds {
         self.count >= bounds.rounds_max || elapsed >= bounds.time_max
     }
 
-    /// Rows a second that others make necessary, and rows a second that are staged.
+    /// Rows a second that others change, and rows a second that are staged.
     pub(crate) fn rates(&self, elapsed: Duration) -> (u64, u64) {
         let rate = |time: Duration| {
             let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -184,8 +184,8 @@ impl Rounds {
     }
 }
 
-/// Whether to look at the table while copying goes on. Catching up goes before copying, but copying gets
-/// at least as much time as the last round of catching up took, or it would never end.
+/// Whether to look at the table while copying goes on. Catching up comes first, but copying gets at least
+/// as much time as the last round of catching up took, or it would never end.
 pub(crate) fn may_look(since_round: Duration, round_took: Duration) -> bool {
     since_round >= round_took
 }

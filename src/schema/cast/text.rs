@@ -1,11 +1,11 @@
-//! What a text says and its value does not: digits, times and offsets that a cast leaves out.
+//! Finds texts that say more than the values they are cast to: digits, times and offsets that the cast leaves out.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, TimeUnit};
 
-use crate::error::Result;
-use crate::schema::cast::{Problem, safe_cast};
+use crate::error::{Context, Result};
+use crate::schema::cast::problem::Problem;
 
 /// `array` as text, if it is.
 pub(super) fn texts_of(array: &ArrayRef) -> Result<Option<StringArray>> {
@@ -16,14 +16,15 @@ pub(super) fn texts_of(array: &ArrayRef) -> Result<Option<StringArray>> {
     if !is_text {
         return Ok(None);
     }
-    Ok(Some(safe_cast(array, &DataType::Utf8)?.as_string::<i32>().clone()))
+    let texts = arrow::compute::cast(array, &DataType::Utf8).doing(|| "read texts".to_owned())?;
+    Ok(Some(texts.as_string::<i32>().clone()))
 }
 
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8)
 }
 
-/// Rows whose text says something else than the value that was made of it.
+/// Rows whose text says something else than the value that it was cast to.
 pub(super) fn text_problems(
     texts: &StringArray,
     values: &ArrayRef,
@@ -60,7 +61,7 @@ fn text_problem(text: &str, values: &ArrayRef, row: usize) -> Option<Problem> {
             if value.is_infinite() && digits(text) {
                 return Some(Problem::Overflow);
             }
-            // A fraction is rounded, as everywhere; a whole number is itself, or it is lost.
+            // A fraction is rounded, as in every cast to a float; a whole number has to stay the same.
             let whole = text.parse::<i128>().ok()?;
             (format!("{value:.0}").parse::<i128>() != Ok(whole)).then_some(Problem::Lossy)
         }

@@ -19,8 +19,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Error, Result};
 
-/// What digests are digests of. Another number means that what was staged under the old one cannot be
-/// compared: a change here, or in the definition of the pages' hashes (`src/pages/encoding.rs`), raises it.
+/// The version of the definition of digests. Digests of different versions cannot be compared: a change here, or in
+/// the definition of the pages' hashes (`src/pages/encoding.rs`), raises it.
 pub(crate) const DIGEST_VERSION: u32 = 1;
 
 /// The digest of a whole column.
@@ -121,12 +121,12 @@ enum Content {
     /// Strings and binaries.
     Bytes(Box<Variable>),
     /// Lists and maps: the lengths, and the items of all of them.
-    List(Box<Xxh3>, Box<Level>),
+    List(Box<Lists>),
     /// Lists of this many items.
     FixedList(Box<Level>, usize),
     /// A level for each field.
     Struct(Vec<Level>),
-    /// Rows that are first turned into this type: a dictionary's values, views.
+    /// Rows that are cast to this type first: dictionaries and views.
     As(DataType, Box<Level>),
 }
 
@@ -134,6 +134,11 @@ struct Variable {
     lengths: Xxh3,
     values: Xxh3,
     scratch: Vec<u8>,
+}
+
+struct Lists {
+    lengths: Xxh3,
+    items: Level,
 }
 
 impl Level {
@@ -145,13 +150,13 @@ impl Level {
         if rows.is_empty() {
             return Ok(());
         }
-        // A dictionary keeps nulls among its values too: turn it into plain rows first.
+        // A dictionary can have nulls among its values too: it is cast to plain rows first.
         if let Content::As(plain, level) = &mut self.content {
             return level.update(&cast(rows, plain)?);
         }
         let nulls = rows.logical_nulls().filter(|nulls| nulls.null_count() > 0);
         let Some(nulls) = nulls else {
-            self.validity.push(true, rows.len());
+            self.validity.push(Run::there(rows.len()));
             return self.content.update(rows);
         };
         self.validity.extend(nulls.inner());
@@ -184,7 +189,8 @@ impl Content {
             }
             DataType::FixedSizeBinary(width) => Self::Fixed(hash(), width_of(*width)),
             DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => {
-                Self::List(hash(), level(item)?)
+                let items = Level::of(item.data_type())?;
+                Self::List(Box::new(Lists { lengths: Xxh3::new(), items }))
             }
             DataType::FixedSizeList(item, size) => Self::FixedList(level(item)?, width_of(*size)),
             DataType::Struct(fields) => {
@@ -220,7 +226,7 @@ impl Content {
                 Ok(())
             }
             Self::Bytes(variable) => variable.update(rows),
-            Self::List(lengths, items) => update_list(rows, lengths, items),
+            Self::List(lists) => lists.update(rows),
             Self::FixedList(items, size) => {
                 let list = rows.as_fixed_size_list();
                 let start = usize::try_from(list.value_offset(0)).unwrap_or_default();
@@ -245,9 +251,9 @@ impl Content {
                 add(whole, &variable.lengths);
                 add(whole, &variable.values);
             }
-            Self::List(lengths, items) => {
-                add(whole, lengths);
-                items.finish(whole);
+            Self::List(lists) => {
+                add(whole, &lists.lengths);
+                lists.items.finish(whole);
             }
             Self::FixedList(level, _) | Self::As(_, level) => level.finish(whole),
             Self::Struct(levels) => levels.iter_mut().for_each(|level| level.finish(whole)),
@@ -272,82 +278,94 @@ impl Variable {
         if let Some(values) = rows.values().as_slice().get(start..end) {
             self.values.update(values);
         }
-        write_lengths(rows.offsets(), &mut self.scratch);
+        self.scratch = lengths(rows.offsets(), std::mem::take(&mut self.scratch));
         self.lengths.update(&self.scratch);
     }
 }
 
-fn update_list(rows: &ArrayRef, lengths: &mut Xxh3, items: &mut Level) -> ArrowResult<()> {
-    match rows.data_type() {
-        DataType::List(_) => update_generic_list(rows.as_list::<i32>(), lengths, items),
-        DataType::LargeList(_) => update_generic_list(rows.as_list::<i64>(), lengths, items),
-        DataType::Map(..) => {
-            let map = rows.as_map();
-            let entries: ArrayRef = std::sync::Arc::new(map.entries().clone());
-            update_items(map.offsets(), &entries, lengths, items)
+impl Lists {
+    fn update(&mut self, rows: &ArrayRef) -> ArrowResult<()> {
+        match rows.data_type() {
+            DataType::List(_) => self.update_list(rows.as_list::<i32>()),
+            DataType::LargeList(_) => self.update_list(rows.as_list::<i64>()),
+            DataType::Map(..) => {
+                let map = rows.as_map();
+                let entries: ArrayRef = std::sync::Arc::new(map.entries().clone());
+                self.update_items(map.offsets(), &entries)
+            }
+            other => Err(unexpected(other)),
         }
-        other => Err(unexpected(other)),
     }
-}
 
-fn update_generic_list<O: OffsetSizeTrait>(
-    list: &GenericListArray<O>,
-    lengths: &mut Xxh3,
-    items: &mut Level,
-) -> ArrowResult<()> {
-    update_items(list.offsets(), list.values(), lengths, items)
-}
+    fn update_list<O: OffsetSizeTrait>(&mut self, list: &GenericListArray<O>) -> ArrowResult<()> {
+        self.update_items(list.offsets(), list.values())
+    }
 
-fn update_items<O: OffsetSizeTrait>(
-    offsets: &OffsetBuffer<O>,
-    values: &ArrayRef,
-    lengths: &mut Xxh3,
-    items: &mut Level,
-) -> ArrowResult<()> {
-    let mut scratch = Vec::new();
-    write_lengths(offsets, &mut scratch);
-    lengths.update(&scratch);
-    let (start, end) = ends(offsets);
-    items.update(&values.slice(start, end - start))
+    fn update_items<O: OffsetSizeTrait>(
+        &mut self,
+        offsets: &OffsetBuffer<O>,
+        values: &ArrayRef,
+    ) -> ArrowResult<()> {
+        self.lengths.update(&lengths(offsets, Vec::new()));
+        let (start, end) = ends(offsets);
+        self.items.update(&values.slice(start, end - start))
+    }
 }
 
 /// Runs of rows that are there and rows that are null.
 #[derive(Default)]
 struct Runs {
     hash: Xxh3,
+    /// The run that may go on; it is not in the hash yet.
+    last: Run,
+}
+
+/// Rows one after the other that are all there, or all null.
+#[derive(Default, Clone, Copy)]
+struct Run {
     there: bool,
-    length: u64,
+    rows: u64,
+}
+
+impl Run {
+    fn there(rows: usize) -> Self {
+        Self { there: true, rows: rows as u64 }
+    }
+
+    fn null(rows: usize) -> Self {
+        Self { there: false, rows: rows as u64 }
+    }
 }
 
 impl Runs {
-    fn push(&mut self, there: bool, rows: usize) {
-        if there != self.there {
+    fn push(&mut self, next: Run) {
+        if next.there != self.last.there {
             self.close();
-            self.there = there;
+            self.last.there = next.there;
         }
-        self.length += rows as u64;
+        self.last.rows += next.rows;
     }
 
     fn extend(&mut self, validity: &BooleanBuffer) {
         let mut at = 0;
         for (start, end) in validity.set_slices() {
             if start > at {
-                self.push(false, start - at);
+                self.push(Run::null(start - at));
             }
-            self.push(true, end - start);
+            self.push(Run::there(end - start));
             at = end;
         }
         if at < validity.len() {
-            self.push(false, validity.len() - at);
+            self.push(Run::null(validity.len() - at));
         }
     }
 
     fn close(&mut self) {
-        if self.length > 0 {
-            self.hash.update(&[u8::from(self.there)]);
-            self.hash.update(&self.length.to_le_bytes());
+        if self.last.rows > 0 {
+            self.hash.update(&[u8::from(self.last.there)]);
+            self.hash.update(&self.last.rows.to_le_bytes());
         }
-        self.length = 0;
+        self.last.rows = 0;
     }
 
     fn finish(&mut self, whole: &mut Xxh3) {
@@ -393,16 +411,18 @@ fn ends<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> (usize, usize) {
     (start, end)
 }
 
-/// Lengths as 64 bits, so that a `string` and a `large_string` of the same values agree.
-fn write_lengths<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>, to: &mut Vec<u8>) {
-    to.clear();
-    to.reserve(offsets.len() * 8);
+/// Lengths as 64 bits, so that a `string` and a `large_string` of the same values agree. They are put into the
+/// memory of `scratch`.
+fn lengths<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>, mut scratch: Vec<u8>) -> Vec<u8> {
+    scratch.clear();
+    scratch.reserve(offsets.len() * 8);
     let mut before = offsets.first().map_or(0, |offset| offset.as_usize());
     for offset in offsets.iter().skip(1) {
         let length = (offset.as_usize() - before) as u64;
-        to.extend_from_slice(&length.to_le_bytes());
+        scratch.extend_from_slice(&length.to_le_bytes());
         before = offset.as_usize();
     }
+    scratch
 }
 
 fn width_of(width: i32) -> usize {

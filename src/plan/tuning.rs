@@ -1,4 +1,4 @@
-//! Which settings to try on a table, and which of them to use. Decides only; trying is elsewhere.
+//! Decides which settings to try on a table, and which of them to use.
 
 use serde::Serialize;
 
@@ -10,13 +10,11 @@ const BATCH_BYTES: [u64; 7] = [256 << 10, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 
 /// Batches that wait between the transform and the writer, that are tried.
 const QUEUES: [usize; 4] = [1, 2, 4, 8];
 
-/// How much slower than the fastest a trial may be and still be taken for as fast: less than what one run
-/// differs from the next.
+/// A trial counts as fast as the fastest up to this factor: equal runs differ by more.
 const AS_FAST: f64 = 1.03;
 
 /// Settings that are tried together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
 pub struct Knobs {
     /// Bytes in a batch.
     pub batch_bytes: u64,
@@ -26,9 +24,8 @@ pub struct Knobs {
     pub queue: usize,
 }
 
-/// What came of trying some settings.
+/// What was measured with some settings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
 pub struct Trial {
     /// The settings.
     #[serde(flatten)]
@@ -45,7 +42,6 @@ pub struct Trial {
 
 /// What was found for a table.
 #[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
 pub struct Tuned {
     /// The table.
     pub table: String,
@@ -79,7 +75,7 @@ impl Knobs {
     }
 }
 
-/// The same knobs with other batch sizes; none that does not fit into `budget` bytes a few times.
+/// The same knobs with each batch size that fits into `budget` bytes a few times.
 pub(crate) fn batch_sizes(knobs: Knobs, budget: u64) -> Vec<Knobs> {
     let fit = BATCH_BYTES.into_iter().filter(|bytes| bytes.saturating_mul(8) <= budget);
     let all = fit.map(|batch_bytes| Knobs { batch_bytes, ..knobs });
@@ -103,7 +99,7 @@ pub(crate) fn queues(knobs: Knobs) -> Vec<Knobs> {
     QUEUES.into_iter().map(|queue| Knobs { queue, ..knobs }).collect()
 }
 
-/// The trial to go by: of those that are as fast as the fastest, the one with the least memory.
+/// The trial whose settings to use: of the fastest ones, the one with the least memory.
 pub(crate) fn best(trials: &[Trial]) -> Option<&Trial> {
     let fastest = trials.iter().map(|trial| trial.seconds).min_by(f64::total_cmp)?;
     let as_fast = trials.iter().filter(|trial| trial.seconds <= fastest * AS_FAST);
