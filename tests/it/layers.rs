@@ -141,7 +141,7 @@ fn collect(root: &Path, directory: &Path, found: &mut Vec<Source>) {
         }
         if path.is_dir() {
             collect(root, &path, found);
-        } else if file.ends_with(".rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(Source { module, file, text: std::fs::read_to_string(&path).unwrap() });
         }
     }
