@@ -6,6 +6,8 @@ use std::fmt;
 use lance_table::format::DeletionFile;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::SMALL_FILE_BYTES;
+
 /// The ordinal of a chunk; the order of chunks is the order of rows in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -56,9 +58,6 @@ pub(crate) struct Chunk {
     pub fragments: Vec<SourceFragment>,
 }
 
-/// Bytes of files that are read and written on one thread: most of their time would go into waking others.
-pub(crate) const SMALL_BYTES: u64 = 1 << 20;
-
 impl Chunk {
     /// Rows in the chunk.
     pub(crate) fn rows(&self) -> u64 {
@@ -77,7 +76,7 @@ impl Chunk {
 
     /// Whether it is so little that it is done sooner on one thread than passed on from one to the next.
     pub(crate) fn is_small(&self) -> bool {
-        self.bytes() <= SMALL_BYTES
+        self.bytes() <= SMALL_FILE_BYTES
     }
 
     /// Where its rows come from, in order.

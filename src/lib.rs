@@ -54,6 +54,7 @@ mod history;
 mod index;
 mod journal;
 mod leftover;
+mod limits;
 mod location;
 mod pages;
 mod phase;

@@ -20,9 +20,10 @@ use lance_table::format::Fragment;
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 
-use crate::chunk::{ChunkId, SMALL_BYTES};
+use crate::chunk::ChunkId;
 use crate::datafile;
 use crate::error::{Context, Error, Kind, Result};
+use crate::limits::SMALL_FILE_BYTES;
 use crate::pages::{self, Blocks, PageFile, Seen};
 use crate::plan::copies::Copies;
 use crate::schema::blob;
@@ -348,7 +349,7 @@ impl Reader {
         let blobs = Blobs::of_file(&self.store, &self.directory, &self.schema, &name);
         let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
         // Decoding is most of the work: each batch on a task of its own, in order, but for those of small files.
-        let here = size <= SMALL_BYTES;
+        let here = size <= SMALL_FILE_BYTES;
         let tasks = opened.read(projection, rows, self.batch_rows, &self.blocks).await?;
         let batches = tasks.map(move |task| match task {
             Ok(task) if here => task.task,

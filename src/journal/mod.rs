@@ -34,6 +34,7 @@ pub(crate) use crate::journal::record::{
     ChunkRecord, Header, LEASE_TIME, Lease, Life, Seen, StagedFile, Undo,
 };
 pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
+use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::Strategy;
 use crate::plan::catchup::{Follows, Need, Standing, need};
 use crate::table::Opener;
@@ -422,7 +423,7 @@ impl Journal {
         });
         let shown: Vec<_> = shown.collect();
         let fragments: Vec<Fragment> =
-            stream::iter(shown).buffered(DELETIONS_AT_ONCE).try_collect().await?;
+            stream::iter(shown).buffered(DELETION_FILES_AT_ONCE).try_collect().await?;
         if fragments.is_empty() {
             return Ok(());
         }
@@ -551,9 +552,6 @@ impl Journal {
         Ok(left)
     }
 }
-
-/// Deletion files that are copied at once.
-pub(crate) const DELETIONS_AT_ONCE: usize = 16;
 
 /// Where it stands which rows of a staged file are deleted.
 enum Deletion<'a> {

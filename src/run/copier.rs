@@ -10,6 +10,7 @@ use tokio::time::interval;
 
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
+use crate::limits::MemoryPlan;
 use crate::phase::Phase;
 use crate::plan::Plan;
 use crate::plan::amounts::count_text;
@@ -23,7 +24,7 @@ use crate::run::lease::{BEAT, checkpoint, store_time};
 use crate::run::session::Session;
 use crate::run::task::{Done, Task};
 use crate::run::worker::Worker;
-use crate::settings::{Settings, Verify};
+use crate::settings::Verify;
 
 /// The same for the largest tables.
 const BEAT_MAX: Duration = Duration::from_secs(20);
@@ -39,12 +40,6 @@ fn next_beat(took: Duration) -> Duration {
 
 /// How often the control file is looked at.
 const LISTEN: Duration = Duration::from_secs(1);
-
-/// Chunks in progress for each worker, where they are small and wait for the disk most of the time.
-const TASKS_A_WORKER: usize = 4;
-
-/// Bytes that a small chunk holds at once, at most.
-const SMALL_BYTES: u64 = 8 << 20;
 
 /// Chunks in progress, those that wait, and what the run knows of them.
 struct Copier<'a> {
@@ -222,11 +217,11 @@ impl<'a> Copier<'a> {
 
     /// Starts tasks while there are workers and memory free.
     fn fill(&mut self) {
-        let room = Room::of(&self.ctx.settings);
+        let memory = MemoryPlan::of(&self.ctx.settings);
         while let Some(task) = self.waiting.front() {
             let held = self.executor.held_bytes(task);
             let in_use = self.in_flight.values().map(|other| other.held).sum();
-            if !room.takes(held, self.running.len(), in_use) {
+            if !memory.admits(held, self.running.len(), in_use) {
                 break;
             }
             let Some(task) = self.waiting.pop_front() else { break };
@@ -425,26 +420,6 @@ impl<'a> Copier<'a> {
     }
 }
 
-/// How much may be in progress at once.
-#[derive(Debug, Clone, Copy)]
-struct Room {
-    workers: usize,
-    bytes: u64,
-}
-
-impl Room {
-    fn of(settings: &Settings) -> Self {
-        // The other half is for the record batches.
-        Self { workers: settings.workers, bytes: settings.memory_bytes / 2 }
-    }
-
-    /// Whether a task that holds `held` bytes may join `running` others, which hold `in_use`.
-    fn takes(self, held: u64, running: usize, in_use: u64) -> bool {
-        let share = if held <= SMALL_BYTES { TASKS_A_WORKER } else { 1 };
-        running == 0 || (running < self.workers * share && in_use + held <= self.bytes)
-    }
-}
-
 fn places(chunks: &[Chunk]) -> HashMap<Vec<Signature>, usize> {
     chunks.iter().map(Chunk::signatures).zip(0..).collect()
 }
@@ -490,16 +465,6 @@ fn amount<'a>(plan: &Plan, chunks: impl IntoIterator<Item = &'a Chunk>) -> Amoun
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn as_many_chunks_are_in_progress_as_there_is_memory_for() {
-        let room = Room { workers: 16, bytes: 256 << 20 };
-        let chunks = |held: u64| (0_usize..100).find(|n| !room.takes(held, *n, held * *n as u64));
-        // However large it is, one is.
-        let mib = |count: u64| chunks(count << 20);
-        assert_eq!([mib(1_000), mib(256), mib(100), mib(9)], [Some(1), Some(1), Some(2), Some(16)]);
-        assert_eq!([mib(8), mib(1), mib(0)], [Some(32), Some(64), Some(64)]);
-    }
 
     #[test]
     fn a_journal_that_takes_long_is_written_less_often() {

@@ -15,12 +15,10 @@ use crate::deletion;
 use crate::deletion::{Deleted, Naming, STAGED};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, own_file};
+use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::catchup::{Deletions, staged_deletions};
 use crate::run::task::Done;
 use crate::table::store_of;
-
-/// Deletion files that are read at once.
-const READS_AT_ONCE: usize = 16;
 
 /// What is left of a chunk: its fragments, and the rows of each that are deleted.
 pub(in crate::run) type Left = Vec<(Fragment, RoaringBitmap)>;
@@ -114,7 +112,7 @@ impl Deleter {
         for (then, now) in record.origins.iter().zip(&chunk.fragments) {
             reads.push(self.deletions(then, now).boxed());
         }
-        let reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+        let reads = futures::stream::iter(reads).buffered(DELETION_FILES_AT_ONCE);
         let reads: Vec<Option<Deletions>> = reads.try_collect().await?;
         let Some(sources) = reads.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
         let Some(already) = self.deleted_already(record, fragments).await? else {

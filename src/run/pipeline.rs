@@ -1,5 +1,6 @@
 //! x
 use crate::budget::{Budget, Throttle};
+use crate::limits::{MemoryPlan, TRANSFORMS_AT_ONCE};
 use crate::plan::Plan;
 use crate::plan::copies::Copies;
 use crate::progress::SharedProgress;
@@ -14,7 +15,6 @@ use lance_io::object_store::ObjectStore;
 use object_store::path::Path;
 use std::sync::Arc;
 
-const IO_BUFFER_BYTES: u64 = 64 << 20;
 /// What a stager and its reader are made of.
 pub(in crate::run) struct Pipeline<'a> {
     pub(in crate::run) plan: &'a Plan,
@@ -50,7 +50,7 @@ impl Pipeline<'_> {
     pub(in crate::run) fn parts(self) -> (Stager, Reader) {
         let Self { plan, settings, store, directory, pool, .. } = self;
         let batch_rows = settings.batch_size.rows(plan.width());
-        let io_buffer_bytes = IO_BUFFER_BYTES;
+        let io_buffer_bytes = MemoryPlan::of(settings).read_ahead;
         let transform = plan.transform();
         let what = What { schema: Arc::new(transform.inputs()), aligned: plan.is_aligned() };
         let (schema, version) = (plan.written_schema(), plan.storage_version);
@@ -61,7 +61,7 @@ impl Pipeline<'_> {
             schema: schema.clone(),
             version,
             rows_max: self.rows_max,
-            cache_bytes: settings.memory_bytes / 4,
+            cache_bytes: MemoryPlan::of(settings).open_pages,
             throttle: self.throttle,
         };
         let mut stager = Stager {
@@ -71,7 +71,7 @@ impl Pipeline<'_> {
             transform: Arc::new(transform),
             pool: pool.clone(),
             scan: ScanLimits { batch_rows, io_buffer_bytes },
-            transforms_max: 2,
+            transforms_max: TRANSFORMS_AT_ONCE,
             queue: settings.queue,
             budget: self.budget,
             files,

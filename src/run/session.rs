@@ -12,6 +12,7 @@ use crate::chunk::{Chunk, ChunkId, Origin};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::history::RollbackPoint;
 use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
+use crate::limits::MemoryPlan;
 use crate::phase::Phase;
 use crate::plan::amounts::count_text;
 use crate::plan::catchup::{Need, Rounds};
@@ -98,7 +99,7 @@ impl Session {
             plan,
             journal,
             pool: Pool::of(settings.workers)?,
-            budget: Budget::of(settings.memory_bytes / 2),
+            budget: Budget::of(MemoryPlan::of(settings).batches),
             throttle: Arc::new(Throttle::of(settings.max_rate)),
             began,
             staged_first: None,

@@ -14,6 +14,7 @@ use crate::chunk::Chunk;
 use crate::clock::{Clock, StoreTime};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, StagedFile, own_file};
+use crate::limits::{DELETION_FILES_AT_ONCE, TASK_BYTES_MAX};
 use crate::pages::Seen;
 use crate::plan::copies::Copies;
 use crate::readback::{Expected, Reader};
@@ -29,12 +30,6 @@ use crate::source::Source;
 use crate::stage::Stager;
 use crate::table::store_of;
 use crate::{datafile, pages, span};
-
-/// Bytes that the largest chunk holds, about: as measured, a second one at once adds 80 to 150 MB to the peak.
-const HELD_BYTES_MAX: u64 = 128 << 20;
-
-/// Deletion files that are read at once.
-const READS_AT_ONCE: usize = 16;
 
 /// Does the tasks of one session.
 #[derive(Debug)]
@@ -122,7 +117,7 @@ impl Worker {
             for fragment in &chunk.fragments {
                 reads.push(self.deleter.deleted(&fragment.origin).boxed());
             }
-            let reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+            let reads = futures::stream::iter(reads).buffered(DELETION_FILES_AT_ONCE);
             hidden = reads.try_collect().await?;
         }
         let staged = self.stager.stage(chunk, hidden).await?;
@@ -269,7 +264,7 @@ impl Executor for Worker {
             Task::Verify(done) => done.record.files.iter().map(|file| file.bytes).sum(),
             Task::Renew(_) => 0,
         };
-        bytes.min(HELD_BYTES_MAX)
+        bytes.min(TASK_BYTES_MAX)
     }
 
     async fn execute(&self, task: Task) -> Result<Done> {

@@ -21,7 +21,8 @@ use crate::datafile;
 use crate::deletion::{self, Deleted};
 use crate::error::{Context as _, Error, Result};
 use crate::guard::guarded;
-use crate::journal::{DELETIONS_AT_ONCE, Journal, StagedFile, own_file};
+use crate::journal::{Journal, StagedFile, own_file};
+use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::{Plan, Strategy};
 use crate::schema::rules::same_field;
 use crate::table::store_of;
@@ -290,7 +291,7 @@ pub(crate) async fn expect_deletions(intent: Intent<'_>, published: &Published) 
         Some(read.boxed())
     });
     let reads: Vec<_> = reads.collect();
-    stream::iter(reads).buffer_unordered(DELETIONS_AT_ONCE).try_collect::<Vec<()>>().await?;
+    stream::iter(reads).buffer_unordered(DELETION_FILES_AT_ONCE).try_collect::<Vec<()>>().await?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use lance_core::datatypes::{Field, Schema};
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::error::Result;
 use crate::escape::shell_word;
+use crate::limits::{LOOK_ROWS, MemoryPlan};
 use crate::run::context::Context;
 use crate::run::hints::bare_command;
 use crate::run::point::requested;
@@ -24,8 +25,6 @@ use crate::table;
 
 /// Rows that are read of a column: beyond, there are at least as many nulls as were found.
 const ROWS_MAX: u64 = 4_000_000;
-
-const LIMITS: ScanLimits = ScanLimits { batch_rows: 8192, io_buffer_bytes: 16 << 20 };
 
 /// For each column that the migration which is `swapped` added with a value: the rows written since in
 /// which it is null, if there are any.
@@ -40,7 +39,7 @@ pub(in crate::run) async fn nulls_since(
         return Ok(Vec::new());
     }
     let then = table::at_version(live, swapped).await?;
-    let since = Since::of(&then, live).await?;
+    let since = Since::of(ctx, &then, live).await?;
     let mut all = Vec::new();
     for one in filled {
         let Some(field) = field_now(&then, live, &one.column) else { continue };
@@ -60,17 +59,21 @@ struct Since {
     source: Source,
     live: Arc<Dataset>,
     fragments: Vec<SourceFragment>,
+    limits: ScanLimits,
 }
 
 impl Since {
-    async fn of(then: &Dataset, live: &Arc<Dataset>) -> Result<Self> {
+    async fn of(ctx: &Context, then: &Dataset, live: &Arc<Dataset>) -> Result<Self> {
         let known: HashSet<u64> = then.iter_fragments().map(|fragment| fragment.id).collect();
         let mut fragments = Vec::new();
         if live.iter_fragments().any(|fragment| !known.contains(&fragment.id)) {
             fragments = table::source_fragments(live).await?;
             fragments.retain(|fragment| !known.contains(&fragment.origin.id));
         }
-        Ok(Self { source: Source::of(Arc::clone(live)), live: Arc::clone(live), fragments })
+        // One column is read.
+        let io_buffer_bytes = MemoryPlan::of(&ctx.settings).read_ahead / 4;
+        let limits = ScanLimits { batch_rows: LOOK_ROWS, io_buffer_bytes };
+        Ok(Self { source: Source::of(Arc::clone(live)), live: Arc::clone(live), fragments, limits })
     }
 
     /// The rows in which `field` is null, and whether there may be more. A fragment without a file that
@@ -98,7 +101,7 @@ impl Since {
         let around = around.len().saturating_sub(1);
         let chunk = Chunk { id: ChunkId(0), fragments };
         let what = What { schema, aligned: false };
-        let mut batches = self.source.scan(&chunk, &what, LIMITS).await?;
+        let mut batches = self.source.scan(&chunk, &what, self.limits).await?;
         while let Some(batch) = batches.try_next().await? {
             nulls += null_count(&batch, around);
         }

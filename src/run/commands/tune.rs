@@ -12,6 +12,7 @@ use crate::budget::{Budget, Throttle};
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::datafile;
 use crate::error::{Error, Result};
+use crate::limits::MemoryPlan;
 use crate::phase::Phase;
 use crate::plan::tuning::{Knobs, Trial, Tuned, batch_sizes, best, median, queues, workers};
 use crate::plan::{Plan, Request, Strategy};
@@ -97,7 +98,7 @@ impl Bench<'_> {
         // Batch sizes matter most.
         for (what, share) in [("batch size", 2), ("workers", 4), ("queue", 4)] {
             let some = match what {
-                "batch size" => batch_sizes(knobs, settings.memory_bytes / 2),
+                "batch size" => batch_sizes(knobs, MemoryPlan::of(settings).batches),
                 "workers" => workers(knobs, processors),
                 _ => queues(knobs),
             };
@@ -170,7 +171,7 @@ impl Bench<'_> {
             id: self.ctx.run.chars().take(12).collect(),
             rows_max: ROWS_PER_FILE,
             pool: Pool::of(knobs.workers)?,
-            budget: Budget::of(settings.memory_bytes / 2),
+            budget: Budget::of(MemoryPlan::of(&settings).batches),
             throttle: Arc::new(Throttle::of(settings.max_rate)),
             progress: Arc::clone(&self.ctx.progress),
         };

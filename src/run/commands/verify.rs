@@ -8,6 +8,7 @@ use lance_core::datatypes::Schema;
 
 use crate::chunk::{Chunk, ChunkId};
 use crate::error::{Error, Result};
+use crate::limits::{LOOK_ROWS, MemoryPlan};
 use crate::phase::Phase;
 use crate::plan::{Plan, Request};
 use crate::progress::{Amount, Event};
@@ -19,11 +20,6 @@ use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::{Transform, batch_bytes};
 use crate::{database, history, table};
-
-/// Rows of a batch when whole tables are compared.
-const BATCH_ROWS: u32 = 8192;
-
-const IO_BUFFER_BYTES: u64 = 32 << 20;
 
 pub(in crate::run) async fn run(ctx: &Context) -> Result<Verified> {
     database::expect_table(&ctx.location).await?;
@@ -86,7 +82,9 @@ async fn digests(
     transform: Option<Arc<Transform>>,
     pool: &Pool,
 ) -> Result<(Vec<Digest>, u64)> {
-    let limits = ScanLimits { batch_rows: BATCH_ROWS, io_buffer_bytes: IO_BUFFER_BYTES };
+    // Two tables are read at once.
+    let io_buffer_bytes = MemoryPlan::of(&ctx.settings).read_ahead / 2;
+    let limits = ScanLimits { batch_rows: LOOK_ROWS, io_buffer_bytes };
     let schema = match &transform {
         Some(transform) => Arc::clone(transform.schema()),
         None => Arc::new(arrow::datatypes::Schema::from(dataset.schema())),

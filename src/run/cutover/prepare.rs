@@ -14,7 +14,8 @@ use object_store::path::Path;
 use crate::commit::detach;
 use crate::deletion::Deleted;
 use crate::error::{Error, Result};
-use crate::journal::{DELETIONS_AT_ONCE, Journal, deleted_rows, own_file};
+use crate::journal::{Journal, deleted_rows, own_file};
+use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::fragment_ids::FragmentIds;
 use crate::plan::{Plan, Strategy};
 use crate::run::prebuilt::index_files;
@@ -140,7 +141,7 @@ impl Prepared {
             Some(adopt.boxed())
         });
         let adopted: Vec<_> = adopted.collect();
-        let mut adopted = stream::iter(adopted).buffered(DELETIONS_AT_ONCE);
+        let mut adopted = stream::iter(adopted).buffered(DELETION_FILES_AT_ONCE);
         let mut deleted = Vec::new();
         while let Some((there, adopted)) = adopted.try_next().await? {
             self.deletions.push(deletion::path(live, there.id, &adopted.file));

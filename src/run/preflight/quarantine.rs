@@ -18,6 +18,7 @@ use roaring::RoaringTreemap;
 use crate::chunk::{Origin, SourceFragment};
 use crate::error::{Context as _, Error, Result};
 use crate::journal::Journal;
+use crate::limits::ADDRESSED_ROWS;
 use crate::location::Location;
 use crate::phase::Phase;
 use crate::plan::Plan;
@@ -35,9 +36,6 @@ const MIGRATION: &str = "_relance_migration";
 
 /// The column that tells which fragment of the source a row was in.
 const FRAGMENT: &str = "_relance_fragment";
-
-/// Rows that are read at once to be copied, at most.
-const ROWS_AT_ONCE: u32 = 1024;
 
 /// Refuses a quarantine that cannot take the rows of `plan`.
 pub(in crate::run) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Result<()> {
@@ -91,7 +89,7 @@ pub(in crate::run) async fn quarantine(
         opener: ctx.opener_of(&place),
         place,
         id: journal.header().id.clone(),
-        rows: ctx.settings.batch_size.rows(plan.width()).min(ROWS_AT_ONCE) as usize,
+        rows: ctx.settings.batch_size.rows(plan.width()).min(ADDRESSED_ROWS) as usize,
     };
     let now = source_fragments(source).await?;
     let first = known.is_none();

@@ -9,6 +9,7 @@ use lance::Dataset;
 
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::error::{Error, Result};
+use crate::limits::{COMPARE_ROWS, MemoryPlan, TRANSFORMS_AT_ONCE};
 use crate::phase::Phase;
 use crate::plan::amounts::count_text;
 use crate::plan::{Plan, SkippedValues};
@@ -22,14 +23,6 @@ use crate::transform::compare::Tally;
 use crate::transform::pool::Pool;
 use crate::transform::{Transform, batch_bytes};
 
-/// Rows of a batch: few enough for wide vectors.
-const BATCH_ROWS: u32 = 2048;
-
-const IO_BUFFER_BYTES: u64 = 64 << 20;
-
-/// Batches of a fragment that are compared at once.
-const COMPARED_AT_ONCE: usize = 2;
-
 /// What compares the rows of one fragment.
 #[derive(Clone)]
 struct Comparison {
@@ -39,6 +32,7 @@ struct Comparison {
     /// Where each column lies in its top-level column.
     inside: Arc<Vec<Vec<usize>>>,
     pool: Pool,
+    read_ahead: u64,
     progress: SharedProgress,
 }
 
@@ -78,6 +72,7 @@ async fn tally(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Result<Vec<Ta
         transform: Arc::new(transform),
         inside: Arc::new(plan.target.existing.iter().map(|one| one.inside.clone()).collect()),
         pool: Pool::of(ctx.settings.workers)?,
+        read_ahead: MemoryPlan::of(&ctx.settings).read_ahead,
         progress: Arc::clone(&ctx.progress),
     };
     let fragments = source_fragments(live).await?;
@@ -107,11 +102,11 @@ impl Comparison {
 
     async fn fragment(&self, fragment: SourceFragment) -> Result<Vec<Tally>> {
         let chunk = Chunk { id: ChunkId(0), fragments: vec![fragment] };
-        let limits = ScanLimits { batch_rows: BATCH_ROWS, io_buffer_bytes: IO_BUFFER_BYTES };
+        let limits = ScanLimits { batch_rows: COMPARE_ROWS, io_buffer_bytes: self.read_ahead };
         let batches = self.source.scan(&chunk, &self.what, limits).await?;
         let small = chunk.is_small();
         let mut compared =
-            batches.map_ok(|batch| self.batch(batch, small)).try_buffered(COMPARED_AT_ONCE);
+            batches.map_ok(|batch| self.batch(batch, small)).try_buffered(TRANSFORMS_AT_ONCE);
         let mut sum = self.none();
         while let Some((tallies, amount)) = compared.try_next().await? {
             sum = added(sum, tallies);

@@ -9,9 +9,10 @@ use futures::TryStreamExt;
 use lance::Dataset;
 use roaring::RoaringTreemap;
 
-use crate::chunk::{Chunk, ChunkId, SMALL_BYTES, SourceFragment};
+use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::deletion;
 use crate::error::Result;
+use crate::limits::{LOOK_ROWS, MemoryPlan, SMALL_FILE_BYTES, TRANSFORMS_AT_ONCE};
 use crate::plan::{Example, Finding, Plan};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::run::context::Context;
@@ -22,17 +23,6 @@ use crate::table::store_of;
 use crate::transform::evaluate::BadValues;
 use crate::transform::pool::Pool;
 use crate::transform::{Transform, batch_bytes};
-
-/// Rows of a batch, at most.
-const BATCH_ROWS: u32 = 8192;
-
-const IO_BUFFER_BYTES: u64 = 64 << 20;
-
-/// Batches of a fragment that are tried at once.
-const TRIED_AT_ONCE: usize = 2;
-
-/// Small fragments that are tried at once for each worker: most of their time they wait.
-const SMALL_A_WORKER: usize = 4;
 
 /// Rows that are shown of each problem.
 const EXAMPLES: usize = 5;
@@ -90,6 +80,7 @@ pub(in crate::run) struct Trial {
     what: What,
     pool: Pool,
     batch_rows: u32,
+    read_ahead: u64,
     /// Rows of each fragment that are tried.
     rows_max: u64,
 }
@@ -114,15 +105,16 @@ pub(in crate::run) fn trial_of(
         transform: Arc::new(transform),
         what,
         pool: Pool::of(ctx.settings.workers)?,
-        batch_rows: ctx.settings.batch_size.rows(plan.width()).min(BATCH_ROWS),
+        batch_rows: ctx.settings.batch_size.rows(plan.width()).min(LOOK_ROWS),
+        read_ahead: MemoryPlan::of(&ctx.settings).read_ahead,
         rows_max: u64::MAX,
     }))
 }
 
 /// Fragments that are tried side by side.
 pub(in crate::run) fn tried_at_once(ctx: &Context, fragments: &[SourceFragment]) -> usize {
-    let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_BYTES);
-    ctx.settings.workers * if small { SMALL_A_WORKER } else { 1 }
+    let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_FILE_BYTES);
+    MemoryPlan::of(&ctx.settings).fragments_at_once(small)
 }
 
 impl Trial {
@@ -161,7 +153,7 @@ impl Trial {
             ..fragment.clone()
         };
         let chunk = Chunk { id: ChunkId(0), fragments: vec![part] };
-        let limits = ScanLimits { batch_rows: self.batch_rows, io_buffer_bytes: IO_BUFFER_BYTES };
+        let limits = ScanLimits { batch_rows: self.batch_rows, io_buffer_bytes: self.read_ahead };
         let batches = self.source.scan(&chunk, &self.what, limits).await?;
         let (mut next, small) = (0, chunk.is_small());
         let made = batches.map_ok(|batch| {
@@ -169,7 +161,7 @@ impl Trial {
             next = rows.end;
             self.batch(batch, hidden_of(&deleted, rows.clone()), rows, small)
         });
-        let mut made = made.try_buffered(TRIED_AT_ONCE);
+        let mut made = made.try_buffered(TRANSFORMS_AT_ONCE);
         while let Some((found, first, amount)) = made.try_next().await? {
             for found in &found {
                 tried.count_in(found, (origin.id << 32) + first);

@@ -1,0 +1,105 @@
+//! How much is held and done at once: every limit in bytes and of concurrency, in one place, each with its reason.
+//!
+//! What grows with the data is bounded by [`MemoryPlan`], which is derived from `--memory`. The constants below it
+//! are sizes of a single read, write or page: what was measured to be fastest, however much memory there is; all
+//! of them together are held a few times for each worker, and stay below what the plan leaves.
+
+use crate::settings::Settings;
+
+/// Where the bytes of `--memory` go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemoryPlan {
+    /// Record batches in flight, of all tasks together: half of it.
+    pub batches: u64,
+    /// Pages that tasks hold beside their batches, all together: the other half.
+    pub tasks: u64,
+    /// Values of one open file that wait for their page to be full: a quarter, since they came out of batches that
+    /// are counted no more.
+    pub open_pages: u64,
+    /// Bytes that Lance reads ahead for one scan: an eighth, since a few scans run at once, and at most
+    /// [`READ_AHEAD_MAX`].
+    pub read_ahead: u64,
+    /// Tasks at once for each processor that may work.
+    workers: usize,
+}
+
+/// What a scan reads ahead at most: more is no faster on a disk or in a bucket, as measured.
+const READ_AHEAD_MAX: u64 = 64 << 20;
+
+/// A task that holds no more than this waits for the store most of the time: several are done for each worker.
+const SMALL_TASK_BYTES: u64 = 8 << 20;
+const SMALL_TASKS_A_WORKER: usize = 4;
+
+/// What the largest task holds, about: a second one at once adds 80 to 150 MB to the peak, as measured.
+pub(crate) const TASK_BYTES_MAX: u64 = 128 << 20;
+
+impl MemoryPlan {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        let memory = settings.memory_bytes;
+        Self {
+            batches: memory / 2,
+            tasks: memory / 2,
+            open_pages: memory / 4,
+            read_ahead: (memory / 8).min(READ_AHEAD_MAX),
+            workers: settings.workers,
+        }
+    }
+
+    /// Whether a task that holds `held` bytes may join `running` others, which hold `in_use`. One may in any case.
+    pub(crate) fn admits(self, held: u64, running: usize, in_use: u64) -> bool {
+        let share = if held <= SMALL_TASK_BYTES { SMALL_TASKS_A_WORKER } else { 1 };
+        running == 0 || (running < self.workers * share && in_use + held <= self.tasks)
+    }
+
+    /// Fragments that are looked at side by side before anything is staged; `small`, when all of them are.
+    pub(crate) fn fragments_at_once(self, small: bool) -> usize {
+        self.workers * if small { SMALL_TASKS_A_WORKER } else { 1 }
+    }
+}
+
+/// Bytes of files that are read and written on one thread: most of their time would go into waking others.
+pub(crate) const SMALL_FILE_BYTES: u64 = 1 << 20;
+
+/// Deletion files that are read or written at once: small objects, whose time is a store's answer.
+pub(crate) const DELETION_FILES_AT_ONCE: usize = 16;
+
+/// Batches of one scan that are transformed at once: one while the one before it is digested.
+pub(crate) const TRANSFORMS_AT_ONCE: usize = 2;
+
+/// Rows of a batch where rows are only looked at: beyond, handing batches around costs nothing beside what is in
+/// them.
+pub(crate) const LOOK_ROWS: u32 = 8192;
+
+/// Rows of a batch where each value is compared with another one: two of each are held.
+pub(crate) const COMPARE_ROWS: u32 = 2048;
+
+/// Rows that are read at once by their addresses, each from a page of its own.
+pub(crate) const ADDRESSED_ROWS: u32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(memory_bytes: u64) -> MemoryPlan {
+        MemoryPlan::of(&Settings { memory_bytes, workers: 16, ..Settings::default() })
+    }
+
+    #[test]
+    fn what_is_held_stays_within_the_memory() {
+        let default = plan(512 << 20);
+        assert_eq!((default.batches, default.tasks), (256 << 20, 256 << 20));
+        assert_eq!((default.open_pages, default.read_ahead), (128 << 20, 64 << 20));
+        assert_eq!(plan(128 << 20).read_ahead, 16 << 20);
+        assert_eq!(plan(64 << 30).read_ahead, READ_AHEAD_MAX);
+    }
+
+    #[test]
+    fn as_many_chunks_are_in_progress_as_there_is_memory_for() {
+        let plan = plan(512 << 20);
+        let tasks = |held: u64| (0_usize..100).find(|n| !plan.admits(held, *n, held * *n as u64));
+        // However large it is, one is.
+        let mib = |count: u64| tasks(count << 20);
+        assert_eq!([mib(1_000), mib(256), mib(100), mib(9)], [Some(1), Some(1), Some(2), Some(16)]);
+        assert_eq!([mib(8), mib(1), mib(0)], [Some(32), Some(64), Some(64)]);
+    }
+}
