@@ -63,6 +63,7 @@ mod sidecar;
 mod source;
 mod span;
 mod stage;
+mod storage;
 mod table;
 mod template;
 mod transform;

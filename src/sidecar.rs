@@ -32,10 +32,10 @@ use object_store::path::Path;
 use tokio::io::AsyncWriteExt as _;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::budget::Throttle;
 use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE, PACKED};
+use crate::storage::throttle::Throttle;
 
 /// Bytes that are read at once, of one blob or of several that follow each other.
 const READ_BYTES: u64 = 8 << 20;

@@ -4,7 +4,6 @@
 //! migration's id before their first byte is written, so that whatever a killed run left behind can
 //! be told from everybody else's.
 
-mod counted;
 mod local;
 mod tree;
 
@@ -23,14 +22,13 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore as _, ObjectStoreExt as _, PutMode};
 use uuid::Uuid;
 
-use crate::budget::Throttle;
-use crate::datafile::counted::Counted;
 use crate::datafile::local::LocalFile;
 pub(crate) use crate::datafile::tree::{
     clear_table, is_folder, is_link, list_below, list_table, names, remove_empty,
 };
 use crate::datafile::tree::{is_directory, is_without_links};
 use crate::error::{Context, Result};
+use crate::storage::throttle::Throttle;
 
 /// A new file name of the migration `id`. It begins with 24 random bits, as Lance's own names do,
 /// so that an object store spreads the files over its partitions.
@@ -319,7 +317,7 @@ pub(crate) async fn create(
     } else {
         store.create(file).await.doing(|| format!("create {file}"))?
     };
-    Ok(Box::new(Counted { inner, throttle: Arc::clone(throttle) }))
+    Ok(throttle.counted(inner))
 }
 
 /// Opens `file`, which is being written, to be read meanwhile: what an object store writes is not there yet.
