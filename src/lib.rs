@@ -35,8 +35,6 @@ mod chunk;
 mod clock;
 mod commit;
 mod database;
-mod datafile;
-mod deletion;
 mod digest;
 mod error;
 mod escape;
@@ -68,6 +66,10 @@ mod table;
 mod template;
 mod transform;
 mod tuning;
+
+// for run/ and stage/ until they are moved
+use crate::storage::deletion;
+use crate::storage::moving::datafile;
 
 pub use crate::span::{SPAN_TARGET, SPANS};
 pub use crate::tuning::{Knobs, Trial, Tuned};

@@ -28,7 +28,6 @@ use crate::catchup::{Follows, Need, Standing, need};
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::clock::StoreTime;
 use crate::commit::{Outcome, exactly_next};
-use crate::deletion::Deleted;
 use crate::digest::DIGEST_VERSION;
 use crate::error::{Context, Error, Result};
 use crate::journal::beat::Beats;
@@ -37,8 +36,11 @@ pub(crate) use crate::journal::record::{
 };
 pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
 use crate::plan::Strategy;
+use crate::storage::deletion::{self, Deleted};
+use crate::storage::files;
+use crate::storage::names::is_data_file;
+use crate::storage::tree::clear_table;
 use crate::table::Opener;
-use crate::{datafile, deletion};
 
 /// The layout of what is written here. Another layout is not resumed.
 pub(crate) const LAYOUT: u32 = 5;
@@ -545,9 +547,10 @@ impl Journal {
         let root = self.staging.branch_location().path;
         let newest = &self.staging.manifest_location().path;
         // While the lock is there, no other run has anything here.
-        let left = datafile::clear_table(&store, &root, Some(newest)).await?;
-        datafile::remove(&store, newest).await?;
-        datafile::remove_empty(&store, &root);
+        let files = files::of(&store);
+        let left = clear_table(files.as_ref(), &root, Some(newest)).await?;
+        files.remove(newest).await?;
+        files.remove_empty(&root);
         Ok(left)
     }
 }
@@ -566,7 +569,7 @@ enum Deletion<'a> {
 /// The name of the file of `staged` that the migration `id` wrote.
 pub(crate) fn own_file<'a>(staged: &'a Fragment, id: &str) -> Option<&'a str> {
     let mut names = staged.files.iter().map(|file| file.path.as_str());
-    names.find(|name| datafile::is_of(name, id))
+    names.find(|name| is_data_file(name, id))
 }
 
 /// Fails when `text` does not read as `header`: nobody could go on with such a journal, or drop it.
@@ -612,7 +615,7 @@ fn validate(header: &Header, records: &BTreeMap<ChunkId, ChunkRecord>) -> Result
     if !is_id(&header.id) || undone.is_some_and(|id| !is_id(id)) {
         return Err(damaged("its migration's id is none"));
     }
-    let own = |name: &str| datafile::is_of(name, &header.id) && !name.contains(['/', '\\']);
+    let own = |name: &str| is_data_file(name, &header.id) && !name.contains(['/', '\\']);
     for record in records.values() {
         let known = |name: &String| record.files.iter().any(|file| file.name == *name);
         let names = record.files.iter().all(|file| own(&file.name));

@@ -31,10 +31,11 @@ use crate::pages::file::Taken;
 pub(crate) use crate::pages::read::projection;
 pub(crate) use crate::pages::seen::{ReadBack, Seen};
 use crate::span;
+use crate::storage::files;
 
 /// Bytes that a copy from or to `store` holds at once, about: what is read ahead, and what is written.
 pub(crate) fn held_bytes(store: &ObjectStore) -> u64 {
-    if store.has_direct_local_paths() { 12 << 20 } else { 64 << 20 }
+    files::of(store).held_bytes()
 }
 
 /// A part of a column: the column of one of the files, and how many rows come before its own.

@@ -1,3 +1,12 @@
-//! Files in the store, and nothing about tables: the migration's own files, by name, and the bytes in them.
+//! Files in a table's store, and nothing about tables: which of them are a migration's own, and the bytes in
+//! them.
 
+pub(crate) mod deletion;
+mod disk;
+mod disk_writer;
+pub(crate) mod files;
+pub(crate) mod moving;
+pub(crate) mod names;
+mod object;
 pub(crate) mod throttle;
+pub(crate) mod tree;

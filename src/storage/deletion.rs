@@ -13,12 +13,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::datafile;
 use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
-
-/// Bits of a deletion file's number that are not the migration's id, which has 48.
-const FREE_BITS: u32 = 16;
+use crate::storage::files;
+use crate::storage::names::new_deletion_number;
 
 /// Names that are tried for one deletion file: the store refuses those that are there already.
 const NAMES_MAX: u32 = 1_000;
@@ -136,20 +134,20 @@ pub(crate) async fn write(
     let mut bytes = Vec::with_capacity(deleted.serialized_size());
     let doing = || format!("write the deleted rows of fragment {fragment}");
     deleted.serialize_into(&mut bytes).doing(doing)?;
-    let bytes = Bytes::from(bytes);
+    let (files, bytes) = (files::of(store), Bytes::from(bytes));
     for _ in 0..NAMES_MAX {
         let file = DeletionFile {
             read_version: naming.version(),
-            id: new_number(id),
+            id: new_deletion_number(id),
             file_type: DeletionFileType::Bitmap,
             num_deleted_rows: usize::try_from(deleted.len()).ok(),
             base_id: None,
         };
         let path = deletion_file_path(root, fragment, &file);
-        if !datafile::put_new(store, &path, bytes.clone()).await? {
+        if !files.put_new(&path, bytes.clone()).await? {
             continue;
         }
-        datafile::sync(store, vec![path], false).await?;
+        files.sync(vec![path], false).await?;
         let written = Deleted { file, hash: hash_of(deleted) };
         read_back(store, root, fragment, &written).await?;
         return Ok(written);
@@ -202,27 +200,10 @@ pub(crate) fn path(dataset: &Dataset, fragment: u64, file: &DeletionFile) -> Pat
     deletion_file_path(&dataset.branch_location().path, fragment, file)
 }
 
-/// Whether `name` is a deletion file of the migration `id`.
-pub(crate) fn is_of(name: &str, id: &str) -> bool {
-    let number = name.split('.').next().and_then(|stem| stem.rsplit('-').next());
-    let number = number.and_then(|number| number.parse::<u64>().ok());
-    number.is_some_and(|number| Some(number >> FREE_BITS) == number_of(id))
-}
-
 /// The name of `file` of the fragment `fragment`.
 pub(crate) fn name(fragment: u64, file: &DeletionFile) -> String {
     let path = deletion_file_path(&Path::default(), fragment, file);
     path.filename().unwrap_or_default().to_owned()
-}
-
-fn new_number(id: &str) -> u64 {
-    let (_, random) = Uuid::new_v4().as_u64_pair();
-    let free = random & ((1 << FREE_BITS) - 1);
-    number_of(id).unwrap_or_default() << FREE_BITS | free
-}
-
-fn number_of(id: &str) -> Option<u64> {
-    u64::from_str_radix(id, 16).ok().filter(|number| *number < 1 << (u64::BITS - FREE_BITS))
 }
 
 #[cfg(test)]
@@ -259,21 +240,5 @@ mod tests {
         let exchanged = Deleted { file: two.file, ..one };
         let error = read_back(&store, &root, STAGED, &exchanged).await.unwrap_err();
         assert_eq!(error.kind(), crate::error::Kind::Mismatch);
-    }
-
-    #[test]
-    fn names_tell_whose_they_are() {
-        let file = DeletionFile {
-            read_version: 7,
-            id: new_number("0123456789ab"),
-            file_type: DeletionFileType::Bitmap,
-            num_deleted_rows: Some(1),
-            base_id: None,
-        };
-        let name = name(12, &file);
-        assert!(name.starts_with("12-7-"), "{name}");
-        assert!(is_of(&name, "0123456789ab"));
-        assert!(!is_of(&name, "0123456789ac"));
-        assert!(!is_of("12-7-99.arrow", "0123456789ab"));
     }
 }

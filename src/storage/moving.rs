@@ -1,0 +1,108 @@
+//! The old ways to call this room.
+// for run/ and stage/ until they are moved
+
+/// Files, each by a function that is given the store.
+pub(crate) mod datafile {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+    use lance_io::object_store::ObjectStore;
+    use lance_io::traits::Writer;
+    use object_store::ObjectMeta;
+    use object_store::path::Path;
+
+    use crate::error::Result;
+    use crate::storage::files;
+    pub(crate) use crate::storage::names::{
+        directory_of, is_data_file as is_of, new_data_file as new_name,
+    };
+    use crate::storage::throttle::Throttle;
+
+    /// Data files of the migration `id`.
+    pub(crate) async fn list(
+        store: &ObjectStore,
+        directory: &Path,
+        id: &str,
+    ) -> Result<Vec<ObjectMeta>> {
+        files::of(store).list(directory, id).await
+    }
+
+    /// Files below `root`.
+    pub(crate) async fn list_below(store: &ObjectStore, root: &Path) -> Result<Vec<ObjectMeta>> {
+        files::of(store).list_below(root).await
+    }
+
+    /// Names in `directory`.
+    pub(crate) async fn names(store: &ObjectStore, directory: &Path) -> Result<Vec<String>> {
+        files::of(store).names(directory).await
+    }
+
+    /// What a listing tells of `file`.
+    pub(crate) async fn look(store: &ObjectStore, file: &Path) -> Result<ObjectMeta> {
+        files::of(store).head(file).await
+    }
+
+    /// All of `file`.
+    pub(crate) async fn read(store: &ObjectStore, file: &Path) -> Result<Bytes> {
+        files::of(store).read(file).await
+    }
+
+    /// Opens the new `file`.
+    pub(crate) async fn create(
+        store: &ObjectStore,
+        file: &Path,
+        throttle: &Arc<Throttle>,
+    ) -> Result<Box<dyn Writer>> {
+        files::of(store).create(file, throttle).await
+    }
+
+    /// `file`, to be read while it is written.
+    pub(crate) fn read_along(store: &ObjectStore, file: &Path) -> Option<std::fs::File> {
+        files::of(store).local_file(file).ok().flatten()
+    }
+
+    /// Gives `file` the further name `link`.
+    pub(crate) fn link(store: &ObjectStore, file: &Path, link: &Path) -> bool {
+        files::of(store).link(file, link)
+    }
+
+    /// Makes `file` young.
+    pub(crate) async fn renew(
+        store: &ObjectStore,
+        file: &Path,
+        id: &str,
+        now: SystemTime,
+    ) -> Result<Path> {
+        files::of(store).renew(file, id, now).await
+    }
+
+    /// Makes `files` durable.
+    pub(crate) async fn sync(
+        store: &ObjectStore,
+        files: Vec<Path>,
+        with_sidecars: bool,
+    ) -> Result<()> {
+        files::of(store).sync(files, with_sidecars).await
+    }
+
+    /// Removes `file`.
+    pub(crate) async fn remove(store: &ObjectStore, file: &Path) -> Result<()> {
+        files::of(store).remove(file).await
+    }
+
+    /// Removes `file` and its sidecars.
+    pub(crate) async fn remove_whole(store: &ObjectStore, file: &Path) -> Result<()> {
+        files::of(store).remove_whole(file).await
+    }
+
+    /// Removes empty directories.
+    pub(crate) fn remove_empty(store: &ObjectStore, root: &Path) {
+        files::of(store).remove_empty(root);
+    }
+
+    /// Whether a link stands at `path`.
+    pub(crate) fn is_link(store: &ObjectStore, path: &Path) -> bool {
+        files::of(store).is_link(path)
+    }
+}
