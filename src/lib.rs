@@ -45,7 +45,6 @@ mod journal;
 mod leftover;
 mod location;
 mod numbering;
-mod pages;
 mod phase;
 mod plan;
 mod process;
@@ -69,7 +68,7 @@ mod tuning;
 
 // for run/ and stage/ until they are moved
 use crate::storage::deletion;
-use crate::storage::moving::datafile;
+use crate::storage::moving::{datafile, pages};
 
 pub use crate::span::{SPAN_TARGET, SPANS};
 pub use crate::tuning::{Knobs, Trial, Tuned};

@@ -8,5 +8,6 @@ pub(crate) mod files;
 pub(crate) mod moving;
 pub(crate) mod names;
 mod object;
+pub(crate) mod page;
 pub(crate) mod throttle;
 pub(crate) mod tree;

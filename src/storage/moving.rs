@@ -106,3 +106,19 @@ pub(crate) mod datafile {
         files::of(store).is_link(path)
     }
 }
+
+/// Pages, by their old names.
+pub(crate) mod pages {
+    use lance_io::object_store::ObjectStore;
+
+    use crate::storage::files;
+    pub(crate) use crate::storage::page::{
+        Blocks, ColumnPart as Part, CopiedColumns as Copied, PageFile, ReadBack,
+        ReadBackHashes as Seen, bytes_of, copy, digest_of, hashes, projection,
+    };
+
+    /// Bytes that a copy from or to `store` holds at once, about.
+    pub(crate) fn held_bytes(store: &ObjectStore) -> u64 {
+        files::of(store).held_bytes()
+    }
+}

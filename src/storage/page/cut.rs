@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use lance_encoding::decoder::ColumnInfo;
+
 /// Bytes of a piece, at most; a multiple of what Lance aligns buffers to. Each piece is hashed by itself,
 /// so the hash of a buffer depends on this number, and with it what the journal holds.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -11,7 +13,7 @@ const GAP_BYTES: u64 = 4 << 10;
 
 /// Where a buffer lies: in which of the files, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct BufferPlace {
     pub file: usize,
     pub offset: u64,
     pub bytes: u64,
@@ -33,10 +35,16 @@ pub(super) struct Read {
     pub pieces: Vec<Piece>,
 }
 
+/// Where the buffers of `column` of the file at `file` lie.
+pub(super) fn places_of(file: usize, column: &ColumnInfo) -> impl Iterator<Item = BufferPlace> {
+    let buffers = column.page_infos.iter().flat_map(|page| page.buffer_offsets_and_sizes.iter());
+    buffers.map(move |(offset, bytes)| BufferPlace { file, offset: *offset, bytes: *bytes })
+}
+
 /// The reads that give every buffer at `places`, in the order of the files, of about `bytes_max` each. The
 /// pieces of a buffer come one after the other; an empty buffer is one empty piece.
-pub(super) fn reads(places: &[Place], bytes_max: u64) -> Vec<Read> {
-    let mut order: Vec<(usize, &Place)> = places.iter().enumerate().collect();
+pub(super) fn reads(places: &[BufferPlace], bytes_max: u64) -> Vec<Read> {
+    let mut order: Vec<(usize, &BufferPlace)> = places.iter().enumerate().collect();
     order.sort_by_key(|(_, place)| (place.file, place.offset));
     let mut reads: Vec<Read> = Vec::new();
     for (buffer, place) in order {
@@ -71,8 +79,8 @@ fn push(reads: &mut Vec<Read>, file: usize, piece: Piece, bytes_max: u64) {
 mod tests {
     use super::*;
 
-    fn place(file: usize, offset: u64, bytes: u64) -> Place {
-        Place { file, offset, bytes }
+    fn place(file: usize, offset: u64, bytes: u64) -> BufferPlace {
+        BufferPlace { file, offset, bytes }
     }
 
     #[test]

@@ -17,9 +17,9 @@ use lance_io::ReadBatchParams;
 use lance_table::format::DataFile;
 
 use crate::error::{Context, Result};
-use crate::pages::blocks::Blocks;
-use crate::pages::file::{Access, PageFile};
-use crate::pages::io::DiskIo;
+use crate::storage::page::blocks::Blocks;
+use crate::storage::page::file::{Access, PageFile};
+use crate::storage::page::io::DiskIo;
 
 /// Bytes of the largest page of each column, all together, of a file that is read at once: so much is held.
 const HELD_BYTES_MAX: u64 = 16 << 20;

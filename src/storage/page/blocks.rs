@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::pages::cut::{Piece, Read};
+use crate::storage::page::cut::{Piece, Read};
 
 /// Bytes of blocks that nobody uses which are kept, at most.
 const FREE_BYTES_MAX: usize = 32 << 20;
