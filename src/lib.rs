@@ -56,7 +56,6 @@ mod sample;
 mod schema;
 mod secret;
 mod settings;
-mod sidecar;
 mod source;
 mod span;
 mod stage;
@@ -68,7 +67,7 @@ mod tuning;
 
 // for run/ and stage/ until they are moved
 use crate::storage::deletion;
-use crate::storage::moving::{datafile, pages};
+use crate::storage::moving::{datafile, pages, sidecar};
 
 pub use crate::span::{SPAN_TARGET, SPANS};
 pub use crate::tuning::{Knobs, Trial, Tuned};

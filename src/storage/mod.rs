@@ -1,6 +1,7 @@
 //! Files in a table's store, and nothing about tables: which of them are a migration's own, and the bytes in
 //! them.
 
+pub(crate) mod blob;
 pub(crate) mod deletion;
 mod disk;
 mod disk_writer;

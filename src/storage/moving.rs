@@ -122,3 +122,53 @@ pub(crate) mod pages {
         files::of(store).held_bytes()
     }
 }
+
+/// Sidecars that are told where they are by each call.
+pub(crate) mod sidecar {
+    use std::sync::Arc;
+
+    use arrow::array::RecordBatch;
+    use lance_core::datatypes::Schema;
+    use lance_io::object_store::ObjectStore;
+    use object_store::path::Path;
+
+    use crate::error::Result;
+    pub(crate) use crate::storage::blob::Blobs;
+    use crate::storage::throttle::Throttle;
+    use crate::storage::{blob, files};
+
+    /// The sidecars of a staged file.
+    pub(crate) struct Sidecars {
+        name: String,
+        throttle: Arc<Throttle>,
+        own: Option<blob::Sidecars>,
+    }
+
+    impl Sidecars {
+        /// None yet.
+        pub(crate) fn of(name: &str, throttle: &Arc<Throttle>) -> Self {
+            Self { name: name.to_owned(), throttle: Arc::clone(throttle), own: None }
+        }
+
+        /// Finishes what is open.
+        pub(crate) async fn finish(&mut self) -> Result<()> {
+            match &mut self.own {
+                Some(own) => own.finish().await,
+                None => Ok(()),
+            }
+        }
+
+        /// `batch` as Lance's writer takes it.
+        pub(crate) async fn prepare(
+            &mut self,
+            store: &ObjectStore,
+            directory: &Path,
+            schema: &Schema,
+            batch: RecordBatch,
+        ) -> Result<RecordBatch> {
+            let (name, throttle) = (&self.name, &self.throttle);
+            let own = || blob::Sidecars::of(&files::of(store), directory, name, throttle);
+            self.own.get_or_insert_with(own).prepare(schema, batch).await
+        }
+    }
+}
