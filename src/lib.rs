@@ -66,8 +66,7 @@ mod transform;
 mod tuning;
 
 // for run/ and stage/ until they are moved
-use crate::storage::deletion;
-use crate::storage::moving::{datafile, pages, sidecar};
+use crate::storage::moving::{datafile, deletion, pages, sidecar};
 
 pub use crate::span::{SPAN_TARGET, SPANS};
 pub use crate::tuning::{Knobs, Trial, Tuned};

@@ -25,6 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::guard::guarded;
 use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, State};
+use crate::storage::deletion::Deletions;
 
 /// Caches of Lance's: enough for footers and manifests, small beside the batches in flight.
 const INDEX_CACHE_BYTES: usize = 256 << 20;
@@ -148,6 +149,15 @@ pub(crate) async fn newest(dataset: &Dataset) -> Result<Arc<Dataset>> {
     let opened = newest.checkout_latest().await;
     opened.doing(|| format!("open the newest version of {}", dataset.uri()))?;
     Ok(Arc::new(newest))
+}
+
+/// The deletion files of `dataset`.
+///
+/// # Errors
+/// `Failed`, when its store cannot be opened.
+pub(crate) async fn deletions_of(dataset: &Dataset) -> Result<Deletions> {
+    let store = dataset.object_store(None).await.doing(|| "open a table's store".to_owned())?;
+    Ok(Deletions::of(&store, &dataset.branch_location().path))
 }
 
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.

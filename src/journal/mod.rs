@@ -36,11 +36,11 @@ pub(crate) use crate::journal::record::{
 };
 pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
 use crate::plan::Strategy;
-use crate::storage::deletion::{self, Deleted};
+use crate::storage::deletion::{Deleted, Naming};
 use crate::storage::files;
 use crate::storage::names::is_data_file;
 use crate::storage::tree::clear_table;
-use crate::table::Opener;
+use crate::table::{Opener, deletions_of};
 
 /// The layout of what is written here. Another layout is not resumed.
 pub(crate) const LAYOUT: u32 = 5;
@@ -444,17 +444,13 @@ impl Journal {
         deletion: &Deletion<'_>,
         live: &Dataset,
     ) -> Result<Fragment> {
-        let (staging, id) = (&self.staging, &self.header.id);
+        let (own, id) = (deletions_of(&self.staging).await?, &self.header.id);
+        let naming = Naming::Of { fragment: there.id, version: self.staging.version_id() };
         let deleted = match deletion {
-            Deletion::Staged(deleted) => {
-                deletion::adopt(staging, deleted, there.id, staging, id).await?
-            }
+            Deletion::Staged(deleted) => own.copy_staged(deleted, &own, naming, id).await?,
             Deletion::Source(number, file) => {
-                let store = live.object_store(None).await;
-                let store = store.doing(|| "open the live table's store".to_owned())?;
-                let root = live.branch_location().path;
-                let rows = deletion::read(&store, &root, *number, Some(file)).await?;
-                deletion::write_for(staging, there.id, &rows, id).await?
+                let rows = deletions_of(live).await?.read(*number, Some(file)).await?;
+                own.write(naming, &rows, id).await?
             }
         };
         Ok(Fragment { deletion_file: Some(deleted.file), ..there.clone() })

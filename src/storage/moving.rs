@@ -172,3 +172,66 @@ pub(crate) mod sidecar {
         }
     }
 }
+
+/// Deletion files, each by a function that is told where they are.
+pub(crate) mod deletion {
+    use lance::Dataset;
+    use lance_io::object_store::ObjectStore;
+    use lance_table::format::DeletionFile;
+    use object_store::path::Path;
+    use roaring::RoaringBitmap;
+
+    use crate::error::Result;
+    use crate::storage::deletion::Deletions;
+    pub(crate) use crate::storage::deletion::{Deleted, Naming, STAGED, directory, name};
+    use crate::table::deletions_of;
+
+    /// The deleted rows of a fragment.
+    pub(crate) async fn read(
+        store: &ObjectStore,
+        root: &Path,
+        fragment: u64,
+        file: Option<&DeletionFile>,
+    ) -> Result<RoaringBitmap> {
+        Deletions::of(store, root).read(fragment, file).await
+    }
+
+    /// The deleted rows that were written.
+    pub(crate) async fn read_back(
+        store: &ObjectStore,
+        root: &Path,
+        fragment: u64,
+        deleted: &Deleted,
+    ) -> Result<RoaringBitmap> {
+        Deletions::of(store, root).read_back(fragment, deleted).await
+    }
+
+    /// Writes the deleted rows of a fragment.
+    pub(crate) async fn write(
+        store: &ObjectStore,
+        root: &Path,
+        naming: Naming,
+        rows: &RoaringBitmap,
+        id: &str,
+    ) -> Result<Deleted> {
+        Deletions::of(store, root).write(naming, rows, id).await
+    }
+
+    /// Copies a staged deletion file.
+    pub(crate) async fn adopt(
+        staging: &Dataset,
+        deleted: &Deleted,
+        fragment: u64,
+        to: &Dataset,
+        id: &str,
+    ) -> Result<Deleted> {
+        let naming = Naming::Of { fragment, version: to.version_id() };
+        let (staging, to) = (deletions_of(staging).await?, deletions_of(to).await?);
+        staging.copy_staged(deleted, &to, naming, id).await
+    }
+
+    /// Where a deletion file lies.
+    pub(crate) fn path(dataset: &Dataset, fragment: u64, file: &DeletionFile) -> Path {
+        directory(&dataset.branch_location().path).join(name(fragment, file))
+    }
+}
