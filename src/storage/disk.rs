@@ -50,9 +50,13 @@ impl DataFiles for Disk {
         12 << 20
     }
 
+    /// Elsewhere a file cannot be read at an offset by several at once.
+    fn has_local_files(&self) -> bool {
+        cfg!(unix)
+    }
+
     fn local_file(&self, file: &Path) -> io::Result<Option<File>> {
-        // Elsewhere the system's files cannot be read at an offset by several at once.
-        if cfg!(unix) { File::open(local(file)).map(Some) } else { Ok(None) }
+        self.has_local_files().then(|| File::open(local(file))).transpose()
     }
 
     fn is_folder(&self, root: &Path) -> bool {

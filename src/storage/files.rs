@@ -51,11 +51,14 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// written.
     fn held_bytes(&self) -> u64;
 
+    /// Whether [`Self::local_file`] gives files: reading them takes no store then.
+    fn has_local_files(&self) -> bool;
+
     /// `file`, opened to be read at any offset, even while it is being written; `None` where no file of the
     /// system is behind it.
     ///
     /// # Errors
-    /// That of the system, when there should be one.
+    /// The system's, when it cannot be opened.
     fn local_file(&self, file: &Path) -> io::Result<Option<File>>;
 
     /// Whether there is a folder at `root`, which only a disk has, and it is no link.

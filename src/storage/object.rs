@@ -74,6 +74,10 @@ impl DataFiles for Objects {
         64 << 20
     }
 
+    fn has_local_files(&self) -> bool {
+        false
+    }
+
     fn local_file(&self, _: &Path) -> io::Result<Option<File>> {
         Ok(None)
     }

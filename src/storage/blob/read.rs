@@ -118,7 +118,8 @@ impl Blobs {
         })
     }
 
-    /// `batch`, as Lance reads it, with its blobs as they are carried, and without row addresses.
+    /// Turns `batch`, which is as Lance reads it, into one whose blobs are as they are carried from file to file
+    /// (`schema/blob.rs`), without row addresses.
     ///
     /// # Errors
     /// `Failed`, when a blob cannot be read; `Refused`, for a kind that is not known.
@@ -225,8 +226,8 @@ impl Blobs {
             new_null_array(&DataType::LargeBinary, rows.len()),
         ];
         let nulls = Some(nulls.into()).filter(|_| rows.iter().any(Option::is_none));
-        let made = StructArray::try_new(blob::CARRIED.clone(), children, nulls);
-        Ok(Arc::new(made.doing(|| format!("carry the blobs of `{name}`"))?))
+        let carried = StructArray::try_new(blob::CARRIED.clone(), children, nulls);
+        Ok(Arc::new(carried.doing(|| format!("carry the blobs of `{name}`"))?))
     }
 
     /// The bytes of inline blobs, and the hash of all that lie in the table, of a run of rows.

@@ -112,8 +112,8 @@ impl Sidecars {
         Ok(self.count)
     }
 
-    /// `batch`, whose blobs are carried, as Lance's writer takes it; sidecars that its rows name and that
-    /// the file does not have yet are copied.
+    /// Turns `batch`, whose blobs are as they are carried, into one that Lance's writer takes. Copies the
+    /// sidecars that its rows name, unless the file has its copy already.
     ///
     /// # Errors
     /// `Failed`, when a sidecar cannot be copied.

@@ -34,7 +34,7 @@ pub(crate) struct PageFile {
     pub(super) path: Path,
 }
 
-/// Where its bytes come from.
+/// Where the bytes of a file come from.
 #[derive(Debug, Clone)]
 pub(super) enum Access {
     Disk(Arc<std::fs::File>),
@@ -62,15 +62,15 @@ impl PageFile {
         let name = file.path.clone();
         let opening = || format!("open {name}");
         let path = directory.clone().join(name.as_str());
-        let local = files::of(store).local_file(&path);
+        let files = files::of(store);
         let config = SchedulerConfig::new(AHEAD_BYTES);
         // For a few bytes of a disk, tasks that wait for each other are not worth it.
-        let lite = !matches!(local, Ok(None));
+        let lite = files.has_local_files();
         let config = if lite { config.with_lite_scheduler() } else { config };
         let scheduler = ScanScheduler::new(Arc::clone(store), config);
         let opened = scheduler.open_file(&path, &file.file_size_bytes).await.doing(opening)?;
         let metadata = FileReader::read_all_metadata(&opened).await.doing(opening)?;
-        let access = match local.doing(opening)? {
+        let access = match files.local_file(&path).doing(opening)? {
             Some(file) => Access::Disk(Arc::new(file)),
             None => Access::Store(opened),
         };
@@ -111,7 +111,7 @@ impl PageFile {
         }
     }
 
-    /// Reads, and takes the hash of each piece, on a task of its own.
+    /// Reads, and hashes each piece, on a task of its own.
     async fn read_hashed(self: Arc<Self>, read: Read, blocks: Blocks) -> Result<HashedRead> {
         let name = self.name.clone();
         let died = |error| Err(io::Error::other(error));
@@ -157,7 +157,7 @@ pub(super) fn read_ahead<'a>(
     reads.buffered(ahead).boxed()
 }
 
-/// Reads a file on a disk, and takes the hash of each piece.
+/// Reads a file on a disk, and hashes each piece.
 pub(super) fn read_disk(
     file: &std::fs::File,
     read: Read,

@@ -17,13 +17,13 @@ use tokio::task::JoinHandle;
 use crate::storage::page::blocks::Blocks;
 use crate::storage::page::file::read_at;
 
-/// Bytes that are read without going to another thread: it takes longer to.
+/// Reads of at most so many bytes stay on the thread that asks: to hand them to another one takes longer.
 const HERE_BYTES_MAX: u64 = 256 << 10;
 
 /// Bytes of a request that is begun before it is asked for, at most.
 const AHEAD_BYTES_MAX: u64 = 16 << 20;
 
-/// Bytes for which memory is not kept.
+/// Reads of fewer bytes get memory that is not kept.
 const SMALL_BYTES: usize = 64 << 10;
 
 /// Reads a file on a disk for Lance's decoder.
@@ -89,7 +89,7 @@ impl EncodingsIo for DiskIo {
 }
 
 impl PageRequest {
-    /// What reads it, begun by now; `None`, when it was taken before.
+    /// Takes what reads it, which is begun here if it was not before; `None`, when it was taken already.
     fn take(&self) -> Option<Reading> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *state, RequestState::Taken) {
@@ -99,7 +99,7 @@ impl PageRequest {
         }
     }
 
-    /// Begins to read it, unless that was begun; whether it was.
+    /// Begins to read it, if it is not too large and nobody has begun. False, when somebody had.
     fn begin(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = matches!(*state, RequestState::Waiting);
