@@ -94,7 +94,6 @@ impl Opened {
 pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<Option<u64>> {
     let (store, root) = opener.staging_place().await?;
     let files = files::of(&store);
-    let folder = files.is_folder(&root);
     let mut removed = 0;
     for file in list_table(files.as_ref(), &root).await? {
         if file.location.extension() != Some("manifest") {
@@ -102,7 +101,7 @@ pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<Option<u64>> {
             removed += 1;
         }
     }
-    files.remove_empty(&root);
+    let folder = files.remove_empty(&root);
     Ok((folder || removed > 0).then_some(removed))
 }
 

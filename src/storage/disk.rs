@@ -59,10 +59,6 @@ impl DataFiles for Disk {
         self.has_local_files().then(|| File::open(local(file))).transpose()
     }
 
-    fn is_folder(&self, root: &Path) -> bool {
-        is_directory(&local(root))
-    }
-
     fn is_link(&self, path: &Path) -> bool {
         is_link(path) == Some(true)
     }
@@ -155,14 +151,14 @@ impl DataFiles for Disk {
         }
     }
 
-    fn remove_empty(&self, root: &Path) {
-        remove_empty(&local(root));
+    fn remove_empty(&self, root: &Path) -> bool {
+        remove_empty(&local(root))
     }
 
     async fn sidecars(&self, file: &Path) -> Result<Vec<Path>> {
         let folder = sidecars_of(file);
         // Not where a link leads.
-        if !self.is_folder(&folder) {
+        if !is_directory(&local(&folder)) {
             return Ok(Vec::new());
         }
         let listed = self.list_below(&folder).await?;
@@ -260,15 +256,16 @@ fn inode(_: &Metadata) -> Option<(u64, u64)> {
     None
 }
 
-fn remove_empty(directory: &FilePath) {
+fn remove_empty(directory: &FilePath) -> bool {
     if !is_directory(directory) {
-        return;
+        return false;
     }
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         remove_empty(&entry.path());
     }
     // Fails when it is not empty, which is the point.
     let _ = fs::remove_dir(directory);
+    true
 }
 
 /// One name of each of `files`: their bytes are synced once.

@@ -61,9 +61,6 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// The system's, when it cannot be opened.
     fn local_file(&self, file: &Path) -> io::Result<Option<File>>;
 
-    /// Whether there is a folder at `root`, which only a disk has, and it is no link.
-    fn is_folder(&self, root: &Path) -> bool;
-
     /// Whether a link stands at `path`, which only a disk can have.
     fn is_link(&self, path: &Path) -> bool;
 
@@ -111,8 +108,8 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     async fn remove(&self, file: &Path) -> Result<()>;
 
     /// Removes the directories below `root`, and it, as far as they are empty. Only a disk has any; what is
-    /// left does no harm, and what somebody makes there meanwhile stays.
-    fn remove_empty(&self, root: &Path);
+    /// left does no harm, and what somebody makes there meanwhile stays. Gives whether `root` was one.
+    fn remove_empty(&self, root: &Path) -> bool;
 
     /// Every data file of the migration `id` in `directory`.
     async fn list(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {

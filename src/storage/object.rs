@@ -82,10 +82,6 @@ impl DataFiles for Objects {
         Ok(None)
     }
 
-    fn is_folder(&self, _: &Path) -> bool {
-        false
-    }
-
     fn is_link(&self, path: &Path) -> bool {
         self.has_links && is_link(path) == Some(true)
     }
@@ -159,7 +155,9 @@ impl DataFiles for Objects {
         }
     }
 
-    fn remove_empty(&self, _: &Path) {}
+    fn remove_empty(&self, _: &Path) -> bool {
+        false
+    }
 }
 
 /// Without its tag: stores write it differently in a listing and elsewhere.

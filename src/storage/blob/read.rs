@@ -20,7 +20,7 @@ use lance_io::object_store::ObjectStore;
 use lance_table::format::Fragment;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Context, Error, Result};
 use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE};
@@ -242,7 +242,7 @@ impl Blobs {
             // Null, outside of the table, or empty.
             let empty = |row: &Described| match row.kind {
                 EXTERNAL => (None, None),
-                kind => ((kind == INLINE).then(Bytes::new), Some(Xxh3::new().digest())),
+                kind => ((kind == INLINE).then(Bytes::new), Some(xxh3_64(&[]))),
             };
             return Ok(rows.iter().map(|row| row.as_ref().map_or((None, None), empty)).collect());
         };
@@ -262,9 +262,8 @@ impl Blobs {
                 return Err(Error::failed(format!("{path} ends before a blob of `{name}` does")));
             }
             let own = bytes.slice(from..to);
-            let mut hash = Xxh3::new();
-            hash.update(&own);
-            Ok(((row.kind == INLINE).then_some(own), Some(hash.digest())))
+            let content = xxh3_64(&own);
+            Ok(((row.kind == INLINE).then_some(own), Some(content)))
         };
         rows.iter().map(of).collect()
     }
