@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The ordinal of a chunk; the order of chunks is the order of rows in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ChunkId(pub u32);
+pub(crate) struct ChunkId(pub u32);
 
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,11 +21,11 @@ impl fmt::Display for ChunkId {
 /// one signature hold the same values; which of their rows are deleted may differ.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Signature(pub String);
+pub(crate) struct Signature(pub String);
 
 /// A source fragment as it was when it was last looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// Its id in the source.
     pub id: u64,
     /// What its values depend on.
@@ -36,7 +36,7 @@ pub struct Origin {
 
 /// A source fragment, as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceFragment {
+pub(crate) struct SourceFragment {
     /// Where its rows come from.
     pub origin: Origin,
     /// Rows, deleted ones not counted.
@@ -48,8 +48,8 @@ pub struct SourceFragment {
 }
 
 /// A run of source fragments that is staged, verified and recorded as one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chunk {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chunk {
     /// Its place in the order of rows.
     pub id: ChunkId,
     /// Its source fragments, in order.
@@ -61,17 +61,17 @@ pub(crate) const SMALL_BYTES: u64 = 1 << 20;
 
 impl Chunk {
     /// Rows in the chunk.
-    pub fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.fragments.iter().map(|fragment| fragment.rows).sum()
     }
 
     /// Rows in the chunk's source files, deleted ones counted.
-    pub fn physical_rows(&self) -> u64 {
+    pub(crate) fn physical_rows(&self) -> u64 {
         self.fragments.iter().map(|fragment| fragment.physical_rows).sum()
     }
 
     /// Bytes of the chunk's source files.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.fragments.iter().map(|fragment| fragment.bytes).sum()
     }
 
@@ -81,12 +81,12 @@ impl Chunk {
     }
 
     /// Where its rows come from, in order.
-    pub fn origins(&self) -> Vec<Origin> {
+    pub(crate) fn origins(&self) -> Vec<Origin> {
         self.fragments.iter().map(|fragment| fragment.origin.clone()).collect()
     }
 
     /// The signatures of its source fragments, in order.
-    pub fn signatures(&self) -> Vec<Signature> {
+    pub(crate) fn signatures(&self) -> Vec<Signature> {
         signatures(self.fragments.iter().map(|fragment| &fragment.origin))
     }
 }

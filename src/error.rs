@@ -7,7 +7,7 @@ use std::io;
 use crate::escape::escape_line;
 
 /// A boxed source error.
-pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -46,56 +46,56 @@ pub struct Error {
 impl Error {
     /// An error of `kind` that says `message`, in one line: control characters in it are escaped, since
     /// the names and values that errors repeat are not relance's own.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { kind, message: escape_line(&message).into_owned(), source: None }
     }
 
     /// A malformed request.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Kind::Usage, message)
     }
 
     /// A request that this table does not allow.
-    pub fn refused(message: impl Into<String>) -> Self {
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
         Self::new(Kind::Refused, message)
     }
 
     /// An error that leaves the live table as it was.
-    pub fn failed(message: impl Into<String>) -> Self {
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(Kind::Failed, message)
     }
 
     /// A stop that `resume` goes on from.
-    pub fn interrupted(message: impl Into<String>) -> Self {
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
         Self::new(Kind::Interrupted, message)
     }
 
     /// A difference between what was staged and what was expected.
-    pub fn mismatch(message: impl Into<String>) -> Self {
+    pub(crate) fn mismatch(message: impl Into<String>) -> Self {
         Self::new(Kind::Mismatch, message)
     }
 
     /// A commit that landed, and something after it that did not.
-    pub fn unfinished(message: impl Into<String>) -> Self {
+    pub(crate) fn unfinished(message: impl Into<String>) -> Self {
         Self::new(Kind::Unfinished, message)
     }
 
     /// A migration that another run holds.
-    pub fn locked(message: impl Into<String>) -> Self {
+    pub(crate) fn locked(message: impl Into<String>) -> Self {
         Self::new(Kind::Locked, message)
     }
 
     /// The same error, with the error it came from.
     #[must_use]
-    pub fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
+    pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
         self
     }
 
     /// The same error, with `advice` as its last sentence.
     #[must_use]
-    pub fn with_advice(mut self, advice: &str) -> Self {
+    pub(crate) fn with_advice(mut self, advice: &str) -> Self {
         self.message.push_str("\n  ");
         self.message.push_str(&escape_line(advice));
         self
@@ -103,13 +103,13 @@ impl Error {
 
     /// The same error, with each of `lines` as a line of its own after what it says.
     #[must_use]
-    pub fn with_lines<T: AsRef<str>>(self, lines: impl IntoIterator<Item = T>) -> Self {
+    pub(crate) fn with_lines<T: AsRef<str>>(self, lines: impl IntoIterator<Item = T>) -> Self {
         lines.into_iter().fold(self, |error, line| error.with_advice(line.as_ref()))
     }
 
     /// The same error, with `what` before what it says.
     #[must_use]
-    pub fn about(mut self, what: &str) -> Self {
+    pub(crate) fn about(mut self, what: &str) -> Self {
         self.message = format!("{}: {}", escape_line(what), self.message);
         self
     }

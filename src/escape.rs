@@ -14,19 +14,19 @@ fn is_hidden(c: char) -> bool {
 
 /// `text` as one line: every control character is escaped as Rust does it, ends of lines too. A backslash
 /// stays as it is, so that what is escaped already stays as well.
-pub fn escape_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_line(text: &str) -> Cow<'_, str> {
     escape(text, is_hidden, push_rust)
 }
 
 /// `text` of several lines, each as [`escape_line`] gives it. What is put into such a text has to be escaped
 /// before, or it makes lines of its own.
-pub fn escape_text(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_text(text: &str) -> Cow<'_, str> {
     escape(text, |c| c != '\n' && is_hidden(c), push_rust)
 }
 
 /// `text`, which is JSON, with the control characters escaped that JSON allows in a string. It stays the
 /// same JSON.
-pub fn escape_json(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_json(text: &str) -> Cow<'_, str> {
     // All others stand between values.
     escape(
         text,

@@ -19,6 +19,8 @@
 //! # }
 //! ```
 //!
+//! The [`guide`] explains it step by step; [`guide::architecture`] is for whoever reads the code.
+//!
 //! # What survives a crash
 //!
 //! Nothing before the swap changes what a reader of the live table sees, and the swap is one commit
@@ -28,23 +30,29 @@
 //! the migration wrote. The version before the swap stays under a tag until [`Migration::finalize`];
 //! [`Migration::rollback`] puts it back.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(dead_code, unreachable_pub, reason = "tests and benches use it, through `internals`")
+)]
+
 mod budget;
 mod cancel;
-mod catchup;
 mod chunk;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod clock;
 mod commit;
 mod database;
-mod digest;
 mod error;
 mod escape;
 mod guard;
+pub mod guide;
 mod history;
 mod index;
 mod journal;
 mod leftover;
 mod location;
-mod numbering;
 mod phase;
 mod plan;
 mod process;
@@ -60,50 +68,53 @@ mod source;
 mod span;
 mod stage;
 mod storage;
+mod storage_version;
 mod table;
 mod template;
 mod transform;
-mod tuning;
+mod verify;
 
+use source as tag;
 // for run/ and stage/ until they are moved
-use crate::storage::moving::{datafile, deletion, pages, sidecar};
+use storage::moving::{datafile, deletion, pages, sidecar};
 
-pub use crate::span::{SPAN_TARGET, SPANS};
-pub use crate::tuning::{Knobs, Trial, Tuned};
 pub use cancel::Cancel;
-pub use chunk::{Chunk, ChunkId, Origin, Signature, SourceFragment};
 pub use clock::{Clock, SystemClock};
 pub use database::table_names;
-pub use digest::{ColumnDigest, Digest};
-pub use error::{BoxError, Error, Kind, Result};
-pub use escape::{escape_json, escape_line, escape_text};
+pub use error::{Error, Kind, Result};
 pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
 pub use plan::cost::Cost;
-pub use plan::explain::{bytes_text, count_text};
-pub use plan::strategy::Choice;
+pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
     Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SkippedValues, Strategy,
 };
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
-pub use run::Migration;
 pub use run::report::{
     Aborted, Ended, Finalized, Held, NullsStatus, PinStatus, PointStatus, Report, RolledBack,
     StagedStatus, TableStatus, Unused, Verified,
 };
-pub use run::undo::Writes;
+pub use run::{Migration, Writes};
 pub use sample::{Sample, Sampled};
 pub use schema::cast::Problem;
 pub use schema::change::{Add, Cast, Change, Compute};
-pub use schema::column::Column;
-pub use schema::show::{field_text, type_text};
-pub use schema::sql::Sql;
-pub use schema::target::{IfExists, Skipped, Target};
-pub use schema::types::parse_type;
-pub use secret::mask_secrets;
-pub use settings::{
-    BatchSize, Hold, OnBadValue, Preflight, Settings, Verify, parse_batch_size, parse_bytes,
-    parse_duration,
-};
-pub use transform::step::Found;
-pub use transform::{Made, Transform};
+pub use schema::target::IfExists;
+pub use settings::{BatchSize, Hold, OnBadValue, Preflight, Settings, Verify};
+pub use span::{SPAN_TARGET, SPANS};
+pub use transform::digest::Digest;
+
+/// What the crate's own tests and benches need besides. Nothing in here is promised.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::schema::target::Target;
+    pub use crate::schema::types::parse_type;
+    pub use crate::settings::parse_batch_size;
+    pub use crate::transform::Transform;
+    pub use crate::transform::digest::ColumnDigest;
+}
+
+/// Its example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Where a migration stands. Later phases compare greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Phase {
     /// Reading manifests and deciding; nothing is written.
     Plan,

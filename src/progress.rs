@@ -28,6 +28,7 @@ pub enum Event {
 
 /// An amount of work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Amount {
     /// Rows.
     pub rows: u64,

@@ -22,7 +22,6 @@ use roaring::RoaringBitmap;
 
 use crate::chunk::{ChunkId, SMALL_BYTES};
 use crate::datafile;
-use crate::digest::Digest;
 use crate::error::{Context, Error, Kind, Result};
 use crate::pages::{self, Blocks, PageFile, Seen};
 use crate::plan::copies::Copies;
@@ -30,6 +29,7 @@ use crate::schema::blob;
 use crate::settings::Verify;
 use crate::sidecar::Blobs;
 use crate::source::joined;
+use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
 
 /// Batches decoded ahead of the digest.

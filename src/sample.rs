@@ -36,6 +36,7 @@ pub struct Sample {
 
 /// A sample table that was made.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Sampled {
     /// The table.
     pub table: String,

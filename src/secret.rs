@@ -16,7 +16,7 @@ pub(crate) fn is_secret_name(name: &str) -> bool {
 
 /// `word` with `***` in place of what is secret in it: user and password in a URI, signatures in its query,
 /// or the value of `KEY=VALUE` with a key that names a secret.
-pub fn mask_secrets(word: &str) -> Cow<'_, str> {
+pub(crate) fn mask_secrets(word: &str) -> Cow<'_, str> {
     let mut masked = Cow::Borrowed(word);
     if is_option(word) {
         let (key, _) = word.split_once('=').unwrap_or_default();

@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 /// The size of the record batches that flow through the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum BatchSize {
-    /// By the width of the rows and their columns, as measured: see the README.
+    /// By the width of the rows and their columns, as measured: see [the guide](crate::guide::speed_and_memory).
     Auto,
     /// A number of rows.
     Rows(u32),
@@ -22,7 +23,7 @@ pub enum BatchSize {
 
 impl BatchSize {
     /// Rows in a batch of rows of this `width`. Never 0.
-    pub fn rows(self, width: Width) -> u32 {
+    pub(crate) fn rows(self, width: Width) -> u32 {
         match self {
             Self::Rows(rows) => rows.max(1),
             Self::Auto | Self::Bytes(_) => {
@@ -33,7 +34,7 @@ impl BatchSize {
     }
 
     /// Bytes in a batch of rows of this `width`.
-    pub fn bytes(self, width: Width) -> u64 {
+    pub(crate) fn bytes(self, width: Width) -> u64 {
         match self {
             Self::Auto => {
                 let (least, most) = AUTO_BYTES;
@@ -47,7 +48,7 @@ impl BatchSize {
 
 /// How wide a row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Width {
+pub(crate) struct Width {
     /// Bytes of a row, on average.
     pub bytes: u64,
     /// Its columns, each field inside a struct or list counted by itself.
@@ -65,6 +66,7 @@ const AUTO_COLUMN_BYTES: u64 = 8 << 10;
 /// How much is read back before the swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Verify {
     /// Every value of every staged column is read back and compared by digest.
     Full,
@@ -101,6 +103,7 @@ pub struct Settings {
 /// Whether a migration waits before its swap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Hold {
     /// It swaps as soon as nothing lags.
     #[default]
@@ -114,6 +117,7 @@ pub enum Hold {
 /// What is done about values that a change cannot take over.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum OnBadValue {
     /// The migration is refused.
     #[default]
@@ -127,6 +131,7 @@ pub enum OnBadValue {
 /// How much of the data the changes are tried on before anything is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Preflight {
     /// Every row.
     #[default]
@@ -189,7 +194,7 @@ const MEMORY_BYTES_MIN: u64 = 16 << 20;
 ///
 /// # Errors
 /// `Usage`, when `text` is not a number with an optional unit.
-pub fn parse_bytes(text: &str) -> Result<u64> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -212,7 +217,7 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
 ///
 /// # Errors
 /// `Usage`, when `text` is not a number with an optional unit.
-pub fn parse_duration(text: &str) -> Result<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

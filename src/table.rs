@@ -24,7 +24,7 @@ use crate::chunk::{Origin, Signature, SourceFragment};
 use crate::error::{Context, Error, Result};
 use crate::guard::guarded;
 use crate::location::Location;
-use crate::plan::{Facts, IndexFacts, State};
+use crate::plan::{Facts, IndexFacts, TableState};
 use crate::storage::deletion::Deletions;
 
 /// Caches of Lance's: enough for footers and manifests, small beside the batches in flight.
@@ -151,13 +151,21 @@ pub(crate) async fn newest(dataset: &Dataset) -> Result<Arc<Dataset>> {
     Ok(Arc::new(newest))
 }
 
+/// The store that `dataset` is in.
+///
+/// # Errors
+/// `Failed`, when it cannot be opened.
+pub(crate) async fn store_of(dataset: &Dataset) -> Result<Arc<ObjectStore>> {
+    let store = dataset.object_store(None).await;
+    store.doing(|| format!("open the store of {}", dataset.uri()))
+}
+
 /// The deletion files of `dataset`.
 ///
 /// # Errors
 /// `Failed`, when its store cannot be opened.
 pub(crate) async fn deletions_of(dataset: &Dataset) -> Result<Deletions> {
-    let store = dataset.object_store(None).await.doing(|| "open a table's store".to_owned())?;
-    Ok(Deletions::of(&store, &dataset.branch_location().path))
+    Ok(Deletions::of(store_of(dataset).await?.as_ref(), &dataset.branch_location().path))
 }
 
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
@@ -200,14 +208,14 @@ fn file_versions(dataset: &Dataset) -> BTreeSet<String> {
     named.collect()
 }
 
-async fn state(dataset: &Dataset) -> Result<State> {
+async fn state(dataset: &Dataset) -> Result<TableState> {
     let manifest = dataset.manifest();
     let indices = dataset.load_indices().await;
     let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
     let tagged = |index: &&lance_table::format::IndexMetadata| {
         index.name == FRAG_REUSE_INDEX_NAME && index.index_version != 0
     };
-    Ok(State {
+    Ok(TableState {
         mem_wal: indices.iter().any(|index| index.name == MEM_WAL_INDEX_NAME),
         stable_row_ids: manifest.uses_stable_row_ids(),
         non_reusable_field_ids: manifest.uses_non_reusable_field_ids(),

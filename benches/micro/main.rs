@@ -17,7 +17,8 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use relance::{Change, ColumnDigest, IfExists, Target, Transform};
+use relance::internals::{ColumnDigest, Target, Transform};
+use relance::{Change, IfExists};
 
 const ROWS: usize = 8192;
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use relance::BatchSize;
 
+use crate::BatchSize;
 use crate::cli::changes::{Ordered, VERBS};
+use crate::settings::{parse_batch_size, parse_bytes, parse_duration};
 
 /// Migrates LanceDB tables, however large, to a new schema: streamed, verified, swapped in by one
 /// atomic commit.
@@ -34,7 +35,7 @@ pub(super) enum Command {
     /// Show what would happen and what it would cost; writes nothing
     Plan {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         #[command(flatten)]
         changes: Changes,
         #[command(flatten)]
@@ -45,7 +46,7 @@ pub(super) enum Command {
     /// Stage, catch up with writers, verify and swap
     Migrate {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         #[command(flatten)]
         changes: Changes,
         #[command(flatten)]
@@ -55,11 +56,11 @@ pub(super) enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Go on with an interrupted or held migration. Changes may be left out; what is given must be what
-    /// is staged
+    /// Go on with an interrupted or held migration. The changes need not be repeated; if they are, they must
+    /// be those that are staged
     Resume {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         #[command(flatten)]
         changes: Changes,
         #[command(flatten)]
@@ -72,7 +73,7 @@ pub(super) enum Command {
     /// Drop a staged migration and every file that it wrote
     Abort {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         #[command(flatten)]
         output: Output,
     },
@@ -88,19 +89,19 @@ pub(super) enum Command {
     /// Compare the live table with its rollback point, every value
     Verify {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         #[command(flatten)]
         output: Output,
     },
-    /// Put the version before the swap back, in one commit
+    /// Restore the version before the swap, in one commit
     Rollback {
         #[command(flatten)]
-        place: Place,
-        /// Give up what others wrote since the swap
+        place: TableArg,
+        /// Discard what others wrote since the swap
         #[arg(long)]
         discard_writes: bool,
-        /// Keep what others wrote since the swap: every row is carried back through the inverse of the
-        /// changes, staged, verified and swapped like a migration
+        /// Keep what others wrote since the swap: the changes are undone in every row, and the result is
+        /// staged, verified and swapped like a migration
         #[arg(long, conflicts_with = "discard_writes")]
         keep_writes: bool,
         #[command(flatten)]
@@ -109,7 +110,7 @@ pub(super) enum Command {
     /// Give up the rollback point and reclaim its space
     Finalize {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         /// Remove every untagged version before the swap too
         #[arg(long)]
         history: bool,
@@ -119,12 +120,12 @@ pub(super) enum Command {
     /// Measure batch sizes, workers and queues on this table's first rows, and say which to use
     Tune {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         #[command(flatten)]
         changes: Changes,
         #[command(flatten)]
         engine: Engine,
-        /// How long to measure, about, as 30s or 5m
+        /// About how long to measure, as 30s or 5m
         #[arg(long, default_value = "60s", value_name = "TIME", value_parser = duration)]
         time: Duration,
         /// Draw throughput and peak memory by batch size into this file
@@ -136,7 +137,7 @@ pub(super) enum Command {
     /// Make a sample table (text, vector) to try things on
     Sample {
         #[command(flatten)]
-        place: Place,
+        place: TableArg,
         /// Rows
         #[arg(long, default_value_t = 100_000, value_name = "N")]
         rows: u64,
@@ -161,7 +162,7 @@ pub(super) struct Store {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Place {
+pub(super) struct TableArg {
     #[command(flatten)]
     pub store: Store,
     /// The table
@@ -173,34 +174,34 @@ pub(super) struct Changes {
     #[command(flatten)]
     pub ordered: Ordered,
     /// Derive the changes from a schema: a file with it as Arrow JSON, or another table of the database.
-    /// A column that goes and one that comes are never taken for a rename
+    /// A dropped and an added column are never taken for a rename
     #[arg(long, value_name = "SCHEMA.json|TABLE", conflicts_with_all = VERBS)]
     pub to: Option<String>,
-    /// Keep only the rows for which this holds, over the columns as they were
+    /// Keep only the rows that match this condition over the columns before the changes
     #[arg(long = "where", value_name = "SQL")]
     pub filter: Option<String>,
-    /// Write the data files anew in this storage version
+    /// Rewrite the data files in this storage version
     #[arg(long, value_name = "VERSION")]
     pub storage_version: Option<String>,
-    /// Write the data files anew, so many rows in each [default when they are: 1048576]
+    /// Rewrite the data files with this many rows in each [default when they are rewritten: 1048576]
     #[arg(long, value_name = "N")]
     pub rows_per_file: Option<u64>,
-    /// What is done about values that a change cannot take over
+    /// What to do with values that a change cannot convert
     #[arg(long, value_enum, default_value_t = BadValue::Fail, value_name = "WHAT")]
     pub on_bad_value: BadValue,
-    /// How much of the data the changes are tried on before anything is written
+    /// How much of the data to try the changes on before anything is written
     #[arg(long, value_enum, default_value_t = PreflightArg::Full, value_name = "HOW")]
     pub preflight: PreflightArg,
     /// Allow changes to columns of the primary key or the clustering key
     #[arg(long)]
     pub allow_key_change: bool,
-    /// What to do about an added column that is there already with the same type
+    /// What to do when an added column exists already with the same type
     #[arg(long, value_enum, default_value_t = Exists::Skip, value_name = "WHAT")]
     pub if_exists: Exists,
-    /// Go on without this index: one that is lost with its column, or need not be built again; repeatable
+    /// Give up this index, which is lost with its column or need not be rebuilt; repeatable
     #[arg(long, value_name = "NAME")]
     pub drop_index: Vec<String>,
-    /// How the plan is carried out
+    /// Which strategy carries the changes out
     #[arg(long, value_enum, default_value_t = StrategyArg::Auto, value_name = "STRATEGY")]
     pub strategy: StrategyArg,
 }
@@ -213,7 +214,7 @@ pub(super) enum StrategyArg {
     Metadata,
     /// Write the new columns beside the others, a file for each fragment
     Columns,
-    /// Stream everything into fresh fragments
+    /// Stream every row into new fragments
     Rewrite,
 }
 
@@ -257,11 +258,11 @@ pub(super) struct Engine {
     /// Bytes of record batches in flight [default: 512MiB]
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
-    /// Bytes written a second, at most
+    /// The most bytes to write in a second
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub max_rate: Option<u64>,
-    /// A file that may say otherwise while it runs: `max-rate = "50MB"`, or "none". It is looked at every
-    /// second
+    /// A TOML file that can change the rate while the migration runs: `max-rate = "50MB"`, or "none". It is
+    /// read every second
     #[arg(long, value_name = "FILE")]
     pub control: Option<PathBuf>,
     /// How much is read back before the swap
@@ -315,13 +316,13 @@ pub(super) struct Output {
     /// How progress is shown on stderr
     #[arg(long, value_enum, default_value_t = ProgressArg::Auto, value_name = "HOW")]
     pub progress: ProgressArg,
-    /// Say less
+    /// Print less
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Write what was done when to this file, for Chrome's or Perfetto's trace viewer
+    /// Write a trace of the run to this file, for Chrome's or Perfetto's trace viewer
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Say more, and where the time went; twice for Lance's own log
+    /// Print more, and where the time went; given twice, Lance's log too
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -341,13 +342,13 @@ pub(super) enum ProgressArg {
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
-    relance::parse_bytes(text).map_err(|error| error.to_string())
+    parse_bytes(text).map_err(|error| error.to_string())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    relance::parse_duration(text).map_err(|error| error.to_string())
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 fn batch_size(text: &str) -> Result<BatchSize, String> {
-    relance::parse_batch_size(text).map_err(|error| error.to_string())
+    parse_batch_size(text).map_err(|error| error.to_string())
 }

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use relance::SPANS;
 use serde_json::{Value, json};
 use tracing::span::{Attributes, Id};
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::SPANS;
 
 /// Seconds below which nothing is said of what limits a run.
 const TOLD_SECONDS: f64 = 1.0;
@@ -16,20 +17,20 @@ const TOLD_SECONDS: f64 = 1.0;
 /// Where the time went so far.
 #[derive(Debug, Clone)]
 pub(super) struct Breakdown {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<TimeParts>>,
 }
 
 /// A moment in which several things go on counts for each of them in equal parts, so that all parts add up
 /// to the time that passed.
 #[derive(Debug)]
-struct State {
+struct TimeParts {
     open: [u32; SPANS.len()],
     seconds: [f64; SPANS.len()],
     waiting: f64,
     last: Instant,
 }
 
-impl State {
+impl TimeParts {
     fn of(now: Instant) -> Self {
         Self { open: [0; SPANS.len()], seconds: [0.0; SPANS.len()], waiting: 0.0, last: now }
     }
@@ -88,7 +89,12 @@ impl State {
 impl Breakdown {
     /// Begins with no time gone.
     pub(super) fn begin() -> Self {
-        Self { state: Arc::new(Mutex::new(State::of(Instant::now()))) }
+        Self { state: Arc::new(Mutex::new(TimeParts::of(Instant::now()))) }
+    }
+
+    /// Begins again with no time gone.
+    pub(super) fn restart(&self) {
+        self.with(|state| *state = TimeParts::of(Instant::now()));
     }
 
     /// The parts in words, with their sum.
@@ -107,7 +113,7 @@ impl Breakdown {
 
     /// What most of the time went into; `None` for a short run.
     pub(super) fn limit(&self) -> Option<&'static str> {
-        self.with(State::limit)
+        self.with(|state| state.limit())
     }
 
     /// The parts, and what limits the run.
@@ -120,13 +126,13 @@ impl Breakdown {
         })
     }
 
-    fn with<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+    fn with<R>(&self, look: impl FnOnce(&mut TimeParts) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.advance(Instant::now());
-        look(&state)
+        look(&mut state)
     }
 
-    fn note(&self, metadata: &Metadata<'_>, act: fn(&mut State, Instant, &str)) {
+    fn note(&self, metadata: &Metadata<'_>, act: fn(&mut TimeParts, Instant, &str)) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         act(&mut state, Instant::now(), metadata.name());
     }
@@ -134,12 +140,12 @@ impl Breakdown {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Breakdown {
     fn on_new_span(&self, attributes: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
-        self.note(attributes.metadata(), State::open);
+        self.note(attributes.metadata(), TimeParts::open);
     }
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         if let Some(metadata) = context.metadata(&id) {
-            self.note(metadata, State::close);
+            self.note(metadata, TimeParts::close);
         }
     }
 }
@@ -153,7 +159,7 @@ mod tests {
     fn the_parts_add_up_to_the_time_that_passed() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
-        let mut state = State::of(began);
+        let mut state = TimeParts::of(began);
         state.open(at(1), "scan");
         state.open(at(3), "write");
         state.open(at(3), "write");
@@ -163,6 +169,6 @@ mod tests {
         state.advance(at(10));
         assert_eq!(state.parts(), [("scan", 3.0), ("write", 4.0), ("waiting", 3.0)]);
         assert_eq!(state.limit(), Some("the writer: encoding and the disk"));
-        assert_eq!(State::of(began).limit(), None);
+        assert_eq!(TimeParts::of(began).limit(), None);
     }
 }

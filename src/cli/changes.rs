@@ -1,26 +1,27 @@
-//! The flags that ask for changes: they count in the order in which they are typed, whatever their kind.
+//! The flags that ask for changes. Clap groups arguments by flag; here they keep the order in which they were
+//! typed, in which they are applied.
 
 use std::path::PathBuf;
 
+use crate::Change;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
-use relance::Change;
 
 /// The flags, with what each takes and what it does.
 const FLAGS: &[(&str, &str, &str)] = &[
     (
         "add",
         "NAME:TYPE[ not null][=LITERAL]",
-        "Add a default-filled column, all null without a literal. The type as PyArrow prints it; `now` is \
-         accepted for times",
+        "Add a column filled with the literal, or with nulls without one. TYPE as PyArrow prints it; times also \
+         take `now`",
     ),
     ("compute", "NAME[:TYPE]=SQL", "Add a column computed from the others"),
-    ("cast", "NAME:TYPE", "Give a column another type"),
+    ("cast", "NAME:TYPE", "Change a column's type"),
     ("set", "NAME=SQL", "Change the values of a column that exists"),
-    ("fill", "NAME=LITERAL", "Put a value in place of a column's nulls"),
-    ("rename", "OLD=NEW", "Call a column otherwise"),
+    ("fill", "NAME=LITERAL", "Replace a column's nulls with a value"),
+    ("rename", "OLD=NEW", "Rename a column"),
     ("drop", "NAME", "Drop a column"),
     ("nullable", "NAME", "Allow nulls in a column"),
-    ("not-null", "NAME", "Allow no nulls in a column"),
+    ("not-null", "NAME", "Forbid nulls in a column"),
 ];
 
 /// The names of the flags.
@@ -30,12 +31,12 @@ pub(super) const VERBS: [&str; 10] =
 /// Changes and files of changes, in the order in which they were typed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ordered {
-    pub items: Vec<Asked>,
+    pub items: Vec<ChangeArg>,
 }
 
 /// A change, or a file of them.
 #[derive(Debug, Clone)]
-pub(super) enum Asked {
+pub(super) enum ChangeArg {
     Change(Change),
     File(PathBuf),
 }
@@ -57,7 +58,7 @@ impl Args for Ordered {
             Arg::new("file")
                 .long("file")
                 .value_name("MIGRATION.toml")
-                .help("Take changes from a file, in its order: [[change]] tables with a flag's name and its value")
+                .help("Read changes from a file, in its order: [[change]] tables with a flag's name and its value")
                 .action(ArgAction::Append)
                 .value_parser(clap::value_parser!(PathBuf)),
         )
@@ -70,15 +71,15 @@ impl Args for Ordered {
 
 impl FromArgMatches for Ordered {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut found: Vec<(usize, Asked)> = Vec::new();
+        let mut found: Vec<(usize, ChangeArg)> = Vec::new();
         for (verb, ..) in FLAGS {
             let values = matches.get_many::<Change>(verb).into_iter().flatten().cloned();
             let places = matches.indices_of(verb).into_iter().flatten();
-            found.extend(places.zip(values.map(Asked::Change)));
+            found.extend(places.zip(values.map(ChangeArg::Change)));
         }
         let files = matches.get_many::<PathBuf>("file").into_iter().flatten().cloned();
         let places = matches.indices_of("file").into_iter().flatten();
-        found.extend(places.zip(files.map(Asked::File)));
+        found.extend(places.zip(files.map(ChangeArg::File)));
         found.sort_by_key(|(place, _)| *place);
         Ok(Self { items: found.into_iter().map(|(_, asked)| asked).collect() })
     }

@@ -1,22 +1,27 @@
 //! How long the allocator keeps memory that nobody uses.
 
+use std::time::Duration;
+
 use crate::cli::args::Command;
 
-/// The allocator's own variable: milliseconds until it gives freed memory back. Whoever sets it is heard.
+/// The variable by which a user sets mimalloc's purge delay. Whoever sets it is heard.
 const VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 
-/// Milliseconds that keep the peak a tenth lower than the allocator's own second does, for a few processor
-/// cycles more.
-const DELAY: &str = "200";
+/// Keeps the peak a tenth lower than mimalloc's own second does, for a few processor cycles more.
+const DELAY: Duration = Duration::from_millis(200);
 
 /// For those who have little memory: a fifth lower, for an eighth more of processor time.
-const DELAY_SMALL: &str = "50";
+const DELAY_SMALL: Duration = Duration::from_millis(50);
 
-/// Bytes of `--memory` that count as little.
+/// Bytes of `--memory` below which memory counts as little.
 const SMALL_BYTES: u64 = 256 << 20;
 
-/// The delay for `command`; `None`, where little goes through memory.
-fn delay(command: &Command) -> Option<&'static str> {
+/// How long memory is kept that `command` freed; `None` leaves it to the allocator: where the user set it,
+/// and for commands that allocate little.
+pub(super) fn purge_delay(command: &Command) -> Option<Duration> {
+    if std::env::var_os(VARIABLE).is_some() {
+        return None;
+    }
     let memory = match command {
         Command::Migrate { engine, .. }
         | Command::Resume { engine, .. }
@@ -30,19 +35,4 @@ fn delay(command: &Command) -> Option<&'static str> {
     };
     let small = memory.is_some_and(|bytes| bytes < SMALL_BYTES);
     Some(if small { DELAY_SMALL } else { DELAY })
-}
-
-/// Begins this process anew with the delay for `command`: the allocator reads it once, when a process
-/// starts. Where that cannot be done, it goes on as it is.
-pub(super) fn settle(command: &Command) {
-    let Some(delay) = delay(command).filter(|_| std::env::var_os(VARIABLE).is_none()) else {
-        return;
-    };
-    #[cfg(unix)]
-    if let Ok(own) = std::env::current_exe() {
-        use std::os::unix::process::CommandExt as _;
-        let mut anew = std::process::Command::new(own);
-        // Returns only when it fails; then memory is kept longer, and nothing else is different.
-        let _ = anew.args(std::env::args_os().skip(1)).env(VARIABLE, delay).exec();
-    }
 }

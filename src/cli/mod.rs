@@ -1,4 +1,7 @@
-//! The command line: dispatch, exit codes, and what goes to stdout.
+//! The `relance` command, callable: what it reads, what it prints, and its exit codes.
+//!
+//! [`run`] is the command as a function. It prints to stdout and stderr as the command does, and neither
+//! ends the process nor needs it for itself: it can be called again.
 
 mod args;
 mod breakdown;
@@ -12,20 +15,25 @@ mod show;
 mod signals;
 mod usage;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
 
 use clap::Parser;
-use relance::{
-    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
-    escape_json, escape_line, escape_text, table_names,
-};
 use serde_json::{Value, json};
 
-use crate::cli::args::{Changes, Cli, Command, Engine, Output, Place};
+use crate::cli::args::{Changes, Cli, Command, Output, TableArg};
 use crate::cli::breakdown::Breakdown;
 use crate::cli::show::{Looked, Unknown};
-use crate::cli::signals::cancel_on_signal;
+use crate::cli::signals::Signals;
+use crate::escape::{escape_json, escape_line, escape_text};
+use crate::{
+    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
+    table_names,
+};
 
 /// Exit code of a migration that was interrupted.
 const INTERRUPTED: u8 = 5;
@@ -55,63 +63,127 @@ impl Printed {
     }
 }
 
-/// Runs the command line of this process.
-pub(crate) fn run() -> ExitCode {
-    log::escape_panics();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            if !error.use_stderr() {
-                // Help. A closed stream is no reason to fail differently.
-                let _ = error.print();
-                return ExitCode::SUCCESS;
-            }
-            let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-            let words: Vec<String> = words.collect();
-            let message = usage::told(&error, &words);
-            // Nobody reads a closed stderr.
-            let _ = write!(std::io::stderr().lock(), "{}", escape_text(&message));
-            if words.iter().any(|word| word == "--json") {
-                print_json(&json!({ "error": { "kind": "Usage", "message": message, "exit": 2 } }));
-            }
-            return ExitCode::from(2);
-        }
+/// Runs the command with the arguments `args`, the first of which is its own name, and returns its exit code.
+///
+/// A migration stops cleanly at the first Ctrl-C or SIGTERM; at the second this returns while the rest of it
+/// goes on to its next safe place on a thread of its own. Handlers of these signals that were there before
+/// are called too. In the first call `tracing`'s global subscriber and a panic hook are set up for the whole
+/// process, where no subscriber is set; outside of runs they pass everything by.
+pub fn run<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> ExitCode {
+    run_with(args, |_| {}).into()
+}
+
+/// As [`run`], with the exit code as a number. Before anything else is started, `keep_freed` is told how long
+/// the allocator had best keep freed memory, if the command has a wish.
+pub fn run_with<A: Into<OsString>>(
+    args: impl IntoIterator<Item = A>,
+    keep_freed: impl FnOnce(Duration),
+) -> u8 {
+    let _panics = log::escape_panics();
+    let words: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let command = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli.command,
+        Err(error) => return not_understood(&error, &words),
     };
-    memory::settle(&cli.command);
-    let output = output(&cli.command);
+    if let Some(delay) = memory::purge_delay(&command) {
+        keep_freed(delay);
+    }
+    let output = output(&command);
     let (json, verbose) = (output.json, output.verbose > 0);
     let log = match log::start(output.verbose, output.trace.as_deref()) {
         Ok(log) => log,
         Err(error) => return fail(&error, json, &[]),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let mut secrets = Vec::new();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(async {
-            signals::survive_file_limit();
-            dispatch(cli.command, &mut secrets).await
-        }),
-        Err(error) => Err(Error::failed("cannot start the runtime").caused_by(error)),
+    let Some(Answer { result, secrets }) = answer(command) else {
+        return INTERRUPTED;
     };
     if verbose {
         // Nobody reads a closed stderr.
-        let _ = writeln!(std::io::stderr().lock(), "{}", log.breakdown.text());
+        let _ = writeln!(std::io::stderr().lock(), "{}", log.breakdown().text());
     }
     match result {
         Ok(printed) => {
-            let printed = printed.with_time(&log.breakdown);
+            let printed = printed.with_time(log.breakdown());
             if json {
                 print_json(&printed.json);
             } else {
                 print(&printed.text);
             }
-            ExitCode::from(printed.exit)
+            printed.exit
         }
         Err(error) => fail(&error, json, &secrets),
     }
 }
 
-fn fail(error: &Error, json: bool, secrets: &[String]) -> ExitCode {
+/// Prints why the arguments `words` are not a command, or the help that they ask for.
+fn not_understood(error: &clap::Error, words: &[OsString]) -> u8 {
+    if !error.use_stderr() {
+        // Help. A closed stream is no reason to fail differently.
+        let _ = error.print();
+        return 0;
+    }
+    let words = words.iter().map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = words.collect();
+    let message = usage::told(error, &words);
+    // Nobody reads a closed stderr.
+    let _ = write!(std::io::stderr().lock(), "{}", escape_text(&message));
+    if words.iter().any(|word| word == "--json") {
+        print_json(&json!({ "error": { "kind": "Usage", "message": message, "exit": 2 } }));
+    }
+    2
+}
+
+/// How a command ended by itself.
+struct Answer {
+    result: Result<Printed>,
+    /// What must not be printed.
+    secrets: Vec<String>,
+}
+
+/// Bytes of the command's stack: as many as the main thread of a process has on Linux.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Runs `command` to its end; `None`, when a second signal came before. It has a thread of its own, which
+/// is left behind then: it may wait for a store that never answers.
+fn answer(command: Command) -> Option<Answer> {
+    let (ended, end) = channel();
+    let mut caller = Caller { secrets: Vec::new(), ended };
+    let work = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let result = match runtime {
+            Ok(runtime) => runtime.block_on(async {
+                signals::survive_file_limit();
+                dispatch(command, &mut caller).await
+            }),
+            Err(error) => Err(Error::failed("cannot start the runtime").caused_by(error)),
+        };
+        let Caller { secrets, ended } = caller;
+        // Nobody listens after a second signal.
+        let _ = ended.send(Some(Answer { result, secrets }));
+    });
+    let work = match work {
+        Ok(work) => work,
+        Err(error) => {
+            let result = Err(Error::failed("cannot start a thread").caused_by(error));
+            return Some(Answer { result, secrets: Vec::new() });
+        }
+    };
+    match end.recv() {
+        Ok(answer) => answer,
+        // Only a panic ends it without an answer; the caller's thread goes on with it.
+        Err(_) => work.join().err().and_then(|panic| std::panic::resume_unwind(panic)),
+    }
+}
+
+/// Whoever waits for a command.
+struct Caller {
+    /// What must not be printed, as far as it is known.
+    secrets: Vec<String>,
+    /// Hears how the command ended, or `None` when nobody is to wait for it any more.
+    ended: Sender<Option<Answer>>,
+}
+
+fn fail(error: &Error, json: bool, secrets: &[String]) -> u8 {
     let exit = exit_of(error.kind());
     let report = error.report(secrets);
     // Nobody reads a closed stderr.
@@ -120,7 +192,7 @@ fn fail(error: &Error, json: bool, secrets: &[String]) -> ExitCode {
         let kind = format!("{:?}", error.kind());
         print_json(&json!({ "error": { "kind": kind, "message": report, "exit": exit } }));
     }
-    ExitCode::from(exit)
+    exit
 }
 
 fn exit_of(kind: Kind) -> u8 {
@@ -132,7 +204,7 @@ fn exit_of(kind: Kind) -> u8 {
         Kind::Locked => 6,
         Kind::OutcomeUnknown => 7,
         Kind::Unfinished => 8,
-        Kind::Failed | _ => 1,
+        Kind::Failed => 1,
     }
 }
 
@@ -161,31 +233,35 @@ fn output(command: &Command) -> &Output {
     }
 }
 
-async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed> {
+async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
     let default = Settings::default;
     match command {
         Command::Plan { place, changes, engine, output } => {
-            plan(place, changes, &engine, &output, secrets).await
+            let migration = migration(place, request::settings(&engine), &output, caller)?;
+            let plan = asked(migration, &changes).await?.plan().await?;
+            Ok(done(plan.text().trim_end().to_owned(), plan.json()))
         }
         Command::Migrate { place, changes, engine, cutover, output } => {
             let settings = request::settings_to_swap(&engine, &cutover);
-            let migration = migration(place, settings, &output, secrets)?;
+            let migration = migration(place, settings, &output, caller)?;
             let migration = asked(migration, &changes).await?;
-            stoppable(migration, |m| Box::pin(async move { m.migrate().await })).await
+            let ended = stoppable(migration, caller, async |m| m.migrate().await).await?;
+            Ok(ended_printed(&ended))
         }
         Command::Resume { place, changes, engine, cutover, output } => {
             let settings = request::settings_to_swap(&engine, &cutover);
-            let migration = migration(place, settings, &output, secrets)?;
+            let migration = migration(place, settings, &output, caller)?;
             let migration = asked(migration, &changes).await?;
-            stoppable(migration, |m| Box::pin(async move { m.resume().await })).await
+            let ended = stoppable(migration, caller, async |m| m.resume().await).await?;
+            Ok(ended_printed(&ended))
         }
         Command::Abort { place, output } => {
-            let aborted = migration(place, default(), &output, secrets)?.abort().await?;
+            let aborted = migration(place, default(), &output, caller)?.abort().await?;
             Ok(done(show::aborted(&aborted), to_json(&aborted)))
         }
-        Command::Status { store, table, output: _ } => status(store, table, secrets).await,
+        Command::Status { store, table, output: _ } => status(store, table, caller).await,
         Command::Verify { place, output } => {
-            let verified = migration(place, default(), &output, secrets)?.verify().await?;
+            let verified = migration(place, default(), &output, caller)?.verify().await?;
             Ok(done(show::verified(&verified), to_json(&verified)))
         }
         Command::Rollback { place, discard_writes, keep_writes, output } => {
@@ -194,42 +270,30 @@ async fn dispatch(command: Command, secrets: &mut Vec<String>) -> Result<Printed
                 (_, true) => Writes::Keep,
                 _ => Writes::Refuse,
             };
-            let migration = migration(place, default(), &output, secrets)?;
-            let cancel = cancel_on_signal(migration.told());
-            let back = migration.cancel(cancel).rollback(writes).await?;
+            let migration = migration(place, default(), &output, caller)?;
+            let back = stoppable(migration, caller, async |m| m.rollback(writes).await).await?;
             Ok(done(show::rolled_back(&back), to_json(&back)))
         }
         Command::Finalize { place, history, output } => {
-            let migration = migration(place, default(), &output, secrets)?;
+            let migration = migration(place, default(), &output, caller)?;
             let finalized = migration.finalize(history).await?;
             Ok(done(show::finalized(&finalized), to_json(&finalized)))
         }
         Command::Tune { place, changes, engine, time, plot, output } => {
-            let migration = migration(place, request::settings(&engine), &output, secrets)?;
+            let migration = migration(place, request::settings(&engine), &output, caller)?;
             let migration = asked(migration, &changes).await?;
-            let cancel = cancel_on_signal(migration.told());
-            let tuned = migration.cancel(cancel).tune(time).await?;
+            let tuned = stoppable(migration, caller, async |m| m.tune(time).await).await?;
             if let Some(file) = plot {
                 plot::draw(&tuned, &file)?;
             }
             Ok(done(show::tuned(&tuned), to_json(&tuned)))
         }
         Command::Sample { place, rows, dim, fragments, output: _ } => {
-            sample(place, Sample { rows, dim, fragments }, secrets).await
+            let location = location(place, caller)?;
+            let sampled = Sample { rows, dim, fragments }.make(&location).await?;
+            Ok(done(show::sampled(&sampled), to_json(&sampled)))
         }
     }
-}
-
-async fn plan(
-    place: Place,
-    changes: Changes,
-    engine: &Engine,
-    output: &Output,
-    secrets: &mut Vec<String>,
-) -> Result<Printed> {
-    let migration = migration(place, request::settings(engine), output, secrets)?;
-    let plan = asked(migration, &changes).await?.plan().await?;
-    Ok(done(plan.text().trim_end().to_owned(), plan.json()))
 }
 
 /// `migration`, with what `changes` asks of it.
@@ -242,20 +306,9 @@ async fn asked(migration: Migration, changes: &Changes) -> Result<Migration> {
     }
 }
 
-async fn sample(place: Place, sample: Sample, secrets: &mut Vec<String>) -> Result<Printed> {
-    let location = Location::try_from(place)?;
-    secrets.extend(location.secrets());
-    let sampled = sample.make(&location).await?;
-    Ok(done(show::sampled(&sampled), to_json(&sampled)))
-}
-
-async fn status(
-    store: args::Store,
-    table: Option<String>,
-    secrets: &mut Vec<String>,
-) -> Result<Printed> {
+async fn status(store: args::Store, table: Option<String>, caller: &mut Caller) -> Result<Printed> {
     let any = request::location(store, table.as_deref().unwrap_or("any"))?;
-    secrets.extend(any.secrets());
+    caller.secrets.extend(any.secrets());
     if let Some(table) = table {
         let one = vec![Ok(status_of(&any, &table).await?)];
         return Ok(done(show::status(&one), status_json(&one)));
@@ -265,7 +318,7 @@ async fn status(
         // One that cannot be looked at hides none of the others.
         all.push(status_of(&any, &table).await.map_err(|error| Unknown {
             table,
-            message: error.report(secrets),
+            message: error.report(&caller.secrets),
             exit: exit_of(error.kind()),
         }));
     }
@@ -286,24 +339,35 @@ fn status_json(tables: &[Looked]) -> Value {
     json!({ "tables": tables.collect::<Vec<_>>() })
 }
 
+fn location(place: TableArg, caller: &mut Caller) -> Result<Location> {
+    let location = Location::try_from(place)?;
+    caller.secrets.extend(location.secrets());
+    Ok(location)
+}
+
 fn migration(
-    place: Place,
+    place: TableArg,
     settings: Settings,
     output: &Output,
-    secrets: &mut Vec<String>,
+    caller: &mut Caller,
 ) -> Result<Migration> {
-    let location = Location::try_from(place)?;
-    secrets.extend(location.secrets());
+    let location = location(place, caller)?;
     Ok(Migration::of(location).settings(settings).progress(progress::of(output)))
 }
 
-type Run = std::pin::Pin<Box<dyn Future<Output = Result<Ended>> + Send>>;
-
-/// Runs `run` so that Ctrl-C and a termination stop it cleanly.
-async fn stoppable(migration: Migration, run: impl FnOnce(Migration) -> Run) -> Result<Printed> {
-    let cancel = cancel_on_signal(migration.told());
-    let ended = run(migration.cancel(cancel)).await;
-    Ok(ended_printed(&ended?))
+/// Runs `act` on `migration`, so that signals stop it.
+async fn stoppable<R>(
+    migration: Migration,
+    caller: &Caller,
+    act: impl AsyncFnOnce(Migration) -> Result<R>,
+) -> Result<R> {
+    let ended = caller.ended.clone();
+    let leave = move || {
+        // Nobody waits for a command that has ended.
+        let _ = ended.send(None);
+    };
+    let signals = Signals::listen(migration.told(), leave);
+    Box::pin(act(migration.cancel(signals.cancel()))).await
 }
 
 fn ended_printed(ended: &Ended) -> Printed {
@@ -322,7 +386,6 @@ fn ended_printed(ended: &Ended) -> Printed {
             timed: true,
             ..done(show::report(report), json!({ "ended": "swapped", "report": to_json(report) }))
         },
-        _ => done("Done".to_owned(), json!({ "ended": "done" })),
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use plotters::prelude::{
     BLUE, ChartBuilder, Color, IntoDrawingArea, LineSeries, PathElement, RED, SVGBackend, WHITE,
 };
-use relance::{Error, Result, Trial, Tuned, bytes_text};
+
+use crate::plan::amounts::{bytes_text, count_text};
+use crate::{Error, Result, Trial, Tuned};
 
 const SIZE: (u32, u32) = (800, 450);
 
@@ -28,7 +30,7 @@ pub(super) fn draw(tuned: &Tuned, file: &Path) -> Result<()> {
     std::fs::write(file, svg).map_err(|error| cannot().caused_by(error))
 }
 
-/// The trials of the first kind that was tried: batch sizes.
+/// The first trials, which differ in their batch size alone.
 fn by_batch_size(tuned: &Tuned) -> Vec<&Trial> {
     let first = tuned.trials.first().map(|trial| (trial.knobs.workers, trial.knobs.queue));
     let mut found: Vec<&Trial> = Vec::new();
@@ -59,7 +61,7 @@ fn svg_of(tuned: &Tuned, svg: &mut String) -> std::result::Result<(), Box<dyn st
     };
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let rows = relance::count_text(tuned.sample_rows);
+    let rows = count_text(tuned.sample_rows);
     let title = format!("{}: {rows} rows of {} bytes", tuned.table, tuned.row_bytes);
     let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 20))

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use relance::{
-    Amount, Event, Phase, Progress, SharedProgress, Silent, bytes_text, count_text, escape_json,
-    escape_line,
-};
 use serde_json::json;
 
 use crate::cli::args::{Output, ProgressArg};
+use crate::escape::{escape_json, escape_line};
+use crate::plan::amounts::{bytes_text, count_text};
+use crate::{Amount, Event, Phase, Progress, SharedProgress, Silent};
 
 /// Seconds between plain lines, and between JSON lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(3);
@@ -172,7 +171,6 @@ impl Progress for Lines {
             Event::Note(text) => {
                 self.say(|| format!("  {text}"), || json!({ "event": "note", "text": text }));
             }
-            _ => {}
         }
     }
 }
@@ -218,7 +216,6 @@ impl Progress for Bar {
                 self.bar.set_message(after_percent.to_owned());
             }
             Event::Note(text) => self.bar.println(format!("  {}", escape_line(&text))),
-            _ => {}
         }
     }
 }

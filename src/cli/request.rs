@@ -1,21 +1,20 @@
 //! Flags become values, once.
 
-use relance::{
+use crate::cli::args::{
+    BadValue, Changes, Cutover, Engine, Exists, HoldArg, PreflightArg, Store, StrategyArg,
+    TableArg, VerifyArg,
+};
+use crate::cli::changes::ChangeArg;
+use crate::{
     Change, Error, Hold, IfExists, Location, OnBadValue, Preflight, Request, Result, Settings,
     Strategy, Verify,
 };
 
-use crate::cli::args::{
-    BadValue, Changes, Cutover, Engine, Exists, HoldArg, Place, PreflightArg, Store, StrategyArg,
-    VerifyArg,
-};
-use crate::cli::changes::Asked;
-
-impl TryFrom<Place> for Location {
+impl TryFrom<TableArg> for Location {
     type Error = Error;
 
-    fn try_from(place: Place) -> Result<Self> {
-        let Place { store, table } = place;
+    fn try_from(place: TableArg) -> Result<Self> {
+        let TableArg { store, table } = place;
         location(store, &table)
     }
 }
@@ -40,8 +39,8 @@ pub(super) fn request(changes: &Changes) -> Result<Request> {
     let mut asked = Vec::new();
     for item in &ordered.items {
         match item {
-            Asked::Change(change) => asked.push(change.clone()),
-            Asked::File(path) => {
+            ChangeArg::Change(change) => asked.push(change.clone()),
+            ChangeArg::File(path) => {
                 let name = path.display();
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     Error::usage(format!("cannot read {name}")).caused_by(error)

@@ -1,10 +1,12 @@
 //! Results for people.
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use relance::{
+
+use crate::escape::escape_line;
+use crate::plan::amounts::{bytes_text, count_text};
+use crate::{
     Aborted, Finalized, Held, PointStatus, Report, RolledBack, STAGING_SUFFIX, Sampled,
-    SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, bytes_text,
-    count_text, escape_line,
+    SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
 };
 
 /// Characters of a value in a sample.
@@ -31,9 +33,9 @@ pub(super) fn report(report: &Report) -> String {
     let values = report.skipped_values.iter().filter_map(SkippedValues::text);
     lines.extend(values.map(|text| format!("  values     {text}")));
     let verified = match report.verified {
-        relance::Verify::Full if report.values_nulled.is_empty() => "every value verified",
-        relance::Verify::Full => "every value verified to be what was made",
-        relance::Verify::Quick => "verified quickly",
+        Verify::Full if report.values_nulled.is_empty() => "every value verified",
+        Verify::Full => "every value verified to be what was made",
+        Verify::Quick => "verified quickly",
     };
     lines.push(format!("  rows       {}, {verified}", count_text(report.rows)));
     let nulled = report.values_nulled.iter();

@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use relance::mask_secrets;
-
 use crate::cli::changes::VERBS;
+use crate::secret::mask_secrets;
 
 /// The flag whose values are options of a store.
 const OPTION: &str = "--storage-option";

@@ -24,11 +24,9 @@ use lance_table::format::{BasePath, DeletionFile, Fragment};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::catchup::{Follows, Need, Standing, need};
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::clock::StoreTime;
 use crate::commit::{Outcome, exactly_next};
-use crate::digest::DIGEST_VERSION;
 use crate::error::{Context, Error, Result};
 use crate::journal::beat::Beats;
 pub(crate) use crate::journal::record::{
@@ -36,11 +34,13 @@ pub(crate) use crate::journal::record::{
 };
 pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
 use crate::plan::Strategy;
+use crate::plan::catchup::{Follows, Need, Standing, need};
 use crate::storage::deletion::{Deleted, Naming};
 use crate::storage::files;
 use crate::storage::names::is_data_file;
 use crate::storage::tree::clear_table;
 use crate::table::{Opener, deletions_of};
+use crate::transform::digest::DIGEST_VERSION;
 
 /// The layout of what is written here. Another layout is not resumed.
 pub(crate) const LAYOUT: u32 = 5;

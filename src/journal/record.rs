@@ -7,19 +7,19 @@ use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{ChunkId, Origin};
-use crate::digest::Digest;
 use crate::phase::Phase;
 use crate::plan::{Nulled, Request, Strategy};
 use crate::process::{Presence, ProcessId, Running};
 use crate::settings::Verify;
 use crate::storage::deletion::Deleted;
+use crate::transform::digest::Digest;
 
 /// What the migration is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
     /// The layout of the journal.
     pub layout: u32,
-    /// What the digests in it are of: see [`DIGEST_VERSION`](crate::digest::DIGEST_VERSION).
+    /// What the digests in it are of: see [`DIGEST_VERSION`](crate::transform::digest::DIGEST_VERSION).
     pub digests: u32,
     /// The migration's id, in its files' names, its tag and its commits.
     pub id: String,

@@ -1,11 +1,11 @@
 //! Which columns of a rewrite are the source's own, so that their encoded pages can be copied.
 
 use lance_core::datatypes::Field;
-use lance_file::version::ConcreteFileVersion;
 
 use crate::plan::{Plan, Strategy, cost};
 use crate::schema::column::Column;
 use crate::settings::Width;
+use crate::storage_version::abilities;
 use crate::transform::Transform;
 
 /// Where the columns of a staged file come from when pages are copied.
@@ -23,7 +23,7 @@ impl Copies {
     /// reading anything, every row is kept, and the format has pages that tell everything themselves.
     pub(crate) fn of(plan: &Plan) -> Option<Self> {
         let rewrites = plan.strategy == Strategy::Rewrite && plan.filter.is_none();
-        if !rewrites || !has_whole_pages(plan.storage_version) {
+        if !rewrites || !abilities(plan.storage_version).has_whole_pages {
             return None;
         }
         let mut columns = Vec::new();
@@ -41,6 +41,7 @@ impl Copies {
                 | Column::Fill { .. }
                 | Column::NotNull { .. }
                 | Column::Sql { .. }
+                | Column::BlobV2 { .. }
                 | Column::Struct { .. } => return None,
             });
         }
@@ -77,12 +78,6 @@ impl Copies {
         let places = self.made().into_iter().filter_map(|place| plan.written.get(place).copied());
         Transform::of(&plan.target, &places.collect::<Vec<_>>(), None)
     }
-}
-
-/// Whether a page of `version` needs nothing but its own buffers: 2.0 keeps some of what it needs beside
-/// them, and 2.3 is not stable yet.
-fn has_whole_pages(version: ConcreteFileVersion) -> bool {
-    matches!(version, ConcreteFileVersion::V2_1 | ConcreteFileVersion::V2_2)
 }
 
 /// Whether both are stored alike: names, nullability and ids do not matter. Blobs are not: what a page says

@@ -6,34 +6,37 @@ use arrow::datatypes::DataType;
 use lance_core::datatypes::Field;
 use serde::Serialize;
 
-use crate::plan::{Facts, IndexFacts, IndexFate, Strategy};
+use crate::plan::facts::{Facts, IndexFacts};
+use crate::plan::indices::IndexFate;
+use crate::plan::strategy::Strategy;
 use crate::schema::column::Column;
 use crate::schema::target::Target;
 
 /// What a plan costs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Cost {
     /// Read from the source.
     pub read_bytes: u64,
-    /// Written to staged files, at most; what Lance compresses away is not taken off.
+    /// Written to staged files, at most: as if Lance compressed nothing.
     pub write_bytes: u64,
     /// Read back, when verifying in full.
     pub verify_bytes: u64,
-    /// Free space that is needed: staged files and rebuilt indices, beside what is there.
+    /// Free space that is needed for staged files and rebuilt indices.
     pub needed_bytes: u64,
-    /// Free space that there is, where that can be known.
+    /// Free space, where it can be known.
     pub free_bytes: Option<u64>,
 }
 
 /// Room for manifests, footers and the journal.
 const OVERHEAD_BYTES: u64 = 4 << 20;
 
-/// Bytes of a value of a type that says nothing about its size, when nothing else tells either.
+/// Bytes of a value, when neither its type nor the size of the table says anything about it.
 const UNKNOWN_BYTES: u64 = 16;
 
 impl Cost {
     /// The cost of taking a table of these `facts` to `target` by `strategy`.
-    pub fn of(
+    pub(crate) fn of(
         facts: &Facts,
         target: &Target,
         strategy: Strategy,
@@ -49,8 +52,8 @@ impl Cost {
                 for place in target.derived() {
                     let pair = target.columns.get(place).zip(target.schema.fields.get(place));
                     let Some((column, field)) = pair else { continue };
-                    Column::inputs(column, &mut names);
-                    width = width.saturating_add(widths.made(column, field));
+                    names.extend(column.inputs());
+                    width = width.saturating_add(widths.derived(column, field));
                 }
                 names.sort_unstable();
                 names.dedup();
@@ -59,9 +62,9 @@ impl Cost {
             }
             Strategy::Rewrite => {
                 let read: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
-                let made = target.columns.iter().zip(&target.schema.fields);
-                let changed = made.filter(|(column, _)| !column.is_kept());
-                let added: u64 = changed.map(|(column, field)| widths.made(column, field)).sum();
+                let columns = target.columns.iter().zip(&target.schema.fields);
+                let derived = columns.filter(|(column, _)| !column.is_kept());
+                let added: u64 = derived.map(|(column, field)| widths.derived(column, field)).sum();
                 (read, read.saturating_add(added.saturating_mul(rows)))
             }
         };
@@ -81,7 +84,7 @@ impl Cost {
 /// About how many bytes a row of each column takes on storage.
 struct Widths<'a> {
     facts: &'a Facts,
-    /// Of a column whose type does not tell: an equal share of what the others leave.
+    /// Of a column whose type does not tell: an equal share of the bytes that the other columns leave.
     unknown: u64,
 }
 
@@ -102,8 +105,8 @@ impl<'a> Widths<'a> {
         field.and_then(|field| width(&field.data_type())).unwrap_or(self.unknown)
     }
 
-    /// Of a column that is made anew.
-    fn made(&self, column: &Column, field: &Field) -> u64 {
+    /// Of a derived column.
+    fn derived(&self, column: &Column, field: &Field) -> u64 {
         if let Column::Constant(value) = column {
             return constant(value);
         }

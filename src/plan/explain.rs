@@ -2,16 +2,21 @@
 
 use arrow::datatypes::Schema as ArrowSchema;
 use lance_core::datatypes::Schema;
-use lance_file::version::ConcreteFileVersion;
 use serde_json::{Value, json};
 
 use crate::escape::Page;
+use crate::plan::Plan;
+use crate::plan::amounts::{bytes_text, count_text};
+use crate::plan::choice::of_change;
 use crate::plan::copies::Copies;
-use crate::plan::strategy::of_change;
-use crate::plan::{IndexFate, Plan, SkippedValues};
-use crate::schema::blob::is_first_kind;
+use crate::plan::cost::Cost;
+use crate::plan::facts::IndexFacts;
+use crate::plan::finding::SkippedValues;
+use crate::plan::indices::IndexFate;
+use crate::schema::blob::is_blob_v1;
 use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
+use crate::storage_version::abilities;
 
 impl Plan {
     /// The plan for people: control characters in names and values are escaped.
@@ -24,40 +29,39 @@ impl Plan {
 
     /// The plan for programs.
     pub fn json(&self) -> Value {
-        let chunks: Vec<_> = self.chunks.iter().map(|chunk| {
-            let sources: Vec<_> = chunk.fragments.iter().map(|fragment| fragment.origin.id).collect();
-            json!({ "id": chunk.id, "rows": chunk.rows(), "bytes": chunk.bytes(), "fragments": sources })
-        }).collect();
-        let indices: Vec<_> = self.indices.iter().map(|(index, fate)| {
-            json!({ "name": index.name, "column": index.column, "kind": index.kind, "fate": fate })
-        }).collect();
-        let changes: Vec<_> = self.target.changes.iter().map(Change::text).collect();
-        let details: Vec<_> = self.target.changes.iter().map(|change| {
+        let chunks = self.chunks.iter().map(|chunk| {
+            let sources: Vec<_> =
+                chunk.fragments.iter().map(|fragment| fragment.origin.id).collect();
+            let (id, rows, bytes) = (chunk.id, chunk.rows(), chunk.bytes());
+            json!({ "id": id, "rows": rows, "bytes": bytes, "fragments": sources })
+        });
+        let indices = self.indices.iter().map(|(index, fate)| {
+            let IndexFacts { name, column, kind, .. } = index;
+            json!({ "name": name, "column": column, "kind": kind, "fate": fate })
+        });
+        let details = self.target.changes.iter().map(|change| {
             let (strategy, why) = of_change(change);
             let inverse = change.inverse().map(|inverse| inverse.text());
             json!({ "change": change.text(), "strategy": strategy, "why": why, "undo": inverse })
-        }).collect();
-        let others: Vec<_> = self
-            .others
-            .iter()
-            .map(|(strategy, cost)| {
-                json!({
-                    "strategy": strategy,
-                    "read_bytes": cost.read_bytes,
-                    "write_bytes": cost.write_bytes,
-                    "needed_bytes": cost.needed_bytes,
-                })
+        });
+        let others = self.others.iter().map(|(strategy, cost)| {
+            let Cost { read_bytes, write_bytes, needed_bytes, .. } = cost;
+            json!({
+                "strategy": strategy,
+                "read_bytes": read_bytes,
+                "write_bytes": write_bytes,
+                "needed_bytes": needed_bytes,
             })
-            .collect();
+        });
         let skipped: Vec<_> = self.target.skipped.iter().map(|skipped| &skipped.name).collect();
         json!({
             "table": self.table,
             "version": self.version,
             "strategy": self.strategy,
             "why": self.choice.why,
-            "changes": changes,
-            "change_details": details,
-            "other_strategies": others,
+            "changes": texts(&self.target.changes),
+            "change_details": details.collect::<Value>(),
+            "other_strategies": others.collect::<Value>(),
             "skipped": skipped,
             "skipped_values": self.skipped_values,
             "lost": self.target.lost,
@@ -68,15 +72,15 @@ impl Plan {
             "storage_version_before": self.storage_version_before.to_manifest_string(),
             "rows": self.rows,
             "fragments": self.fragments,
-            "chunks": chunks,
+            "chunks": chunks.collect::<Value>(),
             "read_bytes": self.cost.read_bytes,
             "write_bytes": self.cost.write_bytes,
             "verify_bytes": self.cost.verify_bytes,
             "needed_bytes": self.cost.needed_bytes,
             "free_bytes": self.cost.free_bytes,
-            "copied_columns": Copies::of(self).map(|copies| copies.names()).unwrap_or_default(),
-            "indices": indices,
-            "undo": self.inverse().map(|undo| undo.iter().map(Change::text).collect::<Vec<_>>()),
+            "copied_columns": self.copied_columns(),
+            "indices": indices.collect::<Value>(),
+            "undo": self.inverse().map(|undo| texts(&undo)),
         })
     }
 
@@ -85,9 +89,29 @@ impl Plan {
         &self.choice.why
     }
 
+    /// The names of the columns whose encoded pages are copied.
+    fn copied_columns(&self) -> Vec<String> {
+        Copies::of(self).map(|copies| copies.names()).unwrap_or_default()
+    }
+
     fn write_text(&self, out: &mut Page) -> std::fmt::Result {
         writeln!(out, "Plan for `{}` at version {}", self.table, self.version)?;
         writeln!(out, "  strategy   {}: {}", self.strategy, self.why())?;
+        self.write_changes(out)?;
+        self.write_schema(out)?;
+        let (rows, chunks) = (count_text(self.rows), self.chunks.len());
+        let fragments = self.fragments;
+        writeln!(out, "  rows       {rows} in {fragments} fragments, {chunks} chunks")?;
+        self.write_files(out)?;
+        self.write_costs(out)?;
+        self.write_indices(out)?;
+        if !self.is_nothing() {
+            writeln!(out, "  undo       {}", self.undo_text())?;
+        }
+        Ok(())
+    }
+
+    fn write_changes(&self, out: &mut Page) -> std::fmt::Result {
         for change in &self.target.changes {
             let (strategy, why) = of_change(change);
             writeln!(out, "  change     {} ({strategy}: {why})", change.text())?;
@@ -104,16 +128,15 @@ impl Plan {
         for lost in &self.target.lost {
             writeln!(out, "  lost       {lost}")?;
         }
-        self.write_schema(out)?;
-        let (rows, chunks) = (count_text(self.rows), self.chunks.len());
-        let fragments = self.fragments;
-        writeln!(out, "  rows       {rows} in {fragments} fragments, {chunks} chunks")?;
-        self.write_files(out)?;
+        Ok(())
+    }
+
+    fn write_costs(&self, out: &mut Page) -> std::fmt::Result {
         let cost = &self.cost;
         writeln!(out, "  read       {}", bytes_text(cost.read_bytes))?;
         let verify = bytes_text(cost.verify_bytes);
         writeln!(out, "  write      up to {}, read back {verify}", bytes_text(cost.write_bytes))?;
-        let copied = Copies::of(self).map(|copies| copies.names()).unwrap_or_default();
+        let copied = self.copied_columns();
         if !copied.is_empty() {
             let names = copied.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
             let names = names.join(", ");
@@ -130,6 +153,10 @@ impl Plan {
             let (read, write) = (bytes_text(cost.read_bytes), bytes_text(cost.write_bytes));
             writeln!(out, "  instead    {strategy} would read {read} and write up to {write}")?;
         }
+        Ok(())
+    }
+
+    fn write_indices(&self, out: &mut Page) -> std::fmt::Result {
         for (index, fate) in &self.indices {
             let asked = self.request.drop_indices.contains(&index.name);
             let fate = match fate {
@@ -143,9 +170,6 @@ impl Plan {
             let (name, kind, column) = (&index.name, &index.kind, &index.column);
             writeln!(out, "  index      `{name}` ({kind} on `{column}`): {fate}")?;
         }
-        if !self.is_nothing() {
-            writeln!(out, "  undo       {}", self.undo_text())?;
-        }
         Ok(())
     }
 
@@ -158,17 +182,14 @@ impl Plan {
             let (old, new) = (old.to_manifest_string(), new.to_manifest_string());
             writeln!(out, "  files      storage version {old} becomes {new}")?;
             let target = &self.target.schema.fields;
-            let moved = target.iter().filter(|field| {
-                field.is_blob_v2() && self.before.field_by_id(field.id).is_some_and(is_first_kind)
+            let promoted = target.iter().filter(|field| {
+                field.is_blob_v2() && self.before.field_by_id(field.id).is_some_and(is_blob_v1)
             });
-            for field in moved {
+            for field in promoted {
                 let name = &field.name;
-                writeln!(
-                    out,
-                    "  blobs      those of `{name}` become Lance's second kind, of that version"
-                )?;
+                writeln!(out, "  blobs      those of `{name}` become blob v2")?;
             }
-            if let Some(client) = oldest_client(self.storage_version) {
+            if let Some(client) = abilities(self.storage_version).oldest_client {
                 writeln!(out, "  clients    {client} or newer can read it")?;
             }
         }
@@ -180,8 +201,7 @@ impl Plan {
             return "`rollback`, at once; what was written after the swap cannot be carried back"
                 .to_owned();
         };
-        let undo: Vec<_> = undo.iter().map(Change::text).collect();
-        let undo = undo.join(", ");
+        let undo = texts(&undo).join(", ");
         format!("`rollback`, at once; `rollback --keep-writes` carries later writes back ({undo})")
     }
 
@@ -202,6 +222,10 @@ impl Plan {
     }
 }
 
+fn texts(changes: &[Change]) -> Vec<String> {
+    changes.iter().map(Change::text).collect()
+}
+
 fn schema_json(schema: &Schema) -> Value {
     let arrow = ArrowSchema::from(schema);
     let fields = arrow.fields().iter().map(|field| {
@@ -212,61 +236,4 @@ fn schema_json(schema: &Schema) -> Value {
         })
     });
     Value::Array(fields.collect())
-}
-
-/// The oldest client of Lance's that reads files of `version`, from the format's version table in Lance's documentation.
-fn oldest_client(version: ConcreteFileVersion) -> Option<&'static str> {
-    match version {
-        ConcreteFileVersion::V1 => None,
-        ConcreteFileVersion::V2_0 => Some("pylance 0.16"),
-        ConcreteFileVersion::V2_1 => Some("pylance 0.38"),
-        ConcreteFileVersion::V2_2 | ConcreteFileVersion::V2_3 => Some("pylance 2.0"),
-    }
-}
-
-/// `1_500_000` as `1,500,000`.
-pub fn count_text(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// Bytes in binary units.
-pub fn bytes_text(bytes: u64) -> String {
-    const UNITS: &[&str] = &["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut scaled = bytes;
-    let mut unit = "KiB";
-    let mut rest = 0;
-    for name in UNITS {
-        unit = name;
-        rest = scaled % 1024 * 10 / 1024;
-        scaled /= 1024;
-        if scaled < 1024 {
-            break;
-        }
-    }
-    format!("{scaled}.{rest} {unit}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn amounts_read_well() {
-        assert_eq!(count_text(0), "0");
-        assert_eq!(count_text(1_234_567), "1,234,567");
-        assert_eq!(bytes_text(1023), "1023 B");
-        assert_eq!(bytes_text(1536), "1.5 KiB");
-        assert_eq!(bytes_text(3 << 40), "3.0 TiB");
-    }
 }

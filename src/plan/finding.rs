@@ -1,12 +1,13 @@
-//! Values that a change cannot take over, as they were found in the data.
+//! Values that a change cannot take over, as the data has them.
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::explain::count_text;
+use crate::plan::amounts::count_text;
 use crate::schema::cast::Problem;
 
 /// Values of a column that a change cannot take over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// The column's path.
     pub column: String,
@@ -20,6 +21,7 @@ pub struct Finding {
 
 /// A value, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Example {
     /// The row's address: the fragment's id in the upper 32 bits, the row's place in it in the lower.
     /// Where row ids are not stable it is LanceDB's `_rowid`.
@@ -39,8 +41,9 @@ impl Finding {
     }
 }
 
-/// Values of a column that did not go through and became null.
+/// Values of a column that could not be taken over and became null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Nulled {
     /// The column's path.
     pub column: String,
@@ -48,13 +51,13 @@ pub struct Nulled {
     pub problem: Problem,
     /// How many.
     pub count: u64,
-    /// Whether some of them may be gone since: rows were deleted while the migration ran.
+    /// Whether it may be fewer by now: rows were deleted while the migration ran.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub at_most: bool,
 }
 
 impl Nulled {
-    /// What became of them, in words.
+    /// The same in words.
     pub fn text(&self) -> String {
         let Self { column, problem, count, at_most } = self;
         let most = if *at_most { "at most " } else { "" };
@@ -79,16 +82,17 @@ impl Nulled {
     }
 }
 
-/// How a column that was there already compares with the values that were asked for.
+/// How a column that exists already compares with the values that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SkippedValues {
     /// The column's path.
     pub column: String,
     /// Its rows.
     pub rows: u64,
-    /// Those that hold another value.
+    /// Rows that hold another value.
     pub others: u64,
-    /// Those that are null, where a value was asked for.
+    /// Rows that are null where a value was asked for.
     pub nulls: u64,
     /// What `--fill` would put in place of nulls.
     pub fill: Option<String>,

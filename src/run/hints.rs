@@ -1,44 +1,42 @@
-//! The commands that errors and notes suggest, as a shell takes them.
+//! What to type next: the commands that errors and notes suggest, as a shell takes them.
 
+use crate::error::{Error, Kind};
 use crate::escape::shell_word;
-use crate::progress::note;
-use crate::run::Migration;
+use crate::run::context::Context;
 
 /// Names of what is left alone that are shown.
 const LEFT_SHOWN: usize = 5;
 
-impl Migration {
-    /// What goes on with the staged migration, and what drops it.
-    pub(super) fn next_steps(&self) -> String {
-        let (resume, abort) = (self.command("resume"), self.command("abort"));
-        format!("{resume} goes on, {abort} drops what is staged")
-    }
+/// What goes on with the staged migration, and what drops it.
+pub(in crate::run) fn next_steps(ctx: &Context) -> String {
+    let (resume, abort) = (command(ctx, "resume"), command(ctx, "abort"));
+    format!("{resume} goes on, {abort} drops what is staged")
+}
 
-    /// Says what was left alone in the staging table's folder, if anything was.
-    pub(super) fn tell_left(&self, left: &[String]) {
-        let (first, staging) = (left.iter().take(LEFT_SHOWN), self.location.staging_table());
-        let first: Vec<_> = first.map(|name| format!("`{name}`")).collect();
-        let (count, first) = (left.len(), first.join(", "));
-        if count > 0 {
-            let what = "links, or files that are not relance's, are left alone";
-            note(&self.progress, format!("{count} {what} in the folder of `{staging}`: {first}"));
-        }
+/// Says what was left alone in the staging table's folder, if anything was.
+pub(in crate::run) fn tell_left(ctx: &Context, left: &[String]) {
+    let (first, staging) = (left.iter().take(LEFT_SHOWN), ctx.location.staging_table());
+    let first: Vec<_> = first.map(|name| format!("`{name}`")).collect();
+    let (count, first) = (left.len(), first.join(", "));
+    if count > 0 {
+        let what = "links, or files that are not relance's, are left alone";
+        ctx.say(format!("{count} {what} in the folder of `{staging}`: {first}"));
     }
+}
 
-    /// A command of relance's on this table, as it is typed.
-    pub(super) fn command(&self, verb: &str) -> String {
-        self.command_with(verb, &[])
-    }
+/// A command of relance's on this table, as it is typed.
+pub(in crate::run) fn command(ctx: &Context, verb: &str) -> String {
+    command_with(ctx, verb, &[])
+}
 
-    /// The same with `flags`.
-    pub(super) fn command_with(&self, verb: &str, flags: &[&str]) -> String {
-        format!("`{}`", self.bare_command(verb, flags))
-    }
+/// The same with `flags`.
+pub(in crate::run) fn command_with(ctx: &Context, verb: &str, flags: &[&str]) -> String {
+    format!("`{}`", bare_command(ctx, verb, flags))
+}
 
-    /// The same without backticks around it.
-    pub(super) fn bare_command(&self, verb: &str, flags: &[&str]) -> String {
-        typed(verb, flags, self.location.database(), self.location.table())
-    }
+/// The same without backticks around it.
+pub(in crate::run) fn bare_command(ctx: &Context, verb: &str, flags: &[&str]) -> String {
+    typed(verb, flags, ctx.location.database(), ctx.table())
 }
 
 /// The command line of `verb` on `table`. What begins with a dash is no flag after two of them.
@@ -55,6 +53,61 @@ fn typed(verb: &str, flags: &[&str], database: &str, table: &str) -> String {
         words.extend(flags);
     }
     words.join(" ")
+}
+
+/// `error`, with what is kept and what to do.
+pub(in crate::run) fn kept(ctx: &Context, error: Error) -> Error {
+    if matches!(error.kind(), Kind::Locked | Kind::OutcomeUnknown) {
+        return error;
+    }
+    error.with_advice(&format!("the live table is as it was. {}", next_steps(ctx)))
+}
+
+/// `error`, which came after the swap as `version`, as what it is there: nothing of the table's is lost,
+/// and something is left to do.
+pub(in crate::run) fn unfinished(ctx: &Context, version: u64, error: Error) -> Error {
+    let swapped = format!("swapped in as version {version}, whole");
+    let resume = command(ctx, "resume");
+    match error.kind() {
+        Kind::Locked => error.with_advice(&format!("{swapped}; another run does the rest")),
+        Kind::Interrupted => Error::unfinished(format!("{swapped}; interrupted after that"))
+            .with_advice(&format!("{resume} does the rest")),
+        Kind::Mismatch => {
+            let rollback = command(ctx, "rollback");
+            Error::unfinished(format!("{swapped}; a look at it found something else"))
+                .with_advice(&format!("{resume} looks again, {rollback} takes it back"))
+                .caused_by(error)
+        }
+        Kind::Usage | Kind::Refused | Kind::OutcomeUnknown | Kind::Unfinished | Kind::Failed => {
+            Error::unfinished(format!("{swapped}; something after that failed"))
+                .with_advice(&format!("{resume} does the rest"))
+                .caused_by(error)
+        }
+    }
+}
+
+pub(in crate::run) fn landed(ctx: &Context, version: u64) -> Error {
+    Error::refused(format!("the swap landed as version {version}, so there is nothing to abort"))
+        .with_advice(&format!(
+            "{} finishes it; {} takes it back",
+            command(ctx, "resume"),
+            command(ctx, "rollback")
+        ))
+}
+
+/// The error of a commit that may or may not have landed.
+pub(in crate::run) fn unknown(ctx: &Context, attempted: u64) -> Error {
+    let table = ctx.table();
+    let message = format!(
+        "whether version {attempted} of `{table}` was committed is not known: the store gave no \
+         answer. Nothing was deleted"
+    );
+    let advice = format!(
+        "when the store answers again, {} tells, and {} goes on from there",
+        command(ctx, "status"),
+        command(ctx, "resume")
+    );
+    Error::new(Kind::OutcomeUnknown, message).with_advice(&advice)
 }
 
 #[cfg(test)]

@@ -2,84 +2,84 @@
 
 use std::time::Duration;
 
-use crate::catchup::Need;
 use crate::error::{Kind, Result};
 use crate::phase::Phase;
-use crate::progress::{Amount, note};
-use crate::run::report::{Ended, Held};
-use crate::run::{Migration, Underway};
+use crate::plan::catchup::{Need, Rounds};
+use crate::progress::Amount;
+use crate::run::context::Context;
+use crate::run::copier::{copy, tell_verified};
+use crate::run::hints::command;
+use crate::run::lease::store_time;
+use crate::run::report::Held;
+use crate::run::session::Session;
 use crate::settings::Hold;
 
 /// How often a migration that waits looks at the table.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-impl Migration {
-    /// Stages and verifies, and ends there, or goes on catching up until another run takes over.
-    pub(super) async fn hold(&self, underway: &mut Underway) -> Result<Ended> {
-        self.stage(underway, Phase::Stage).await?;
-        self.tell_verified(underway);
-        self.begin_phase(Phase::Hold, Amount::default());
-        let waits = self.settings.hold == Hold::Wait;
-        self.keep_held(underway, !waits).await?;
-        if !waits {
-            return Ok(self.held(underway, false));
-        }
-        note(&self.progress, format!("waiting; {} swaps", self.command("resume")));
-        match self.wait(underway).await {
-            Ok(()) => {
-                self.keep_held(underway, true).await?;
-                Ok(self.held(underway, false))
-            }
-            Err(error) if error.kind() == Kind::Locked => {
-                underway.journal.end_beats().await;
-                self.remove_fresh(underway).await?;
-                Ok(self.held(underway, true))
-            }
-            Err(error) => Err(error),
-        }
+/// Stages and verifies, and ends there, or goes on catching up until another run takes over.
+pub(in crate::run) async fn hold(ctx: &Context, session: &mut Session) -> Result<Held> {
+    let mut whole = copy(ctx, session, Phase::Stage).await?;
+    tell_verified(ctx, whole.session());
+    ctx.begin_phase(Phase::Hold, Amount::default());
+    let waits = ctx.settings.hold == Hold::Wait;
+    keep_held(ctx, session, !waits).await?;
+    if !waits {
+        return Ok(held(ctx, session, false));
     }
+    ctx.say(format!("waiting; {} swaps", command(ctx, "resume")));
+    match wait(ctx, session).await {
+        Ok(()) => {
+            keep_held(ctx, session, true).await?;
+            Ok(held(ctx, session, false))
+        }
+        Err(error) if error.kind() == Kind::Locked => {
+            session.journal.end_beats().await;
+            session.remove_fresh().await?;
+            Ok(held(ctx, session, true))
+        }
+        Err(error) => Err(error),
+    }
+}
 
-    /// Catches up until it is asked to stop.
-    async fn wait(&self, underway: &mut Underway) -> Result<()> {
-        let mut lost = underway.journal.lost();
-        loop {
-            tokio::select! {
-                error = &mut lost => return Err(error),
-                more = self.pause(LOOK_EVERY) => if !more { return Ok(()) },
-            }
-            if self.look(underway).await? || self.is_stale(underway) {
-                // However long it waits, no round before this one counts.
-                underway.staged_first = None;
-                underway.rounds = crate::catchup::Rounds::default();
-                self.stage(underway, Phase::Hold).await?;
-                self.keep_held(underway, false).await?;
-            }
+/// Catches up until it is asked to stop.
+async fn wait(ctx: &Context, session: &mut Session) -> Result<()> {
+    let mut lost = session.journal.lost();
+    loop {
+        tokio::select! {
+            error = &mut lost => return Err(error),
+            more = ctx.pause(LOOK_EVERY) => if !more { return Ok(()) },
+        }
+        if session.lags(ctx).await? || is_stale(ctx, session) {
+            // However long it waits, no round before this one counts.
+            session.staged_first = None;
+            session.rounds = Rounds::default();
+            copy(ctx, session, Phase::Hold).await?;
+            keep_held(ctx, session, false).await?;
         }
     }
+}
 
-    /// Makes everything durable, so that it can be looked at and taken over.
-    async fn keep_held(&self, underway: &mut Underway, released: bool) -> Result<()> {
-        self.checkpoint(&mut underway.journal, Phase::Hold, released).await?;
-        let doomed = underway.journal.take_doomed();
-        self.worker(underway).await?.remove(doomed).await?;
-        underway.journal.show_deletions(&underway.source).await
-    }
+/// Makes everything durable, so that it can be looked at and taken over.
+async fn keep_held(ctx: &Context, session: &mut Session, released: bool) -> Result<()> {
+    session.save(ctx, Phase::Hold, released).await?;
+    session.journal.show_deletions(&session.source).await
+}
 
-    /// Whether staged files have grown too old while it waited.
-    fn is_stale(&self, underway: &Underway) -> bool {
-        let now = self.store_time(&underway.journal);
-        let mut chunks = underway.plan.chunks.iter();
-        chunks.any(|chunk| underway.journal.need(chunk, now) != Need::Nothing)
-    }
+/// Whether staged files have grown too old while it waited.
+fn is_stale(ctx: &Context, session: &Session) -> bool {
+    let now = store_time(ctx, &session.journal);
+    let mut chunks = session.plan.chunks.iter();
+    chunks.any(|chunk| session.journal.need(chunk, now) != Need::Nothing)
+}
 
-    fn held(&self, underway: &Underway, taken_over: bool) -> Ended {
-        let header = underway.journal.header();
-        Ended::Held(Held {
-            table: self.location.table().to_owned(),
-            id: header.id.clone(),
-            rows: header.rows,
-            values_nulled: underway.values_nulled(),
-            taken_over,
-        })
+fn held(ctx: &Context, session: &Session, taken_over: bool) -> Held {
+    let header = session.journal.header();
+    Held {
+        table: ctx.table().to_owned(),
+        id: header.id.clone(),
+        rows: header.rows,
+        values_nulled: session.values_nulled(),
+        taken_over,
     }
 }

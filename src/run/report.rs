@@ -26,6 +26,7 @@ pub enum Ended {
 
 /// A migration that waits for `resume`.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Held {
     /// The table.
     pub table: String,
@@ -41,6 +42,7 @@ pub struct Held {
 
 /// A migration that is done.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The table.
     pub table: String,
@@ -95,6 +97,7 @@ pub struct Report {
 
 /// A migration that was dropped.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Aborted {
     /// The table.
     pub table: String,
@@ -112,6 +115,7 @@ pub struct Aborted {
 
 /// What is known of a table's migrations.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct TableStatus {
     /// The table.
     pub table: String,
@@ -127,6 +131,7 @@ pub struct TableStatus {
 
 /// A version that is kept for a migration that is not there.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct PinStatus {
     /// The migration's id.
     pub id: String,
@@ -136,6 +141,7 @@ pub struct PinStatus {
 
 /// A staged migration.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct StagedStatus {
     /// Its id.
     pub id: String,
@@ -171,6 +177,7 @@ pub struct StagedStatus {
 
 /// A rollback point.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct PointStatus {
     /// The migration's id.
     pub id: String,
@@ -192,6 +199,7 @@ pub struct PointStatus {
 
 /// A column that was added with a value, and is null in rows that were written since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct NullsStatus {
     /// The column.
     pub column: String,
@@ -205,6 +213,7 @@ pub struct NullsStatus {
 
 /// What is kept and not used any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Unused {
     /// Data files, deletion files and files of indices.
     pub files: u64,
@@ -214,6 +223,7 @@ pub struct Unused {
 
 /// The version before the swap, put back.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct RolledBack {
     /// The table.
     pub table: String,
@@ -236,6 +246,7 @@ pub struct RolledBack {
 
 /// A rollback point given up.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Finalized {
     /// The table.
     pub table: String,
@@ -255,6 +266,7 @@ pub struct Finalized {
 
 /// The live table compared with its rollback point.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Verified {
     /// The table.
     pub table: String,
@@ -267,7 +279,7 @@ pub struct Verified {
     /// Rows.
     pub rows: u64,
     /// A digest for each column, equal on both sides.
-    pub columns: Vec<(String, crate::digest::Digest)>,
+    pub columns: Vec<(String, crate::transform::digest::Digest)>,
     /// Commits by others since, which were not looked at.
     pub commits_since: u64,
     /// Whether there may be more of them.

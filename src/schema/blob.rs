@@ -1,9 +1,9 @@
-//! Blobs of Lance's second kind, whose bytes lie beside the column: in the data file itself, in files of
+//! Lance's blob v2, whose bytes lie beside the column: in the data file itself, in files of
 //! their own next to it ("sidecars"), or wherever a URI points (lance-core 14 `src/datatypes.rs`).
 //!
-//! What a data file stores for a blob is a descriptor, which means nothing without the file that it was
-//! read from. The pipeline carries the descriptor together with that file's name, so that rows of many
-//! files can be filtered, cut and put together; and a hash of the bytes, so that they can be compared.
+//! A data file stores a descriptor for each blob, which means nothing without that file. The pipeline carries the
+//! descriptor together with the file's name, so that rows of many files can be filtered, cut and put together. It
+//! also carries a hash of the bytes, so that blobs can be compared.
 
 use std::sync::{Arc, LazyLock};
 
@@ -30,7 +30,7 @@ pub(crate) static CARRIED: LazyLock<Fields> = LazyLock::new(|| {
         child("blob_id", DataType::UInt32),
         // The data file that it was read from, without `.lance`.
         child("file", DataType::Utf8),
-        // Its bytes, if they are still to be put into a file of their own.
+        // Its bytes, if the writer still has to put them outside of the data file.
         child("fresh", DataType::LargeBinary),
     ])
 });
@@ -51,20 +51,20 @@ pub(crate) fn kind_of_size(bytes: usize) -> u8 {
     }
 }
 
-/// Whether `field` is a blob of the first kind, whose bytes lie in the column.
-pub(crate) fn is_first_kind(field: &Field) -> bool {
+/// Whether `field` is a blob v1 column, in which the bytes themselves lie.
+pub(crate) fn is_blob_v1(field: &Field) -> bool {
     field.is_blob() && !field.is_blob_v2()
 }
 
 /// How many children of [`CARRIED`] are compared when staged rows are read back.
 const COMPARED: usize = 5;
 
-/// The top-level blob columns of `schema`.
+/// The top-level columns of blob v2 in `schema`.
 pub(crate) fn columns(schema: &Schema) -> Vec<&Field> {
     schema.fields.iter().filter(|field| field.is_blob_v2()).collect()
 }
 
-/// `schema` with the descriptors of blobs in place of the blobs: what is asked of Lance's readers.
+/// `schema` with the descriptors of blobs in place of the blobs, which is what Lance's readers are asked for.
 pub(crate) fn stored(schema: &Schema) -> Schema {
     let mut stored = schema.clone();
     stored.fields.iter_mut().for_each(Field::unload_blobs_recursive);
@@ -97,7 +97,7 @@ fn is_blob(field: &ArrowField) -> bool {
     field.extension_type_name() == Some("lance.blob.v2")
 }
 
-/// What of `batch`, whose blobs are carried, is compared.
+/// The part of `batch`, whose blobs are carried, that is compared.
 ///
 /// # Errors
 /// `Failed`, when it is not of the carried form.
@@ -113,8 +113,9 @@ pub(crate) fn comparable(batch: RecordBatch) -> Result<RecordBatch> {
         let (fields, children, nulls) = column.as_struct().clone().into_parts();
         let fields: Fields = fields.iter().take(COMPARED).cloned().collect();
         let children: Vec<ArrayRef> = children.into_iter().take(COMPARED).collect();
-        let made = StructArray::try_new(fields, children, nulls);
-        Ok(Arc::new(made.doing(|| format!("compare the blobs of `{}`", field.name()))?) as ArrayRef)
+        let compared = StructArray::try_new(fields, children, nulls);
+        Ok(Arc::new(compared.doing(|| format!("compare the blobs of `{}`", field.name()))?)
+            as ArrayRef)
     });
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let schema = Arc::new(compared(&schema));

@@ -1,64 +1,63 @@
-//! One thing asked of a table's schema.
+//! One change of a table's schema or of a column's values.
 
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::cast::is_exact;
+use crate::schema::cast::castable::is_exact;
 use crate::schema::path::renamed;
 use crate::schema::show::type_text;
 use crate::schema::stored;
 
-/// One thing asked of a table's schema. Columns are named by dotted path where they lie in a struct.
+/// One change of a table's schema or of a column's values. A column in a struct is named by its dotted path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Change {
-    /// A new column, filled with one value, or with nulls.
+    /// Adds a column that holds one value, or nulls.
     Add(Add),
-    /// A new column, computed from the others.
+    /// Adds a column that is computed from others.
     Compute(Compute),
-    /// Another type for a column.
+    /// Casts a column to another type.
     Cast(Cast),
-    /// Other values for a column.
+    /// Computes the values of an existing column.
     Set {
         /// The column.
         name: String,
-        /// The expression, over the columns as they are at this place in the order of changes, cast to the
-        /// column's own type.
+        /// The expression over the columns after the changes before this one, cast to the column's own type.
         sql: String,
     },
-    /// A value in place of a column's nulls.
+    /// Puts a value in place of a column's nulls.
     Fill {
         /// The column.
         name: String,
         /// The value as text, in the column's type.
         value: String,
     },
-    /// Another name for a column.
+    /// Renames a column.
     Rename {
         /// The column.
         name: String,
         /// Its new name, without the path.
         to: String,
     },
-    /// A column less.
+    /// Drops a column.
     Drop {
         /// The column.
         name: String,
     },
-    /// A column that may hold nulls.
+    /// Allows nulls in a column.
     Nullable {
         /// The column.
         name: String,
     },
-    /// A column that may not.
+    /// Forbids nulls in a column.
     NotNull {
         /// The column.
         name: String,
     },
 }
 
-/// A default-filled column.
+/// An added column that holds one value, or nulls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Add {
     /// Its name.
@@ -82,11 +81,11 @@ pub struct Compute {
     pub data_type: Option<DataType>,
     /// Whether it may hold nulls.
     pub nullable: bool,
-    /// The expression, over the columns as they are at this place in the order of changes.
+    /// The expression over the columns after the changes before this one.
     pub sql: String,
 }
 
-/// Another type for a column.
+/// A cast of a column to another type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cast {
     /// The column.
@@ -100,7 +99,7 @@ pub struct Cast {
 }
 
 impl Change {
-    /// The column that it is about.
+    /// The column that it changes.
     pub fn column(&self) -> &str {
         match self {
             Self::Add(add) => &add.name,
@@ -115,14 +114,14 @@ impl Change {
         }
     }
 
-    /// The change that takes this one back from every row, those written since included; `None`, when it
-    /// lost what that would need.
+    /// The change that undoes this one in every row, rows written since included; `None`, when this one loses values
+    /// that it would need.
     pub fn inverse(&self) -> Option<Self> {
         match self {
             Self::Add(Add { name, .. }) | Self::Compute(Compute { name, .. }) => {
                 Some(Self::Drop { name: name.clone() })
             }
-            // Only where every value comes back as it was.
+            // Only where a cast back gives every value as it was.
             Self::Cast(cast) if !is_exact(cast.from.as_ref()?, &cast.data_type) => None,
             Self::Cast(cast) => Some(Self::Cast(Cast {
                 name: cast.name.clone(),
@@ -139,7 +138,7 @@ impl Change {
         }
     }
 
-    /// Whether this, as it was asked, is `settled`, in which `now` and types are spelled out.
+    /// Whether `settled` is this change, with the time in place of `now` and with all types.
     pub fn asks(&self, settled: &Self) -> bool {
         match (self, settled) {
             (Self::Add(asked), Self::Add(done)) => {
@@ -159,7 +158,7 @@ impl Change {
         }
     }
 
-    /// What it does, in one word: the flag's.
+    /// The name of its flag on the command line.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Add(_) => "add",

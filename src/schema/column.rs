@@ -1,4 +1,4 @@
-//! Where the values of a column of the target come from.
+//! Where the values of a column of the target come from. `transform/evaluate.rs` evaluates it.
 
 use std::mem;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use crate::schema::sql::Sql;
 
 /// Where the values of a column of the target come from.
 #[derive(Debug, Clone)]
-pub enum Column {
+pub(crate) enum Column {
     /// A column of the source, unchanged.
     Keep {
         /// Its name there.
         name: String,
-        /// Which of its children are kept, by field id, and what they are called.
+        /// Which of its children are kept, by field id, and their names.
         shape: Box<Field>,
     },
     /// One value (an array of length one) in every row.
     Constant(ArrayRef),
-    /// Another type.
+    /// The values of another column, cast to another type.
     Cast {
         /// What is cast.
         of: Box<Column>,
@@ -30,16 +30,16 @@ pub enum Column {
         /// The column's path, for errors.
         path: String,
     },
-    /// A value (an array of length one) in place of nulls.
+    /// Another column, with one value (an array of length one) in place of nulls.
     Fill {
         /// What is filled.
         of: Box<Column>,
         /// The value.
         value: ArrayRef,
     },
-    /// No nulls: one is an error.
+    /// Another column; a null in it is a bad value.
     NotNull {
-        /// What has none.
+        /// What may have no nulls.
         of: Box<Column>,
         /// The column's path, for errors.
         path: String,
@@ -51,11 +51,16 @@ pub enum Column {
         /// The columns that it names, in its order.
         inputs: Vec<Column>,
     },
-    /// A struct some of whose children are not those that it had.
+    /// The bytes of a blob v1 column of the source, unchanged, as blob v2.
+    BlobV2 {
+        /// The blob v1 column.
+        of: Box<Column>,
+    },
+    /// A struct of which some children were changed, added or dropped.
     Struct {
         /// The struct as it was.
         of: Box<Column>,
-        /// Its field then.
+        /// The field of `of`.
         shape: Box<Field>,
         /// Its children; those that are kept are children of `of`.
         children: Vec<Column>,
@@ -68,20 +73,28 @@ impl Column {
         Self::Keep { name: field.name.clone(), shape: Box::new(field.clone()) }
     }
 
+    /// The same column as the values of `field`: a null is a bad value, where `field` allows none.
+    pub(crate) fn for_field(self, field: &Field, path: &str) -> Self {
+        if field.nullable {
+            return self;
+        }
+        Self::NotNull { of: Box::new(self), path: path.to_owned() }
+    }
+
     /// Whether its values are the source's own.
-    pub fn is_kept(&self) -> bool {
-        matches!(self, Self::Keep { .. })
+    pub(crate) fn is_kept(&self) -> bool {
+        matches!(self, Self::Keep { .. } | Self::BlobV2 { .. })
     }
 
     /// Whether it is null in every row.
-    pub fn is_all_null(&self) -> bool {
+    pub(crate) fn is_all_null(&self) -> bool {
         matches!(self, Self::Constant(value) if value.null_count() == value.len())
     }
 
-    /// Whether it can find values that do not go through.
-    pub fn is_checked(&self) -> bool {
+    /// Whether it can find values that it cannot take over.
+    pub(crate) fn is_checked(&self) -> bool {
         match self {
-            Self::Keep { .. } | Self::Constant(_) => false,
+            Self::Keep { .. } | Self::Constant(_) | Self::BlobV2 { .. } => false,
             Self::Cast { .. } | Self::NotNull { .. } | Self::Sql { .. } => true,
             Self::Fill { of, .. } => of.is_checked(),
             Self::Struct { of, children, .. } => {
@@ -90,22 +103,23 @@ impl Column {
         }
     }
 
-    /// Adds the names of the source's columns that it is made from to `names`.
-    pub(crate) fn inputs<'a>(&'a self, names: &mut Vec<&'a str>) {
+    /// The names of the source's columns that it is evaluated from.
+    pub(crate) fn inputs(&self) -> Vec<&str> {
         match self {
-            Self::Keep { name, .. } => names.push(name),
-            Self::Constant(_) => {}
-            Self::Cast { of, .. } | Self::Fill { of, .. } | Self::NotNull { of, .. } => {
-                of.inputs(names);
-            }
-            Self::Sql { inputs, .. } => inputs.iter().for_each(|input| input.inputs(names)),
-            // Its children are made from it.
-            Self::Struct { of, .. } => of.inputs(names),
+            Self::Keep { name, .. } => vec![name],
+            Self::Constant(_) => Vec::new(),
+            // A struct's children are evaluated from it.
+            Self::Cast { of, .. }
+            | Self::Fill { of, .. }
+            | Self::NotNull { of, .. }
+            | Self::BlobV2 { of }
+            | Self::Struct { of, .. } => of.inputs(),
+            Self::Sql { inputs, .. } => inputs.iter().flat_map(Self::inputs).collect(),
         }
     }
 
-    /// Takes the column, which is called and shaped as `field` at this moment, for another one to be
-    /// made from it.
+    /// Takes the column, which has the name and the shape of `field` at this moment, so that another one can be
+    /// built on it.
     pub(crate) fn take(&mut self, field: &Field) -> Self {
         self.settle(field);
         let empty = Self::Keep { name: String::new(), shape: Box::new(field.clone()) };
@@ -125,12 +139,13 @@ impl Column {
             | Self::Cast { .. }
             | Self::Fill { .. }
             | Self::NotNull { .. }
-            | Self::Sql { .. } => {}
+            | Self::Sql { .. }
+            | Self::BlobV2 { .. } => {}
         }
     }
 
-    /// The child of a struct at `place` (positions, from the outside in), whose field is `field`; what is
-    /// on the way becomes a struct of its own making.
+    /// The child at `place` (positions, from the outside in) of a struct whose field is `field`. Each struct on
+    /// the way becomes a [`Struct`](Self::Struct), whose children can be changed.
     pub(crate) fn child_at(&mut self, field: &Field, place: &[usize]) -> Option<&mut Self> {
         let Some((first, rest)) = place.split_first() else {
             return Some(self);

@@ -1,31 +1,25 @@
-//! The changes that make one schema another. A column that goes and one that comes are never taken for a
+//! Finds the changes that turn one schema into another. A dropped column and a new one are never taken for a
 //! rename: only the user can know.
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Schema};
 
 use crate::error::{Error, Result};
 use crate::schema::change::{Add, Cast, Change};
 
-/// The changes from `source` to `target`. Columns that come are null in every row.
+/// The changes from `source` to `target`. New columns are null in every row.
 ///
 /// # Errors
-/// `Refused`, when a column that comes may not be null: what it holds has to be said.
+/// `Refused`, when a new column may not be null: a schema does not say what it holds.
 pub(crate) fn changes_between(source: &Schema, target: &Schema) -> Result<Vec<Change>> {
-    let mut changes = Vec::new();
-    compare("", source.fields(), target.fields(), &mut changes)?;
-    Ok(changes)
+    compare("", source.fields(), target.fields())
 }
 
-fn compare(
-    path: &str,
-    source: &arrow::datatypes::Fields,
-    target: &arrow::datatypes::Fields,
-    changes: &mut Vec<Change>,
-) -> Result<()> {
+fn compare(path: &str, source: &Fields, target: &Fields) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
     let full = |field: &Field| format!("{path}{}", field.name());
     for field in target {
         match source.find(field.name()) {
-            Some((_, old)) => change_field(&full(field), old, field, changes)?,
+            Some((_, old)) => changes.extend(change_field(&full(field), old, field)?),
             None if !field.is_nullable() => {
                 let name = full(field);
                 return Err(Error::refused(format!(
@@ -43,12 +37,13 @@ fn compare(
     }
     let gone = source.iter().filter(|old| target.find(old.name()).is_none());
     changes.extend(gone.map(|old| Change::Drop { name: full(old) }));
-    Ok(())
+    Ok(changes)
 }
 
-fn change_field(path: &str, old: &Field, new: &Field, changes: &mut Vec<Change>) -> Result<()> {
+fn change_field(path: &str, old: &Field, new: &Field) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
     if let (DataType::Struct(old), DataType::Struct(new)) = (old.data_type(), new.data_type()) {
-        compare(&format!("{path}."), old, new, changes)?;
+        changes = compare(&format!("{path}."), old, new)?;
     } else if !old.data_type().equals_datatype(new.data_type()) {
         changes.push(Change::Cast(Cast {
             name: path.to_owned(),
@@ -62,7 +57,7 @@ fn change_field(path: &str, old: &Field, new: &Field, changes: &mut Vec<Change>)
         (false, true) => changes.push(Change::Nullable { name }),
         _ => {}
     }
-    Ok(())
+    Ok(changes)
 }
 
 #[cfg(test)]

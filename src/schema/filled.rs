@@ -1,4 +1,4 @@
-//! Which columns changes fill with a value that others do not know of.
+//! The columns that changes add with a value: writers who do not know of them leave nulls there.
 
 use crate::schema::change::{Add, Change};
 use crate::schema::path::renamed;
@@ -12,7 +12,7 @@ pub(crate) struct Filled {
     pub value: String,
 }
 
-/// The columns that `changes` add with a value, in order, under the names that they end with.
+/// The columns that `changes` add with a value, in order, by their names after all changes.
 pub(crate) fn filled(changes: &[Change]) -> Vec<Filled> {
     let mut all: Vec<Filled> = Vec::new();
     for change in changes {
@@ -41,7 +41,7 @@ pub(crate) fn filled(changes: &[Change]) -> Vec<Filled> {
     all
 }
 
-/// What comes after `path` in `column`, if that is the column, or in it.
+/// What comes after `path` in `column`, if `path` is the column itself or a struct around it.
 fn below<'a>(column: &'a str, path: &str) -> Option<&'a str> {
     column.strip_prefix(path).filter(|rest| rest.is_empty() || rest.starts_with('.'))
 }

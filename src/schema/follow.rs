@@ -1,4 +1,4 @@
-//! Schema metadata of `LanceDB`'s that names columns, and has to follow them.
+//! `LanceDB`'s schema metadata that names columns, and has to follow renames and drops.
 
 use lance_core::datatypes::Schema;
 use serde_json::{Value, json};
@@ -8,12 +8,12 @@ pub(crate) const COLUMN_DEFINITIONS: &str = "lancedb::column_definitions";
 /// Which function embeds which column, written by the Python and Node clients.
 pub(crate) const EMBEDDING_FUNCTIONS: &str = "embedding_functions";
 
-/// What became of the columns: the source's top-level names, and the target's, if they are still there.
+/// The top-level columns before and after.
 #[derive(Debug)]
 pub(crate) struct Renamed<'a> {
     pub source: &'a Schema,
     pub target: &'a Schema,
-    /// For each column of the target, the source column that it was.
+    /// For each column of the target, its name in the source, if it was there.
     pub was: Vec<Option<String>>,
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn followed(renamed: &Renamed<'_>) -> Vec<(String, String)> {
     changed
 }
 
-/// The definition of each column of the target; a new one is a physical one.
+/// The definition of each column of the target. New columns are physical.
 fn definitions(renamed: &Renamed<'_>, old: &[Value]) -> Vec<Value> {
     let definition = |was: &Option<String>| {
         let name = was.as_ref()?;
@@ -64,7 +64,7 @@ fn definitions(renamed: &Renamed<'_>, old: &[Value]) -> Vec<Value> {
     renamed.was.iter().map(|was| definition(was).unwrap_or_else(physical)).collect()
 }
 
-/// The functions whose columns are all there still.
+/// The functions whose columns are all still there.
 fn functions(renamed: &Renamed<'_>, old: &[Value]) -> Vec<Value> {
     let mut kept = Vec::new();
     for function in old {
@@ -79,7 +79,7 @@ fn functions(renamed: &Renamed<'_>, old: &[Value]) -> Vec<Value> {
     kept
 }
 
-/// Renames the column that `object` names under `key`; false, when it is gone.
+/// Renames the column that `object` names under `key`; false, when that column was dropped.
 fn follow_name(renamed: &Renamed<'_>, object: &mut Value, key: &str) -> bool {
     let Some(Value::String(name)) = object.get_mut(key) else {
         return true;
@@ -93,7 +93,7 @@ fn follow_name(renamed: &Renamed<'_>, object: &mut Value, key: &str) -> bool {
     }
 }
 
-/// The embedding functions that lose a column, by the name of the column that is gone.
+/// The dropped columns that embedding functions need.
 pub(crate) fn lost_functions(renamed: &Renamed<'_>) -> Vec<String> {
     let text = renamed.source.metadata.get(EMBEDDING_FUNCTIONS);
     let list = text.and_then(|text| serde_json::from_str::<Vec<Value>>(text).ok());

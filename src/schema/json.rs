@@ -57,7 +57,7 @@ fn type_of(kind: &Value, children: Vec<Field>) -> Option<DataType> {
         "binary" => DataType::Binary,
         "largebinary" => DataType::LargeBinary,
         "fixedsizebinary" => DataType::FixedSizeBinary(i32::try_from(number("byteWidth")?).ok()?),
-        "int" => int_of(number("bitWidth")?, kind.get("isSigned")?.as_bool()?)?,
+        "int" => int_of(kind)?,
         "floatingpoint" => match text("precision")? {
             "HALF" => DataType::Float16,
             "SINGLE" => DataType::Float32,
@@ -95,8 +95,8 @@ fn type_of(kind: &Value, children: Vec<Field>) -> Option<DataType> {
     })
 }
 
-fn int_of(bits: i64, signed: bool) -> Option<DataType> {
-    Some(match (bits, signed) {
+fn int_of(kind: &Value) -> Option<DataType> {
+    Some(match (kind.get("bitWidth")?.as_i64()?, kind.get("isSigned")?.as_bool()?) {
         (8, true) => DataType::Int8,
         (16, true) => DataType::Int16,
         (32, true) => DataType::Int32,

@@ -1,4 +1,4 @@
-//! A default value as text, read in a column's type.
+//! Reads a default value as text, in a column's type.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use crate::schema::show::type_text;
 /// The word that stands for the moment of planning, in columns of times.
 const NOW: &str = "now";
 
-/// `text` as a column of one value of `data_type`. Times take `now`, which is `now` in UTC; lists,
-/// structs and maps take JSON; everything else its usual text.
+/// `text` as a column of one value of `data_type`. For times, the word `now` stands for the time `now` in UTC. Lists,
+/// structs and maps are written as JSON, all other values as their usual text.
 ///
 /// # Errors
 /// `Usage`, when the text is no value of the type.
@@ -67,7 +67,7 @@ pub(crate) fn null_literal(data_type: &DataType) -> ArrayRef {
     new_null_array(data_type, 1)
 }
 
-/// `text` with `now` spelled out, so that a resumed migration writes the same value.
+/// `text` with the time in place of `now`, so that a resumed migration writes the same value.
 pub(crate) fn settle_now(text: &str, data_type: &DataType, now: DateTime<Utc>) -> String {
     if is_time(data_type) && text.trim() == NOW {
         return now_text(data_type, now);
@@ -135,7 +135,7 @@ fn from_json(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, 
     column.ok_or_else(|| "it holds no value".to_owned())
 }
 
-/// A decimal cast rounds; a default that rounds is a mistake.
+/// Refuses digits that a decimal cast would round away: in a default they are a mistake.
 fn check_scale(text: &str, scale: i8) -> std::result::Result<(), String> {
     let fraction = text.trim().split_once('.').map_or("", |(_, fraction)| fraction);
     let digits = fraction.trim_end_matches('0').len();

@@ -1,4 +1,4 @@
-//! Schemas: types as text, literals, changes, and what they make of a table's schema. All pure.
+//! Schemas: types as text, literals, changes, and the target that changes give. All pure.
 
 pub(crate) mod blob;
 pub(crate) mod cast;
@@ -17,6 +17,5 @@ pub(crate) mod show;
 pub(crate) mod sql;
 pub(crate) mod stored;
 pub(crate) mod target;
-pub(crate) mod text;
-pub(crate) mod there;
+
 pub(crate) mod types;

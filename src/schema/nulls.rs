@@ -1,5 +1,5 @@
-//! Nulls inside columns: rows with one where a type allows none, and how many there are at each depth. Both
-//! look at arrays only, and share no code with the casts that they are to watch.
+//! Nulls inside columns: which rows have one where a type allows none, and how many there are at each depth. It
+//! shares no code with the casts, so that it finds their errors.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, FieldRef};
 
 use crate::error::{Context, Result};
 
-/// What is inside an array: for each child, its values, and the rows that they belong to.
+/// The children of an array, and which of their values belong to which row.
 struct Inside {
     children: Vec<ArrayRef>,
     /// The first value of each row, and the end of the last one; `None`, where each row has one value.
@@ -67,7 +67,7 @@ fn fields_of(data_type: &DataType) -> &[FieldRef] {
     }
 }
 
-/// Whether arrays of the two types have children that stand for each other.
+/// Whether arrays of the two types have the same number of children, so that these can be compared in pairs.
 fn same_shape(one: &DataType, other: &DataType) -> bool {
     let is_struct = |data_type: &DataType| matches!(data_type, DataType::Struct(_));
     let (inside, others) = (fields_of(one).len(), fields_of(other).len());
@@ -94,8 +94,8 @@ pub(crate) fn loses_not_null(one: &DataType, other: &DataType) -> bool {
         })
 }
 
-/// The rows of `array` that hold a null where `to`, a type of the same shape, allows none. What lies under a
-/// null is not looked at. `None`, when there is no such row.
+/// The rows of `array` that hold a null where `to`, a type of the same shape, allows none; `None`, when there is no
+/// such row. Values inside a null do not count.
 pub(crate) fn forbidden(array: &ArrayRef, to: &DataType) -> Option<BooleanArray> {
     if !forbids(to) {
         return None;
@@ -140,21 +140,15 @@ fn any_of(marked: &[bool], offsets: Option<&[usize]>, row: usize) -> bool {
 }
 
 /// How many nulls `array` holds at each depth that it has in common with `other`: at the top, and then in each
-/// child, those under a null not counted.
+/// child. Nulls inside a null do not count.
 ///
 /// # Errors
 /// `Failed`, when Arrow cannot leave the nulls out.
 pub(crate) fn counts(array: &ArrayRef, other: &DataType) -> Result<Vec<u64>> {
-    let mut all = Vec::new();
-    count(array, other, &mut all)?;
-    Ok(all)
-}
-
-fn count(array: &ArrayRef, other: &DataType, all: &mut Vec<u64>) -> Result<()> {
     let nulls = array.logical_null_count();
-    all.push(nulls as u64);
+    let mut all = vec![nulls as u64];
     if !same_shape(array.data_type(), other) {
-        return Ok(());
+        return Ok(all);
     }
     let doing = || "count nulls".to_owned();
     let there = if nulls == 0 {
@@ -164,9 +158,9 @@ fn count(array: &ArrayRef, other: &DataType, all: &mut Vec<u64>) -> Result<()> {
     };
     let inside = Inside::of(&there);
     for (child, field) in inside.children.iter().zip(fields_of(other)) {
-        count(child, field.data_type(), all)?;
+        all.extend(counts(child, field.data_type())?);
     }
-    Ok(())
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! Finding a field by its dotted path.
+//! Finds a field by its dotted path.
 
 use lance_core::datatypes::Field;
 
-/// Where a field is: its position among the top-level fields, then among each one's children.
-pub(crate) type Place = Vec<usize>;
+/// Where a field is: its position among the top-level fields, then among the children of each field on the way.
+pub(crate) type FieldPosition = Vec<usize>;
 
-/// The place of `path` among `fields`. A field whose own name has dots goes before a path. What lies in a
-/// list or a map has no path.
-pub(crate) fn find(fields: &[Field], path: &str) -> Option<Place> {
+/// The position of `path` among `fields`. A field whose own name is `path`, dots and all, comes first. Fields in
+/// lists and maps have no path.
+pub(crate) fn find(fields: &[Field], path: &str) -> Option<FieldPosition> {
     if let Some(at) = fields.iter().position(|field| field.name == path) {
         return Some(vec![at]);
     }
@@ -21,7 +21,7 @@ pub(crate) fn find(fields: &[Field], path: &str) -> Option<Place> {
     })
 }
 
-/// The path of the field at `path` once it is called `to`.
+/// The path of the field at `path` once it is renamed to `to`.
 pub(crate) fn renamed(path: &str, to: &str) -> String {
     path.rsplit_once('.').map_or_else(|| to.to_owned(), |(outer, _)| format!("{outer}.{to}"))
 }
@@ -33,7 +33,7 @@ pub(crate) fn field_at<'a>(fields: &'a [Field], place: &[usize]) -> Option<&'a F
     if rest.is_empty() { Some(field) } else { field_at(&field.children, rest) }
 }
 
-/// The fields among which the one at `place` is.
+/// The field at `place` and those beside it.
 pub(crate) fn fields_around<'a>(fields: &'a [Field], place: &[usize]) -> &'a [Field] {
     let outer = place.split_last().map_or(&[][..], |(_, outer)| outer);
     if outer.is_empty() {

@@ -1,4 +1,4 @@
-//! What one field may be, become and be called.
+//! Rules for one field: its type, what it can be cast to, and its name.
 
 use std::collections::HashMap;
 
@@ -6,13 +6,13 @@ use arrow::datatypes::{DataType, Field as ArrowField};
 use lance_core::datatypes::Field;
 
 use crate::error::{Error, Result};
-use crate::schema::cast::is_castable;
+use crate::schema::cast::castable::is_castable;
 use crate::schema::change::Change;
 use crate::schema::nulls::loses_not_null;
 use crate::schema::show::type_text;
 
-/// Whether files of one field can be read as the other: ids, names, types and nulls are the same, all the
-/// way down.
+/// Whether files of one field can be read as the other: ids, names, types and nullability are the same at every
+/// depth.
 pub(crate) fn same_field(one: &Field, other: &Field) -> bool {
     one.id == other.id
         && one.name == other.name
@@ -22,24 +22,21 @@ pub(crate) fn same_field(one: &Field, other: &Field) -> bool {
         && one.children.iter().zip(&other.children).all(|(one, other)| same_field(one, other))
 }
 
-pub(super) fn nowhere() -> Error {
+/// The error of a field without its column, or the other way round.
+pub(super) fn lost_column() -> Error {
     Error::failed("a column was lost while planning; this is a bug in relance")
 }
 
-pub(super) fn field_of(name: &str, data_type: Option<DataType>, nullable: bool) -> ArrowField {
-    ArrowField::new(name, data_type.unwrap_or(DataType::Null), nullable)
-}
-
-/// `field` as Lance stores it: some inner names and flags are not kept.
-pub(super) fn stored(field: &ArrowField, path: &str) -> Result<Field> {
+/// `field` as Lance stores it, which does not keep some names and flags inside it.
+pub(super) fn as_stored(field: &ArrowField, path: &str) -> Result<Field> {
     Field::try_from(field).map_err(|error| {
         Error::usage(format!("column `{path}` has a type that Lance does not store"))
             .caused_by(error)
     })
 }
 
-/// Refuses a type that was asked for and forbids a null where what is `stored` for it allows one: Lance keeps
-/// no `not null` for the items of fixed-size lists (lance-core 14 `src/datatypes.rs`).
+/// Refuses a type that forbids nulls where the type that is `stored` for it allows them: Lance keeps no `not null`
+/// for the items of fixed-size lists (lance-core 14 `src/datatypes.rs`).
 pub(super) fn expect_nulls_kept(asked: &DataType, stored: &DataType, path: &str) -> Result<()> {
     if !loses_not_null(asked, stored) {
         return Ok(());
@@ -51,23 +48,24 @@ pub(super) fn expect_nulls_kept(asked: &DataType, stored: &DataType, path: &str)
     .with_advice(&format!("ask for {text}")))
 }
 
-pub(super) fn renumber(field: &mut Field, parent: i32, next_id: &mut i64) -> Result<()> {
+/// Gives `field` the id `next_id`, and its children those after it; returns the id after all of these.
+pub(super) fn renumber(field: &mut Field, parent: i32, next_id: i64) -> Result<i64> {
     field.parent_id = parent;
-    field.id = i32::try_from(*next_id)
+    field.id = i32::try_from(next_id)
         .map_err(|error| Error::refused("the table's field ids are used up").caused_by(error))?;
-    *next_id += 1;
     let own = field.id;
-    field.children.iter_mut().try_for_each(|child| renumber(child, own, next_id))
+    field.children.iter_mut().try_fold(next_id + 1, |next_id, child| renumber(child, own, next_id))
 }
 
-/// The metadata that a column keeps when its values are cast: how they are encoded depends on the type.
+/// The metadata that a column keeps when its values are cast: all but how they are encoded, which depends on the
+/// type.
 pub(super) fn kept_metadata(field: &Field) -> HashMap<String, String> {
     let metadata = field.metadata.iter();
     let kept = metadata.filter(|(key, _)| !key.starts_with("lance-encoding:"));
     kept.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// Values of an extension type mean more than their bytes.
+/// Refuses to change values of an extension type: they mean more than their bytes say.
 pub(super) fn refuse_extension(field: &Field, path: &str, verb: &str) -> Result<()> {
     let what = if field.is_blob() { Some("a blob") } else { field.extension_name() };
     match what {
@@ -78,7 +76,7 @@ pub(super) fn refuse_extension(field: &Field, path: &str, verb: &str) -> Result<
     }
 }
 
-/// As [`refuse_extension`], for all that is in `field` as well.
+/// As [`refuse_extension`], for all fields inside `field` too.
 pub(super) fn refuse_extension_inside(field: &Field, path: &str, verb: &str) -> Result<()> {
     refuse_extension(field, path, verb)?;
     let mut children = field.children.iter();
@@ -87,8 +85,8 @@ pub(super) fn refuse_extension_inside(field: &Field, path: &str, verb: &str) -> 
     })
 }
 
-/// The error of a computed column that is there already, and not for that what it would be.
-pub(super) fn exists_otherwise(name: &str, why: &str) -> Error {
+/// The error of a computed column that exists already with values that cannot be compared.
+pub(super) fn not_comparable(name: &str, why: &str) -> Error {
     Error::refused(format!("column `{name}` exists already, and {why}")).with_advice(&format!(
         "leave --compute out to keep what is there; --set '{name}=SQL' changes the values of a column that exists"
     ))
@@ -118,19 +116,19 @@ pub(super) fn expect_name(name: &str, path: &str) -> Result<()> {
     bad.map_or(Ok(()), |bad| Err(Error::usage(format!("column `{path}`: {bad}"))))
 }
 
-/// Refuses to make one column twice.
+/// Refuses to add one column twice.
 pub(super) fn refuse_twice(changes: &[Change]) -> Result<()> {
-    let mut made: Vec<&str> = Vec::new();
+    let mut added: Vec<&str> = Vec::new();
     for change in changes {
         let name = change.column();
         match change {
             Change::Add(_) | Change::Compute(_) => {
-                if made.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                if added.iter().any(|other| other.eq_ignore_ascii_case(name)) {
                     return Err(Error::usage(format!("column `{name}` is added twice")));
                 }
-                made.push(name);
+                added.push(name);
             }
-            Change::Drop { .. } | Change::Rename { .. } => made.retain(|other| *other != name),
+            Change::Drop { .. } | Change::Rename { .. } => added.retain(|other| *other != name),
             Change::Cast(_)
             | Change::Set { .. }
             | Change::Fill { .. }

@@ -4,7 +4,7 @@
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
 /// `data_type` as `PyArrow` prints it.
-pub fn type_text(data_type: &DataType) -> String {
+pub(crate) fn type_text(data_type: &DataType) -> String {
     match data_type {
         DataType::Boolean => "bool".to_owned(),
         DataType::Float16 => "halffloat".to_owned(),
@@ -44,7 +44,7 @@ pub fn type_text(data_type: &DataType) -> String {
 }
 
 /// `name: type`, with ` not null` where it is so.
-pub fn field_text(field: &Field) -> String {
+pub(crate) fn field_text(field: &Field) -> String {
     let null = if field.is_nullable() { "" } else { " not null" };
     format!("{}: {}{null}", field.name(), type_text(field.data_type()))
 }

@@ -12,9 +12,16 @@ use lance_datafusion::planner::Planner;
 
 use crate::error::{Context, Error, Result};
 
+/// What an expression is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Value,
+    Filter,
+}
+
 /// An expression, ready to be evaluated.
 #[derive(Debug)]
-pub struct Sql {
+pub(crate) struct Sql {
     text: String,
     expr: Arc<dyn PhysicalExpr>,
     /// The columns that it names.
@@ -31,7 +38,7 @@ impl Sql {
     /// `Usage`, when it cannot be read, names a column that is not there, or gives another value each
     /// time.
     pub(crate) fn parse(text: &str, schema: &ArrowSchema) -> Result<Self> {
-        Self::compile(text, schema, false)
+        Self::compile(text, schema, Purpose::Value)
     }
 
     /// Parses `text`, a condition over the columns of `schema`.
@@ -39,7 +46,7 @@ impl Sql {
     /// # Errors
     /// Those of [`parse`](Self::parse), and `Usage`, when it is neither true nor false.
     pub(crate) fn parse_filter(text: &str, schema: &ArrowSchema) -> Result<Self> {
-        let filter = Self::compile(text, schema, true)?;
+        let filter = Self::compile(text, schema, Purpose::Filter)?;
         if filter.data_type != DataType::Boolean {
             return Err(Error::usage(format!(
                 "`{text}` is no condition: it gives {}",
@@ -49,7 +56,7 @@ impl Sql {
         Ok(filter)
     }
 
-    fn compile(text: &str, schema: &ArrowSchema, is_filter: bool) -> Result<Self> {
+    fn compile(text: &str, schema: &ArrowSchema, purpose: Purpose) -> Result<Self> {
         let quoted =
             schema.fields().iter().find(|one| text.contains(&format!("\"{}\"", one.name())));
         if let Some(field) = quoted {
@@ -61,10 +68,10 @@ impl Sql {
         let bad = |error: lance_core::Error| {
             Error::usage(format!("cannot make sense of `{text}`")).caused_by(error)
         };
-        let parse = |planner: &Planner| parsed(planner, text, is_filter);
+        let parse = |planner: &Planner| parsed(planner, text, purpose);
         let all = Planner::new(Arc::new(schema.clone()));
         let expr = parse(&all).map_err(bad)?;
-        // Before it is simplified: that turns `now()` into a value.
+        // Checked before the expression is simplified, which turns `now()` into a value.
         expect_immutable(text, &expr)?;
         let inputs = Arc::new(inputs_of(&expr, schema)?);
         let planner = Planner::new(Arc::clone(&inputs));
@@ -84,12 +91,12 @@ impl Sql {
     }
 
     /// The columns that it names.
-    pub fn inputs(&self) -> &ArrowSchema {
+    pub(crate) fn inputs(&self) -> &ArrowSchema {
         &self.inputs
     }
 
     /// The type of its values, before any cast.
-    pub fn data_type(&self) -> &DataType {
+    pub(crate) fn data_type(&self) -> &DataType {
         &self.data_type
     }
 
@@ -135,19 +142,20 @@ impl Sql {
     }
 }
 
-/// Parses `text`. The parentheses keep what comes after an expression from being ignored.
-fn parsed(planner: &Planner, text: &str, is_filter: bool) -> lance_core::Result<Expr> {
+/// Parses `text`. It puts the text in parentheses, or the parser would ignore what comes after an expression.
+fn parsed(planner: &Planner, text: &str, purpose: Purpose) -> lance_core::Result<Expr> {
     let parse = |text: &str| {
         // Lance's planner panics at literals that it does not know.
-        let parse = std::panic::AssertUnwindSafe(|| {
-            if is_filter { planner.parse_filter(text) } else { planner.parse_expr(text) }
+        let parse = std::panic::AssertUnwindSafe(|| match purpose {
+            Purpose::Value => planner.parse_expr(text),
+            Purpose::Filter => planner.parse_filter(text),
         });
         std::panic::catch_unwind(parse).unwrap_or_else(|_| {
             Err(lance_core::Error::invalid_input(format!("a literal of `{text}` is not supported")))
         })
     };
     let plain = parse(&format!("({text}\n)"));
-    // `CASE`, `SUBSTRING` and the like are known to Lance only as a function's argument.
+    // Lance parses `CASE`, `SUBSTRING` and the like only as a function's argument.
     let expr = plain.or_else(|error| parse(&format!("coalesce(({text}\n))")).map_err(|_| error))?;
     if is_list(&expr) && !text.trim_start().to_lowercase().starts_with("struct") {
         let message = format!("`{text}` is more than one expression");
@@ -156,7 +164,7 @@ fn parsed(planner: &Planner, text: &str, is_filter: bool) -> lance_core::Result<
     Ok(expr)
 }
 
-/// Whether `expr` is what becomes of expressions with commas between them.
+/// Whether `expr` is what the parser gives for several expressions with commas between them.
 fn is_list(expr: &Expr) -> bool {
     let Expr::ScalarFunction(call) = expr else { return false };
     match call.func.name() {
@@ -182,7 +190,7 @@ fn inputs_of(expr: &Expr, schema: &ArrowSchema) -> Result<ArrowSchema> {
     schema.project(&places).doing(|| "gather an expression's columns".to_owned())
 }
 
-/// Refuses what gives another value each time: a chunk that is staged again must be the same.
+/// Refuses an expression that gives another value each time: a chunk that is staged again must be the same.
 fn expect_immutable(text: &str, expr: &Expr) -> Result<()> {
     let mut found = None;
     let mut whole = false;
@@ -199,7 +207,7 @@ fn expect_immutable(text: &str, expr: &Expr) -> Result<()> {
     walked.doing(|| format!("look at `{text}`"))?;
     if whole {
         let message =
-            format!("`{text}`: a value is made of the columns of one row, not of many rows");
+            format!("`{text}`: a value is computed from the columns of one row, not of many rows");
         return Err(Error::usage(message));
     }
     match found {

@@ -1,5 +1,5 @@
-//! Types in storage, as Arrow's own IPC format has them: whatever a type holds (names, metadata, zones, nulls
-//! inside) reads back as it was. Beside it stands its text, for people only.
+//! Types in storage, in Arrow's own IPC format, in which everything of a type reads back as it was: names, metadata,
+//! zones, nullability. Its text stands beside it for people.
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 use arrow::ipc::convert::try_schema_from_flatbuffer_bytes;
@@ -20,7 +20,7 @@ enum Stored {
         /// The message.
         ipc: String,
     },
-    /// What relance 0.1 wrote into the properties of its swaps.
+    /// The text alone, as relance 0.1 wrote it into the properties of its swaps.
     Text(String),
 }
 
@@ -44,7 +44,7 @@ impl Stored {
         let bytes = (0..ipc.len()).step_by(2).map(|at| ipc.get(at..at + 2));
         let bytes = bytes.map(|digits| u8::from_str_radix(digits?, 16).ok());
         let bytes: Vec<u8> = bytes.collect::<Option<_>>().ok_or_else(damaged)?;
-        // Arrow panics at some messages that are none.
+        // Arrow panics at some bytes that are no message.
         let read = std::panic::catch_unwind(|| try_schema_from_flatbuffer_bytes(&bytes));
         let schema = read.ok().and_then(Result::ok).ok_or_else(damaged)?;
         schema.fields().first().map(|field| field.data_type().clone()).ok_or_else(damaged)
@@ -57,7 +57,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// For a type in what serde writes.
+/// How serde writes and reads a type.
 pub(crate) mod one {
     use super::{DataType, Deserialize, Deserializer, Serialize, Serializer, Stored};
     use serde::de::Error as _;
@@ -71,7 +71,7 @@ pub(crate) mod one {
     }
 }
 
-/// For a type that may be missing.
+/// How serde writes and reads a type that may be missing.
 pub(crate) mod some {
     use super::{DataType, Deserialize, Deserializer, Serialize, Serializer, Stored};
     use serde::de::Error as _;
@@ -92,7 +92,7 @@ pub(crate) mod some {
     }
 }
 
-/// `data_type` with types that Lance stores in place of views, at whatever depth.
+/// `data_type` with plain types in place of views at every depth: Lance stores no views.
 pub(crate) fn without_views(data_type: &DataType) -> DataType {
     let plain = |field: &FieldRef| {
         let data_type = without_views(field.data_type());

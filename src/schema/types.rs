@@ -26,7 +26,7 @@ pub(crate) struct Parser<'a> {
     depth: usize,
 }
 
-/// Nesting beyond this is taken for a mistake.
+/// Types nested deeper than this are refused: reading them takes stack.
 const DEPTH_MAX: usize = 64;
 
 impl<'a> Parser<'a> {
@@ -369,45 +369,16 @@ fn simple_type(name: &str) -> Option<DataType> {
     })
 }
 
-const NAMES: &[&str] = &[
-    "null",
-    "bool",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "halffloat",
-    "float",
-    "double",
-    "string",
-    "large_string",
-    "binary",
-    "large_binary",
-    "fixed_size_binary",
-    "date32",
-    "date64",
-    "time32",
-    "time64",
-    "timestamp",
-    "duration",
-    "decimal128",
-    "decimal256",
-    "list",
-    "large_list",
-    "fixed_size_list",
-    "struct",
-    "map",
-    "dictionary",
-];
+/// The names that are suggested for one that is not known.
+const NAMES: &str = "null bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 halffloat float \
+    double string large_string binary large_binary fixed_size_binary date32 date64 \
+    time32 time64 timestamp duration decimal128 decimal256 list large_list \
+    fixed_size_list struct map dictionary";
 
 fn unknown(name: &str) -> String {
-    let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
-    match NAMES.iter().min_by_key(distance) {
-        Some(near) if strsim::damerau_levenshtein(near, name) <= 2 => {
+    let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
+    match NAMES.split(' ').min_by_key(distance) {
+        Some(near) if distance(&near) <= 2 => {
             format!("no type is called `{name}`; did you mean `{near}`?")
         }
         _ => format!("no type is called `{name}`"),

@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 use crate::budget::Budget;
 use crate::chunk::Chunk;
 use crate::datafile;
-use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::pages::{self, Copied, PageFile, Part, ReadBack};
 use crate::plan::Plan;
@@ -25,6 +24,7 @@ use crate::source::{ScanLimits, What};
 use crate::stage::writer::{FileSpec, fragment_of, options};
 use crate::stage::{Staged, Stager};
 use crate::template::Templates;
+use crate::transform::digest::Digest;
 
 /// Bytes of a fragment, on average, below which several are put together row by row: their pages would
 /// make a slow table.

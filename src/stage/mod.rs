@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 
 use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId};
-use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::pages::Seen;
 use crate::plan::Nulled;
@@ -29,9 +28,10 @@ use crate::stage::copy::Copying;
 pub(crate) use crate::stage::writer::FileSpec;
 use crate::stage::writer::{StagedWriter, discard};
 use crate::template::{Template, Templates};
+use crate::transform::digest::Digest;
+use crate::transform::evaluate::BadValues;
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::rebatch::Rebatch;
-use crate::transform::step::Found;
 use crate::transform::{Transform, batch_bytes};
 
 /// Rows of a batch without inputs that are made without going to another thread.
@@ -105,7 +105,7 @@ struct Aside {
 }
 
 impl Aside {
-    fn of(left_out: u64, found: &[Found]) -> Self {
+    fn of(left_out: u64, found: &[BadValues]) -> Self {
         let nulled = found.iter().map(|found| Nulled {
             column: found.path.clone(),
             problem: found.problem,
@@ -383,15 +383,15 @@ impl Stager {
         let _transforming = span::transform();
         // A few constants are made sooner than they are passed on.
         let here = chunk.is_small() || (read == 0 && batch.num_rows() <= HERE_ROWS_MAX);
-        let made = self.pool.run_or_here(here, move || transform.make(&batch, hidden)).await?;
-        self.refuse_bad(chunk.id, &made.found)?;
+        let made = self.pool.run_or_here(here, move || transform.run(&batch, hidden)).await?;
+        self.refuse_bad(chunk.id, &made.bad)?;
         let bytes = read.max(batch_bytes(&made.batch));
-        let aside = Aside::of(made.left_out, &made.found);
+        let aside = Aside::of(made.left_out, &made.bad);
         Ok(InFlight { batch: made.batch, bytes, aside, _share: share })
     }
 
     /// Refuses values that do not go through, unless they may become null.
-    fn refuse_bad(&self, chunk: ChunkId, found: &[Found]) -> Result<()> {
+    fn refuse_bad(&self, chunk: ChunkId, found: &[BadValues]) -> Result<()> {
         let mut bad = found.iter();
         let bad =
             bad.find(|one| self.on_bad_value == OnBadValue::Fail || one.problem == Problem::Null);

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::digest::Digest;
 use crate::error::{Context, Error, Result};
 use crate::storage::files;
 use crate::storage::names::new_deletion_number;
+use crate::transform::digest::Digest;
 
 /// Names that are tried for one deletion file: the store refuses those that are there already.
 const NAMES_MAX: u32 = 1_000;

@@ -1,5 +1,4 @@
-//! Blobs of Lance's first kind, whose bytes lie in the column, as those of its second kind, which it writes
-//! from storage version 2.2 on.
+//! Turns blob v1, whose bytes lie in the column, into blob v2, which Lance writes from storage version 2.2 on.
 
 use std::sync::Arc;
 
@@ -13,12 +12,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::{Context, Error, Result};
 use crate::schema::blob::{CARRIED, kind_of_size};
 
-/// The carried form of `array`, the bytes of a blob column. Those that will not lie in the data file are
-/// carried as `fresh`, for the writer to put where they belong.
+/// Blob v2, as the pipeline carries them, with the bytes of `array`, a column of blob v1. The bytes that will not
+/// lie in the data file are carried as `fresh`: the writer puts them where they belong.
 ///
 /// # Errors
 /// `Failed`, when they are no bytes.
-pub(super) fn carried_anew(array: &ArrayRef) -> Result<ArrayRef> {
+pub(super) fn blob_v2(array: &ArrayRef) -> Result<ArrayRef> {
     let bytes = arrow::compute::cast(array, &DataType::LargeBinary);
     let bytes = bytes.doing(|| "read blobs".to_owned())?;
     let bytes = bytes.as_binary_opt::<i64>().ok_or_else(|| Error::failed("blobs are no bytes"))?;
@@ -44,8 +43,8 @@ pub(super) fn carried_anew(array: &ArrayRef) -> Result<ArrayRef> {
         Arc::new(bytes.iter().map(|blob| blob.map(|_| "")).collect::<StringArray>()),
         Arc::new(fresh),
     ];
-    let made = StructArray::try_new(CARRIED.clone(), children, bytes.nulls().cloned());
-    Ok(Arc::new(made.doing(|| "carry blobs".to_owned())?))
+    let carried = StructArray::try_new(CARRIED.clone(), children, bytes.nulls().cloned());
+    Ok(Arc::new(carried.doing(|| "carry blobs".to_owned())?))
 }
 
 #[cfg(test)]
@@ -57,7 +56,7 @@ mod tests {
         let large = vec![7; 100_000];
         let blobs: LargeBinaryArray =
             [Some(b"ab".as_slice()), None, Some(&[]), Some(&large)].into_iter().collect();
-        let carried = carried_anew(&(Arc::new(blobs) as ArrayRef)).unwrap();
+        let carried = blob_v2(&(Arc::new(blobs) as ArrayRef)).unwrap();
         let carried = carried.as_struct();
         assert_eq!((carried.len(), carried.null_count()), (4, 1));
         let data = carried.column_by_name("data").unwrap().as_binary::<i64>();

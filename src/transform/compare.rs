@@ -1,6 +1,4 @@
-//! Counts the rows in which a column differs from what would have been made.
-
-use std::iter::repeat_n;
+//! Counts the rows in which an existing column differs from the one that was asked for.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::NullBuffer;
@@ -8,58 +6,58 @@ use arrow::compute::filter;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::datatypes::Field;
 
-use crate::digest::{ColumnDigest, Digest};
 use crate::error::{Context, Result};
-use crate::transform::step::value_text;
+use crate::transform::digest::{ColumnDigest, Digest};
+use crate::transform::evaluate::value_text;
 
-/// How the rows of a column compare with what would have been made.
+/// How the rows of an existing column compare with those that were asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// Rows.
     pub rows: u64,
-    /// Those that are null, where a value would have been made.
+    /// Rows that are null where a value was asked for.
     pub nulls: u64,
-    /// Those that hold another value.
+    /// Rows that hold another value.
     pub others: u64,
-    /// One of the latter, or of the former: what is there, and what would have been made.
+    /// The existing value and the wanted one of a row that holds another value, or else of one that is null.
     pub example: Option<(String, String)>,
 }
 
 impl Tally {
-    /// Compares `is`, of which the column lies `inside` of structs, with what would have been `made`. Rows in
-    /// which such a struct is null do not count.
+    /// Compares `existing`, in which the column lies `inside` of structs, with `wanted`. Rows in which such a struct
+    /// is null do not count.
     ///
     /// # Errors
     /// `Failed`, when the two are not of one type.
-    pub(crate) fn of(is: &ArrayRef, inside: &[usize], made: &ArrayRef) -> Result<Self> {
+    pub(crate) fn of(existing: &ArrayRef, inside: &[usize], wanted: &ArrayRef) -> Result<Self> {
         let doing = || "compare what is there".to_owned();
-        let (mut is, around) = descend(is, inside);
-        let mut made = ArrayRef::clone(made);
+        let (mut existing, around) = descend(existing, inside);
+        let mut wanted = ArrayRef::clone(wanted);
         if let Some(around) = around.filter(|around| around.null_count() > 0) {
             let there = BooleanArray::new(around.into_inner(), None);
-            is = filter(&is, &there).doing(doing)?;
-            made = filter(&made, &there).doing(doing)?;
+            existing = filter(&existing, &there).doing(doing)?;
+            wanted = filter(&wanted, &there).doing(doing)?;
         }
-        let mut tally = Self { rows: is.len() as u64, ..Self::default() };
-        let (nulls, mut first_null) = (is.logical_nulls(), None);
-        for row in different(&is, &made)?.values().set_indices() {
+        let mut tally = Self { rows: existing.len() as u64, ..Self::default() };
+        let (nulls, mut first_null) = (existing.logical_nulls(), None);
+        for row in different_rows(&existing, &wanted)? {
             if nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
                 tally.nulls += 1;
                 first_null = first_null.or(Some(row));
             } else {
                 tally.others += 1;
                 if tally.example.is_none() {
-                    tally.example = Some((value_text(&is, row), value_text(&made, row)));
+                    tally.example = Some((value_text(&existing, row), value_text(&wanted, row)));
                 }
             }
         }
         if let (None, Some(row)) = (&tally.example, first_null) {
-            tally.example = Some(("null".to_owned(), value_text(&made, row)));
+            tally.example = Some(("null".to_owned(), value_text(&wanted, row)));
         }
         Ok(tally)
     }
 
-    /// Rows that hold what would have been made.
+    /// Rows that hold the value that was asked for.
     pub(crate) fn same(&self) -> u64 {
         self.rows.saturating_sub(self.nulls + self.others)
     }
@@ -88,31 +86,30 @@ fn descend(column: &ArrayRef, inside: &[usize]) -> (ArrayRef, Option<NullBuffer>
 }
 
 /// The rows in which the two columns differ; null is null.
-fn different(one: &ArrayRef, other: &ArrayRef) -> Result<BooleanArray> {
+fn different_rows(one: &ArrayRef, other: &ArrayRef) -> Result<Vec<usize>> {
     if !one.data_type().is_nested()
-        && let Ok(found) = distinct(one, other)
+        && let Ok(differs) = distinct(one, other)
     {
-        return Ok(found);
+        return Ok(differs.values().set_indices().collect());
     }
-    let mut found = Vec::with_capacity(one.len());
-    mark(one, other, &Field::new("values", one.data_type().clone(), true), &mut found)?;
-    Ok(BooleanArray::from(found))
+    different_digests(one, other, &Field::new("values", one.data_type().clone(), true))
 }
 
-/// Adds to `found` whether each row differs: rows of one digest are the same, others are halved.
-fn mark(one: &ArrayRef, other: &ArrayRef, field: &Field, found: &mut Vec<bool>) -> Result<()> {
+/// The rows in which the digests of the two columns differ, found by halving.
+fn different_digests(one: &ArrayRef, other: &ArrayRef, field: &Field) -> Result<Vec<usize>> {
     let rows = one.len();
     if rows == 0 || digest(one, field)? == digest(other, field)? {
-        found.extend(repeat_n(false, rows));
-        return Ok(());
+        return Ok(Vec::new());
     }
     if rows == 1 {
-        found.push(true);
-        return Ok(());
+        return Ok(vec![0]);
     }
     let half = rows / 2;
-    mark(&one.slice(0, half), &other.slice(0, half), field, found)?;
-    mark(&one.slice(half, rows - half), &other.slice(half, rows - half), field, found)
+    let mut differ = different_digests(&one.slice(0, half), &other.slice(0, half), field)?;
+    let rest = rows - half;
+    let second = different_digests(&one.slice(half, rest), &other.slice(half, rest), field)?;
+    differ.extend(second.into_iter().map(|row| row + half));
+    Ok(differ)
 }
 
 fn digest(rows: &ArrayRef, field: &Field) -> Result<Digest> {
@@ -135,14 +132,14 @@ mod tests {
 
     #[test]
     fn rows_that_differ_are_counted_and_nulls_apart() {
-        let is = numbers(&[Some(7), None, Some(8), Some(7), None]);
-        let made = numbers(&[Some(7), Some(7), Some(7), Some(7), None]);
-        let mut tally = Tally::of(&is, &[], &made).unwrap();
+        let existing = numbers(&[Some(7), None, Some(8), Some(7), None]);
+        let wanted = numbers(&[Some(7), Some(7), Some(7), Some(7), None]);
+        let mut tally = Tally::of(&existing, &[], &wanted).unwrap();
         assert_eq!((tally.rows, tally.nulls, tally.others, tally.same()), (5, 1, 1, 3));
         assert_eq!(tally.example, Some(("8".to_owned(), "7".to_owned())));
-        tally.add(Tally::of(&made, &[], &made).unwrap());
+        tally.add(Tally::of(&wanted, &[], &wanted).unwrap());
         assert_eq!((tally.rows, tally.nulls, tally.others, tally.same()), (10, 1, 1, 8));
-        let mut nulls = Tally::of(&is.slice(1, 1), &[], &made.slice(1, 1)).unwrap();
+        let mut nulls = Tally::of(&existing.slice(1, 1), &[], &wanted.slice(1, 1)).unwrap();
         assert_eq!(nulls.example, Some(("null".to_owned(), "7".to_owned())));
         nulls.add(tally);
         assert_eq!(nulls.example, Some(("8".to_owned(), "7".to_owned())));
@@ -153,9 +150,9 @@ mod tests {
         let lists = |rows: Vec<Option<Vec<Option<i64>>>>| -> ArrayRef {
             Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(rows))
         };
-        let is = lists(vec![Some(vec![Some(1)]), Some(vec![None]), None, Some(vec![])]);
-        let made = lists(vec![Some(vec![Some(1)]), Some(vec![Some(0)]), None, None]);
-        let tally = Tally::of(&is, &[], &made).unwrap();
+        let existing = lists(vec![Some(vec![Some(1)]), Some(vec![None]), None, Some(vec![])]);
+        let wanted = lists(vec![Some(vec![Some(1)]), Some(vec![Some(0)]), None, None]);
+        let tally = Tally::of(&existing, &[], &wanted).unwrap();
         assert_eq!((tally.rows, tally.nulls, tally.others), (4, 0, 2));
     }
 
@@ -164,10 +161,10 @@ mod tests {
         let inner = numbers(&[Some(7), Some(8), Some(8)]);
         let fields = vec![Field::new("x", DataType::Int64, true)];
         let valid = Some(vec![true, false, true].into());
-        let is: ArrayRef =
+        let existing: ArrayRef =
             Arc::new(StructArray::try_new(fields.into(), vec![inner], valid).unwrap());
-        let made = numbers(&[Some(7), Some(7), Some(7)]);
-        let tally = Tally::of(&is, &[0], &made).unwrap();
+        let wanted = numbers(&[Some(7), Some(7), Some(7)]);
+        let tally = Tally::of(&existing, &[0], &wanted).unwrap();
         assert_eq!((tally.rows, tally.nulls, tally.others), (2, 0, 1));
     }
 }

@@ -1,12 +1,14 @@
-//! What becomes of a record batch: source columns in, target columns out. Pure and synchronous.
+//! Turns batches of the source's columns into batches of the target's columns. Pure and synchronous.
 
 mod blob;
 pub(crate) mod compare;
+pub(crate) mod digest;
+pub(crate) mod evaluate;
 pub(crate) mod pool;
 pub(crate) mod rebatch;
 mod shape;
-pub(crate) mod step;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -15,12 +17,12 @@ use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Context, Error, Result};
-use crate::schema::blob::{carried, is_first_kind};
+use crate::schema::blob::carried;
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;
 use crate::schema::target::Target;
+use crate::transform::evaluate::{BadValues, Evaluated, Repeated, Rows};
 use crate::transform::shape::{retype, with_nulls_inside};
-use crate::transform::step::{Found, Rows, Step};
 
 /// Turns source batches into batches of what is written.
 #[derive(Debug)]
@@ -28,57 +30,44 @@ pub struct Transform {
     /// The source's fields that are read.
     source: Vec<Field>,
     schema: SchemaRef,
-    columns: Vec<(String, Step)>,
+    columns: Vec<Column>,
+    constants: Repeated,
     filter: Option<Arc<Sql>>,
 }
 
 /// What became of a batch.
 #[derive(Debug)]
-pub struct Made {
+pub(crate) struct Transformed {
     /// The rows of the target.
     pub batch: RecordBatch,
-    /// Values that did not go through; they are null in the batch.
-    pub found: Vec<Found>,
+    /// The values that could not be taken over; they are null in the batch.
+    pub bad: Vec<BadValues>,
     /// Rows that the filter left out.
     pub left_out: u64,
 }
 
 impl Transform {
-    /// The transform that makes every column of `target`.
+    /// The transform that gives every column of `target`.
     pub fn new(target: &Target) -> Self {
         let all: Vec<usize> = (0..target.columns.len()).collect();
         Self::of(target, &all, None)
     }
 
-    /// The transform that makes the columns of `target` at `places`, of the rows that `filter` keeps.
+    /// The transform that gives the columns of `target` at `places`, of the rows that `filter` keeps.
     pub(crate) fn of(target: &Target, places: &[usize], filter: Option<Arc<Sql>>) -> Self {
-        let mut fields: Vec<&Field> = Vec::new();
-        let mut columns = Vec::new();
-        let mut names = Vec::new();
-        for place in places {
-            let pair = target.schema.fields.get(*place).zip(target.columns.get(*place));
-            let Some((field, column)) = pair else { continue };
-            fields.push(field);
-            let step = Step::from(column);
-            let anew = field.is_blob_v2() && comes_from_first_kind(column, &target.before);
-            columns.push((field.name.clone(), if anew { step.with_blobs_anew() } else { step }));
-            Column::inputs(column, &mut names);
-        }
-        let written = Schema {
-            fields: fields.into_iter().cloned().collect(),
-            metadata: target.schema.metadata.clone(),
-        };
+        let pairs = places.iter().filter_map(|place| {
+            Some((target.schema.fields.get(*place)?.clone(), target.columns.get(*place)?.clone()))
+        });
+        let (fields, columns): (Vec<Field>, Vec<Column>) = pairs.unzip();
+        let mut names: Vec<&str> = columns.iter().flat_map(Column::inputs).collect();
         if let Some(filter) = &filter {
             names.extend(filter.inputs().fields().iter().map(|field| field.name().as_str()));
         }
-        let source =
-            target.before.fields.iter().filter(|field| names.contains(&field.name.as_str()));
-        Self {
-            source: source.cloned().collect(),
-            schema: Arc::new(carried(&ArrowSchema::from(&written))),
-            columns,
-            filter,
-        }
+        let read = target.before.fields.iter().filter(|one| names.contains(&one.name.as_str()));
+        let source = read.cloned().collect();
+        let written = Schema { fields, metadata: target.schema.metadata.clone() };
+        let schema = Arc::new(carried(&ArrowSchema::from(&written)));
+        Self { source, schema, columns, constants: Repeated::default(), filter }
     }
 
     /// The schema of the batches that come out.
@@ -87,28 +76,32 @@ impl Transform {
     }
 
     /// The schema of the source's columns that it needs, in the source's order.
-    pub fn inputs(&self) -> Schema {
-        Schema { fields: self.source.clone(), metadata: std::collections::HashMap::new() }
+    pub(crate) fn inputs(&self) -> Schema {
+        Schema { fields: self.source.clone(), metadata: HashMap::new() }
     }
 
-    /// Makes the target's rows of `batch`, in order; what does not go through is null.
+    /// The target's rows of `batch`, in order; bad values are null.
     ///
     /// # Errors
-    /// `Failed`, when the batch is not of the source's schema.
+    /// As [`run`](Self::run).
     pub fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        Ok(self.make(batch, None)?.batch)
+        Ok(self.run(batch, None)?.batch)
     }
 
-    /// Makes the target's rows of `batch`, in order, and tells what does not go through. Rows that are
-    /// `hidden` are made as well, and nothing is told of them.
+    /// The target's rows of `batch`, in order, and the bad values. Rows that are `hidden` come out too, but
+    /// bad values in them are not reported.
     ///
     /// # Errors
     /// `Failed`, when the batch is not of the source's schema; `Refused`, when an expression cannot be
     /// computed.
-    pub(crate) fn make(&self, batch: &RecordBatch, hidden: Option<BooleanArray>) -> Result<Made> {
+    pub(crate) fn run(
+        &self,
+        batch: &RecordBatch,
+        hidden: Option<BooleanArray>,
+    ) -> Result<Transformed> {
         let all = batch.num_rows();
-        let Some(filter) = &self.filter else { return self.make_all(batch, hidden) };
-        // Rows that nobody can see are left out first: the condition may not be computable for them.
+        let Some(filter) = &self.filter else { return self.run_unfiltered(batch, hidden) };
+        // Hidden rows are left out first: the condition may not be computable for them.
         let doing = || "leave out rows".to_owned();
         let seen = match &hidden {
             None => BooleanArray::from(vec![true; all]),
@@ -117,21 +110,23 @@ impl Transform {
         let visible = filter_record_batch(batch, &seen).doing(doing)?;
         let kept = matching(&visible, filter)?;
         let filtered = filter_record_batch(&visible, &kept).doing(doing)?;
-        let mut made = self.make_all(&filtered, None)?;
-        made.left_out = (all - filtered.num_rows()) as u64;
-        // What is told is told of the rows as they came.
+        let mut transformed = self.run_unfiltered(&filtered, None)?;
+        transformed.left_out = (all - filtered.num_rows()) as u64;
+        // Rows are reported by their places in `batch`.
         let seen: Vec<usize> = seen.values().set_indices().collect();
         let kept = kept.values().set_indices().filter_map(|row| seen.get(row));
         let places: Vec<usize> = kept.copied().collect();
-        for found in &mut made.found {
-            for row in &mut found.rows {
-                *row = places.get(*row).copied().unwrap_or(*row);
-            }
+        for row in transformed.bad.iter_mut().flat_map(|bad| &mut bad.rows) {
+            *row = places.get(*row).copied().unwrap_or(*row);
         }
-        Ok(made)
+        Ok(transformed)
     }
 
-    fn make_all(&self, batch: &RecordBatch, hidden: Option<BooleanArray>) -> Result<Made> {
+    fn run_unfiltered(
+        &self,
+        batch: &RecordBatch,
+        hidden: Option<BooleanArray>,
+    ) -> Result<Transformed> {
         let count = batch.num_rows();
         let columns = self.source.iter().map(|field| column(batch, &field.name));
         let rows = Rows {
@@ -139,35 +134,29 @@ impl Transform {
             columns: columns.collect::<Result<_>>()?,
             count,
             hidden,
+            constants: &self.constants,
         };
-        let mut found = Vec::new();
-        let mut columns = Vec::new();
-        for ((name, step), field) in self.columns.iter().zip(self.schema.fields()) {
-            let column = step.make(&rows, &mut found)?;
-            let column = retype(&column, field.data_type());
-            columns.push(column.map_err(|error| {
-                Error::failed(format!("cannot make column `{name}`")).caused_by(error)
-            })?);
-        }
+        let columns = self.columns.iter().zip(self.schema.fields()).map(|(column, field)| {
+            let Evaluated { values, bad } = rows.evaluate(column)?;
+            let values = retype(&values, field.data_type()).map_err(|error| {
+                Error::failed(format!("cannot build column `{}`", field.name())).caused_by(error)
+            })?;
+            Ok(Evaluated { values, bad })
+        });
+        let (columns, bad) = Evaluated::all(columns)?;
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let schema = SchemaRef::clone(&self.schema);
         let batch = RecordBatch::try_new_with_options(schema, columns, &options)
-            .doing(|| "make a batch of the target schema".to_owned())?;
-        Ok(Made { batch, found: merged(found), left_out: 0 })
+            .doing(|| "build a batch of the target schema".to_owned())?;
+        Ok(Transformed { batch, bad: merged(bad), left_out: 0 })
     }
 }
 
-/// Whether `column` keeps one of `source` that is a blob of the first kind.
-fn comes_from_first_kind(column: &Column, source: &Schema) -> bool {
-    let Column::Keep { name, .. } = column else { return false };
-    source.field(name).is_some_and(is_first_kind)
-}
-
-/// One of each column and problem: a column that others are computed from is made more than once.
-fn merged(found: Vec<Found>) -> Vec<Found> {
-    let mut all: Vec<Found> = Vec::new();
-    for one in found {
-        let same = |other: &&mut Found| other.path == one.path && other.problem == one.problem;
+/// One entry for each column and problem: a column that others are computed from is evaluated more than once.
+fn merged(bad: Vec<BadValues>) -> Vec<BadValues> {
+    let mut all: Vec<BadValues> = Vec::new();
+    for one in bad {
+        let same = |other: &&mut BadValues| other.path == one.path && other.problem == one.problem;
         match all.iter_mut().find(same) {
             None => all.push(one),
             Some(known) => {

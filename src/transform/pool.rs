@@ -1,4 +1,4 @@
-//! The one place where rayon meets async: jobs go to the pool's threads, results are awaited in order.
+//! The one place where rayon meets async: jobs run on the pool's threads, and async code awaits their results.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::oneshot;
 
-use crate::digest::{ColumnDigest, Digest};
 use crate::error::{Context, Error, Result};
 use crate::schema::blob;
+use crate::transform::digest::{ColumnDigest, Digest};
 
 /// The transform pool.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ impl Pool {
         let threads = ThreadPoolBuilder::new()
             .num_threads(workers)
             .thread_name(|index| format!("transform-{index}"))
-            // The job's sender is dropped as it unwinds, which its caller gets as an error.
+            // A panic drops the job's sender, which its caller gets as an error.
             .panic_handler(|_| {})
             .build()
             .doing(|| format!("start {workers} transform threads"))?;
@@ -66,7 +66,7 @@ impl Pool {
         if here { job() } else { self.run(job).await }
     }
 
-    /// Takes `batch` into `digests`, columns side by side.
+    /// Takes `batch` into `digests`, the columns in parallel.
     ///
     /// # Errors
     /// `Failed`, when the batch is of another schema.
@@ -83,7 +83,7 @@ impl Pool {
     }
 }
 
-/// Values of a batch for which going to another thread costs more than taking their digest.
+/// Up to so many values, going to another thread costs more than taking the digests here.
 const HERE_VALUES_MAX: usize = 8_192;
 
 /// The digests of all columns of a run of batches.
@@ -109,7 +109,7 @@ impl Digests {
         self.rows
     }
 
-    /// Takes in the next rows, columns side by side on the current pool.
+    /// Takes in the next rows, the columns in parallel on the current pool.
     ///
     /// # Errors
     /// `Failed`, when the batch is of another schema.

@@ -19,7 +19,7 @@ impl Rebatch {
         Self { rows_target: rows_target.max(1), pending: Vec::new(), pending_rows: 0 }
     }
 
-    /// Takes in `batch`, gives back what is ready. A batch near the target passes untouched.
+    /// Takes in `batch`, and gives back the batches that are ready. A batch near the target is passed on as it is.
     ///
     /// # Errors
     /// `Failed`, when batches of different schemas meet.

@@ -1,11 +1,11 @@
-//! Arrays in another shape: children left out or called otherwise, the values as they were.
+//! Arrays in another shape: some children left out, others renamed, the values unchanged.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayData, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
-    StructArray, make_array,
+    Array, ArrayData, ArrayDataBuilder, ArrayRef, AsArray, FixedSizeListArray, GenericListArray,
+    OffsetSizeTrait, StructArray, make_array,
 };
 use arrow::compute::{is_null, nullif};
 use arrow::datatypes::{DataType, Field as ArrowField, FieldRef};
@@ -14,8 +14,8 @@ use lance_core::datatypes::Field;
 
 use crate::error::{Context, Result};
 
-/// The values of `array`, which is the field `from`, for the field `to`, whose children are some of
-/// `from`'s, by id.
+/// The values of `array`, a column of the field `from`, as a column of the field `to`, whose children are some of
+/// `from`'s, found by id.
 ///
 /// # Errors
 /// `Failed`, when `array` is not of the field.
@@ -29,8 +29,8 @@ pub(crate) fn select(array: &ArrayRef, from: &Field, to: &Field) -> Result<Array
     retype(&selected, &to.data_type())
 }
 
-/// `array` without the nulls of its children that are the struct's own: Lance's writer of packed structs
-/// takes the latter only (lance-encoding 14 `src/encodings/logical/primitive.rs`).
+/// `array` without the nulls that its children have only where the struct is null: Lance's writer of packed structs
+/// accepts nulls of the struct, and none of its children (lance-encoding 14 `src/encodings/logical/primitive.rs`).
 fn packable(array: &ArrayRef) -> Result<ArrayRef> {
     let Some(structs) = array.as_struct_opt().filter(|structs| structs.null_count() > 0) else {
         return Ok(Arc::clone(array));
@@ -42,8 +42,8 @@ fn packable(array: &ArrayRef) -> Result<ArrayRef> {
         if is_own { without_nulls(child) } else { Ok(Arc::clone(child)) }
     });
     let children = children.collect::<Result<Vec<_>>>()?;
-    let made = StructArray::try_new(structs.fields().clone(), children, own.cloned());
-    Ok(Arc::new(made.doing(|| "pack structs".to_owned())?))
+    let packed = StructArray::try_new(structs.fields().clone(), children, own.cloned());
+    Ok(Arc::new(packed.doing(|| "pack structs".to_owned())?))
 }
 
 fn same_children(from: &Field, to: &Field) -> bool {
@@ -72,8 +72,9 @@ fn pick(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
                 columns.push(column);
             }
             let nulls = structs.nulls().cloned();
-            let made = StructArray::try_new_with_length(fields.into(), columns, nulls, array.len());
-            Ok(Arc::new(made.doing(|| format!("leave out children of `{}`", to.name))?))
+            let structs =
+                StructArray::try_new_with_length(fields.into(), columns, nulls, array.len());
+            Ok(Arc::new(structs.doing(|| format!("leave out children of `{}`", to.name))?))
         }
         DataType::List(_) => pick_items::<i32>(array, from, to),
         DataType::LargeList(_) => pick_items::<i64>(array, from, to),
@@ -84,9 +85,9 @@ fn pick(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
             let list = array.as_fixed_size_list();
             let items = select(list.values(), old, new)?;
             let field = ArrowField::new(&new.name, items.data_type().clone(), new.nullable);
-            let made =
+            let list =
                 FixedSizeListArray::try_new(Arc::new(field), *size, items, list.nulls().cloned());
-            Ok(Arc::new(made.doing(|| format!("leave out children of `{}`", to.name))?))
+            Ok(Arc::new(list.doing(|| format!("leave out children of `{}`", to.name))?))
         }
         _ => Ok(Arc::clone(array)),
     }
@@ -100,14 +101,14 @@ fn pick_items<O: OffsetSizeTrait>(array: &ArrayRef, from: &Field, to: &Field) ->
     let items = select(list.values(), old, new)?;
     let field = ArrowField::new(&new.name, items.data_type().clone(), new.nullable);
     let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
-    let made = GenericListArray::<O>::try_new(Arc::new(field), offsets, items, nulls);
-    Ok(Arc::new(made.doing(|| format!("leave out children of `{}`", to.name))?))
+    let list = GenericListArray::<O>::try_new(Arc::new(field), offsets, items, nulls);
+    Ok(Arc::new(list.doing(|| format!("leave out children of `{}`", to.name))?))
 }
 
-/// `array` as `to`, which differs in names, nullability and metadata of what is inside only.
+/// `array` as `to`, a type that differs only in the names, the nullability and the metadata of what is inside.
 ///
 /// # Errors
-/// `Failed`, when it differs in more, or a null is where none may be.
+/// `Failed`, when the types differ in more, or a null lies where `to` allows none.
 pub(crate) fn retype(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
     if array.data_type() == to {
         return Ok(Arc::clone(array));
@@ -132,12 +133,12 @@ fn retype_data(data: ArrayData, to: &DataType) -> Result<ArrayData> {
     let children = children.map(|(child, to)| retype_data(child.clone(), to));
     let children = children.collect::<Result<Vec<_>>>()?;
     let from = data.data_type().clone();
-    let made = data.into_builder().data_type(to.clone()).child_data(children).build();
-    made.doing(|| format!("make {from} a {to}"))
+    let retyped = data.into_builder().data_type(to.clone()).child_data(children).build();
+    retyped.doing(|| format!("turn {from} into {to}"))
 }
 
-/// `array` with the nulls of each struct in its children too: an expression that names a child does not look
-/// at the struct.
+/// `array` with the nulls of each struct in its children too: an expression that names a child sees only the
+/// child's own nulls.
 ///
 /// # Errors
 /// `Failed`, when it cannot be built.
@@ -154,11 +155,11 @@ pub(crate) fn with_nulls_inside(array: &ArrayRef) -> Result<ArrayRef> {
         fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
     }
     let nulls = structs.nulls().cloned();
-    let made = StructArray::try_new_with_length(fields.into(), columns, nulls, array.len());
-    Ok(Arc::new(made.doing(doing)?))
+    let structs = StructArray::try_new_with_length(fields.into(), columns, nulls, array.len());
+    Ok(Arc::new(structs.doing(doing)?))
 }
 
-/// `array` without its nulls: whatever lies under them shows. For rows that nobody can see.
+/// `array` without its nulls, with whatever values lie under them. For rows that nobody can see.
 ///
 /// # Errors
 /// `Failed`, when it cannot be built.
@@ -166,13 +167,12 @@ pub(crate) fn without_nulls(array: &ArrayRef) -> Result<ArrayRef> {
     if array.null_count() == 0 {
         return Ok(Arc::clone(array));
     }
-    let made = bare(array.to_data(), true);
-    Ok(make_array(made.doing(|| "fill deleted rows".to_owned())?))
+    let filled = without_nulls_inside(array.to_data()).and_then(|data| data.nulls(None).build());
+    Ok(make_array(filled.doing(|| "fill deleted rows".to_owned())?))
 }
 
-/// `data` without its own nulls, if it is to have none, and without those of what is inside it and may have none:
-/// they were hidden by its own.
-fn bare(data: ArrayData, own: bool) -> std::result::Result<ArrayData, ArrowError> {
+/// `data` without the nulls in those of its children that may have none: the nulls around them hid these.
+fn without_nulls_inside(data: ArrayData) -> std::result::Result<ArrayDataBuilder, ArrowError> {
     let fields: Vec<FieldRef> = match data.data_type() {
         DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
             vec![Arc::clone(field)]
@@ -181,10 +181,10 @@ fn bare(data: ArrayData, own: bool) -> std::result::Result<ArrayData, ArrowError
         _ => Vec::new(),
     };
     let children = data.child_data().iter().enumerate().map(|(at, child)| match fields.get(at) {
-        Some(field) => bare(child.clone(), !field.is_nullable()),
+        Some(field) if field.is_nullable() => without_nulls_inside(child.clone())?.build(),
+        Some(_) => without_nulls_inside(child.clone())?.nulls(None).build(),
         None => Ok(child.clone()),
     });
     let children = children.collect::<std::result::Result<Vec<_>, _>>()?;
-    let nulls = data.nulls().cloned().filter(|_| !own);
-    data.into_builder().child_data(children).nulls(nulls).build()
+    Ok(data.into_builder().child_data(children))
 }

@@ -115,7 +115,7 @@ async fn a_damaged_sidecar_stops_the_migration_and_is_named() {
     assert!(db.staged_files().is_empty());
 }
 
-/// What row `row` of a table of the first kind holds: beside nulls and empty ones, some of every size class.
+/// What row `row` of a table of blob v1 holds: beside nulls and empty ones, some of every size class.
 fn first_kind(row: u8) -> Option<Vec<u8>> {
     let size = [0, 10, 65_536, 65_537, 300_000, 4_194_305][usize::from(row % 6)];
     (row % 5 != 3).then(|| vec![row; size])
@@ -142,7 +142,7 @@ async fn blobs_of_the_first_kind_become_those_of_the_second_with_a_newer_version
     let db = Db::new();
     table_of_first_kind(&db, 24).await;
     let newer = ["--storage-version", "2.2", "--rename", "b=c", "--add", "n:int64=7"];
-    db.relance("plan", "t", &newer).expect(0).says("those of `c` become Lance's second kind");
+    db.relance("plan", "t", &newer).expect(0).says("those of `c` become blob v2");
     db.relance("migrate", "t", &newer).expect(0);
     let live = Arc::new(db.open("t").await);
     let there: Vec<u64> = (0..24).filter(|row| first_kind(*row).is_some()).map(u64::from).collect();

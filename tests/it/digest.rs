@@ -12,7 +12,8 @@ use arrow_select::concat::concat;
 use arrow_select::take::take;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use relance::{ColumnDigest, Digest};
+use relance::Digest;
+use relance::internals::ColumnDigest;
 
 /// A row of a nested column: a string, a list of numbers, a vector of two, or null in any of them.
 type Row = (Option<String>, Option<Vec<Option<i64>>>, Option<(f32, f32)>, Option<bool>);

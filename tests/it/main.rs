@@ -16,6 +16,7 @@
 mod support;
 
 mod after;
+mod api;
 mod blobs;
 mod catchup;
 mod changes;
@@ -23,9 +24,12 @@ mod cli;
 mod crash;
 mod digest;
 mod gate;
+#[cfg(unix)] // its examples run in a shell
+mod guide;
 mod index;
 mod layers;
 mod lease;
+mod levels;
 #[cfg(unix)]
 mod links;
 #[cfg(target_os = "linux")] // whose kernel tells how much memory a process had

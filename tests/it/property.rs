@@ -10,7 +10,8 @@ use lance::dataset::WriteParams;
 use lance_io::object_store::WrappingObjectStore;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use relance::{Change, Location, Migration, Request, Strategy as Way, parse_type};
+use relance::internals::parse_type;
+use relance::{Change, Location, Migration, Request, Strategy as Way};
 use serde_json::{Value, json};
 
 use crate::support::mortal::{How, Mortal, Wrap};

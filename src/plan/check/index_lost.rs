@@ -1,9 +1,12 @@
-//! An index that is lost has to be asked for; one whose parameters cannot be known would come back different.
+//! Indices that would be dropped without being asked for, and those that cannot be built again as they were.
 
 use arrow::datatypes::DataType;
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, IndexFacts, IndexFate, Plan, Rebuild, Request};
+use crate::plan::Plan;
+use crate::plan::facts::{Facts, IndexFacts};
+use crate::plan::indices::{IndexFate, Rebuild};
+use crate::plan::request::Request;
 use crate::schema::show::type_text;
 
 /// Refuses names that are no index of the table.
@@ -21,7 +24,7 @@ pub(super) fn check_names(facts: &Facts, request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to lose an index without being asked.
+/// Refuses to drop an index that nobody asked to drop, and to build one that would be another one.
 pub(super) fn check(plan: &Plan) -> Result<()> {
     expect_asked(plan)?;
     for rebuild in plan.rebuilds().iter().filter(|rebuild| rebuild.other_values) {
@@ -43,7 +46,7 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to lose an index with its column, unless its name was given.
+/// Refuses to drop an index with its column, unless its name was given.
 fn expect_asked(plan: &Plan) -> Result<()> {
     let asked = &plan.request.drop_indices;
     let lost: Vec<&IndexFacts> = plan
@@ -67,7 +70,7 @@ fn expect_asked(plan: &Plan) -> Result<()> {
     Err(Error::refused(message).with_advice(&format!("{flags} goes on without {them}")))
 }
 
-/// Refuses an index of a kind that the column's new values do not suit.
+/// Refuses to rebuild an index that cannot be built on the column's new values.
 fn expect_suited(plan: &Plan, index: &IndexFacts, rebuild: &Rebuild) -> Result<()> {
     let Some(field) = plan.target.after.field(&rebuild.column) else { return Ok(()) };
     let (name, kind, column) = (&index.name, &index.kind, &rebuild.column);

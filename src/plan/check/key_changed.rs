@@ -1,7 +1,9 @@
-//! Columns by which writers find rows again: merges by key go wrong when they are gone or called otherwise.
+//! Key columns: writers find rows by them, and merges by key go wrong when they are dropped, renamed or changed.
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, Plan, Request};
+use crate::plan::Plan;
+use crate::plan::facts::Facts;
+use crate::plan::request::Request;
 use crate::schema::change::Change;
 
 pub(super) fn check(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Refusals, each with one reason, run in a fixed order so that the same request gives the same answer.
+//! Refusals, one reason each. They run in a fixed order, so that the same request gives the same answer.
 
 mod index_lost;
 mod key_changed;
@@ -7,7 +7,9 @@ mod state_lost;
 mod type_unsupported;
 
 use crate::error::Result;
-use crate::plan::{Facts, Plan, Request};
+use crate::plan::Plan;
+use crate::plan::facts::Facts;
+use crate::plan::request::Request;
 
 /// Refuses what cannot be carried out without loss.
 ///

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::plan::explain::bytes_text;
+use crate::plan::amounts::bytes_text;
 
 pub(super) fn check(plan: &Plan) -> Result<()> {
     let Some(free) = plan.cost.free_bytes else {

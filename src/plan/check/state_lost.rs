@@ -1,9 +1,9 @@
-//! State beside the rows that a rewrite would lose.
-
-use lance_file::version::ConcreteFileVersion;
+//! State that Lance keeps beside the rows, and that a migration would lose.
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, Plan, Strategy};
+use crate::plan::Plan;
+use crate::plan::facts::Facts;
+use crate::plan::strategy::Strategy;
 use crate::schema::change::Change;
 
 /// Schema metadata that makes a table a materialised view (lancedb 0.41 `src/materialized_view.rs`).
@@ -38,7 +38,7 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         (touches && schema.metadata.contains_key(FUNCTIONS), "functions are bound to its columns"),
         (
             rewrites && state.stable_row_ids,
-            "it has stable row ids, and a rewrite would number its rows anew",
+            "it has stable row ids, and a rewrite would give its rows other ids",
         ),
         (
             state.non_reusable_field_ids,
@@ -51,10 +51,6 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         (
             rewrites && state.tagged_fragment_reuse,
             "it has a tagged fragment-reuse index: optimize its indices first",
-        ),
-        (
-            plan.storage_version == ConcreteFileVersion::V1,
-            "its files are of the legacy version 0.1",
         ),
     ];
     let lost = found.into_iter().find(|(found, _)| *found);

@@ -1,45 +1,35 @@
-//! Columns that the pipeline cannot carry, and added ones that the table's file version cannot hold.
+//! Columns that a rewrite cannot carry, and new ones that the table's storage version cannot hold.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
 use arrow::datatypes::DataType;
 use lance_core::datatypes::Field;
-use lance_file::version::ConcreteFileVersion;
 
 use crate::error::{Error, Result};
-use crate::plan::{Facts, Plan, Strategy};
+use crate::plan::Plan;
+use crate::plan::facts::Facts;
+use crate::plan::strategy::Strategy;
 use crate::schema::show::type_text;
+use crate::storage_version::{FIRST_WITH_MAPS, abilities};
 
 pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
-    for field in facts.schema.fields_pre_order() {
-        let carried = plan.strategy != Strategy::Rewrite;
-        let nested = !facts.schema.fields.iter().any(|top| top.id == field.id);
-        let Some(what) = not_carried(field, nested, plan.storage_version).filter(|_| !carried)
-        else {
-            continue;
-        };
-        let (table, name) = (&facts.table, &field.name);
-        return Err(Error::refused(format!(
-            "column `{name}` of `{table}` holds {what}, which this version of relance cannot rewrite"
-        ))
-        .with_advice("the strategies columns and metadata leave it where it is"));
+    if plan.strategy == Strategy::Rewrite {
+        expect_carried(facts, plan)?;
     }
-    let structs = || facts.schema.fields_pre_order().find(|field| is_nullable_struct(field));
-    if plan.storage_version == ConcreteFileVersion::V2_0
-        && facts.storage_version != ConcreteFileVersion::V2_0
-        && let Some(field) = structs()
-    {
+    let loses_nulls = !abilities(plan.storage_version).keeps_null_structs
+        && plan.storage_version != facts.storage_version;
+    let mut fields = facts.schema.fields_pre_order();
+    if let Some(field) = fields.find(|field| loses_nulls && is_nullable_struct(field)) {
         let name = &field.name;
         return Err(Error::refused(format!(
             "column `{name}`: storage version 2.0 keeps no null structs"
         )));
     }
     let new = plan.target.derived().chain(plan.written.iter().copied());
-    for place in new {
-        let Some(field) = plan.target.schema.fields.get(place) else { continue };
+    for field in new.filter_map(|place| plan.target.schema.fields.get(place)) {
         let (name, data_type) = (&field.name, field.data_type());
-        if let Some(needed) = needs_version(&data_type, plan.storage_version) {
+        if has_maps(&data_type) && !abilities(plan.storage_version).has_maps {
             return Err(Error::refused(format!(
-                "column `{name}`: a {} needs storage version {needed}; the table has {}",
+                "column `{name}`: a {} needs storage version {FIRST_WITH_MAPS}; the table has {}",
                 type_text(&data_type),
                 plan.storage_version
             )));
@@ -48,44 +38,42 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// Refuses columns that cannot be read from one file and written to another.
+fn expect_carried(facts: &Facts, plan: &Plan) -> Result<()> {
+    let promotes = abilities(plan.storage_version).has_blob_v2;
+    for field in facts.schema.fields_pre_order() {
+        let is_top = facts.schema.fields.iter().any(|top| top.id == field.id);
+        let is_list = matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_));
+        // Top-level blobs are carried: see `schema/blob.rs`.
+        let what = if field.is_blob_v2() || (field.is_blob() && promotes) {
+            (!is_top).then_some("blobs inside another type")
+        } else if is_list && field.children.iter().any(Field::is_blob) {
+            // Lance itself reads them wrong in 2.1.
+            Some("lists of blobs")
+        } else {
+            None
+        };
+        let Some(what) = what else { continue };
+        let (table, name) = (&facts.table, &field.name);
+        return Err(Error::refused(format!(
+            "column `{name}` of `{table}` holds {what}, which this version of relance cannot rewrite"
+        ))
+        .with_advice("the strategies columns and metadata leave it where it is"));
+    }
+    Ok(())
+}
+
 fn is_nullable_struct(field: &Field) -> bool {
     field.nullable && matches!(field.data_type(), DataType::Struct(_)) && !field.is_blob()
 }
 
-/// What `field` holds that cannot be read from one file and written to another, if it does.
-fn not_carried(field: &Field, nested: bool, version: ConcreteFileVersion) -> Option<&'static str> {
-    let old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
-    let is_list = matches!(field.data_type(), DataType::List(_) | DataType::LargeList(_));
-    if field.is_blob_v2() {
-        // At the top level they are carried: see `schema/blob.rs`.
-        nested.then_some("blobs inside another type")
-    } else if field.is_blob() && !old {
-        // At the top level they become those of the second kind.
-        nested.then_some("blobs inside another type")
-    } else if is_list && field.children.iter().any(Field::is_blob) {
-        // Lance itself reads them wrong in 2.1.
-        Some("lists of blobs")
-    } else {
-        None
-    }
-}
-
-/// The storage version that `data_type` needs, if the table's is older
-/// (lance-file 14 `src/versions/v2_1/mod.rs`).
-fn needs_version(data_type: &DataType, version: ConcreteFileVersion) -> Option<&'static str> {
-    let old = matches!(version, ConcreteFileVersion::V2_0 | ConcreteFileVersion::V2_1);
-    let structured =
-        |field: &arrow::datatypes::Field| matches!(field.data_type(), DataType::Struct(_));
-    let new = match data_type {
+/// Whether `data_type` has a map in it, or a struct as the item of a fixed-size list.
+fn has_maps(data_type: &DataType) -> bool {
+    match data_type {
         DataType::Map(..) => true,
-        DataType::FixedSizeList(item, _) => structured(item),
-        DataType::List(item) | DataType::LargeList(item) => {
-            return needs_version(item.data_type(), version);
-        }
-        DataType::Struct(fields) => {
-            return fields.iter().find_map(|field| needs_version(field.data_type(), version));
-        }
+        DataType::FixedSizeList(item, _) => matches!(item.data_type(), DataType::Struct(_)),
+        DataType::List(item) | DataType::LargeList(item) => has_maps(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_maps(field.data_type())),
         _ => false,
-    };
-    (new && old).then_some("2.2")
+    }
 }

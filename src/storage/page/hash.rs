@@ -22,11 +22,11 @@ use lance_encoding::format::pb21::PageLayout;
 use prost::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::digest::{DIGEST_VERSION, Digest};
 use crate::error::{Context, Error, Result};
 use crate::storage::page::cut::{BufferPlace, places_of};
 use crate::storage::page::file::{HashedRead, PageFile, read_ahead};
 use crate::storage::page::read_along::ReadBackHashes;
+use crate::transform::digest::{DIGEST_VERSION, Digest};
 
 /// The hashes of the columns of `file` at the places `columns`; what was `seen` of it is not read again.
 ///

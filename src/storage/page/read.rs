@@ -11,7 +11,6 @@ use lance_encoding::EncodingsIo;
 use lance_encoding::decoder::{DecoderPlugins, FilterExpression, ReadBatchTask};
 use lance_file::LanceEncodingsIo;
 use lance_file::reader::{FileReader, FileReaderOptions, ReaderProjection};
-use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::{physical_column_count, reader_projection_from_field_ids};
 use lance_io::ReadBatchParams;
 use lance_table::format::DataFile;
@@ -20,6 +19,7 @@ use crate::error::{Context, Result};
 use crate::storage::page::blocks::Blocks;
 use crate::storage::page::file::{Access, PageFile};
 use crate::storage::page::io::DiskIo;
+use crate::storage_version::abilities;
 
 /// A file is read by one request while the largest pages of its columns have at most so many bytes together:
 /// they are held at the same time.
@@ -34,8 +34,7 @@ const READ_BYTES: (u64, u64) = (8 << 20, 16 << 20);
 /// table's folder, or is of a version whose columns cannot be told by number.
 pub(crate) fn projection(file: &DataFile, schema: &Schema) -> Option<ReaderProjection> {
     let version = file.file_version().ok()?;
-    let old = matches!(version, ConcreteFileVersion::V1 | ConcreteFileVersion::V2_0);
-    if old || file.base_id.is_some() {
+    if !abilities(version).reads_directly || file.base_id.is_some() {
         return None;
     }
     let columns = file.fields.iter().zip(file.column_indices.iter());
@@ -115,9 +114,7 @@ impl PageFile {
             columns += 1;
         }
         let rows = self.rows().max(1);
-        // Of the oldest format, all pages that are asked for are read at once.
-        let lazy = self.metadata.version != ConcreteFileVersion::V2_0;
-        if lazy && held <= HELD_BYTES_MAX {
+        if abilities(self.metadata.version).reads_lazily && held <= HELD_BYTES_MAX {
             return rows;
         }
         let (few, many) = READ_BYTES;

@@ -1,0 +1,99 @@
+//! Plans a request: the target, the strategy, the chunks, the indices, and what they cost.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Schema as ArrowSchema;
+use chrono::{DateTime, Utc};
+
+use crate::chunk::{Chunk, ChunkLimits, cut};
+use crate::error::{Error, Result};
+use crate::plan::choice::{choose, version_of_new_files};
+use crate::plan::cost::Cost;
+use crate::plan::facts::Facts;
+use crate::plan::indices::fates;
+use crate::plan::request::Request;
+use crate::plan::strategy::Strategy;
+use crate::plan::{Plan, check};
+use crate::schema::sql::Sql;
+use crate::schema::target::Target;
+use crate::settings::ROWS_PER_FILE;
+use crate::storage_version::abilities;
+
+/// A run of small fragments is closed after so many bytes, whatever its rows.
+const CHUNK_BYTES_MAX: u64 = 4 << 30;
+
+/// A run of small fragments that get one file each is closed after so many rows: longer ones gain nothing.
+const COLUMNS_CHUNK_ROWS: u64 = 1 << 17;
+
+impl Plan {
+    /// Plans `request` on a table of these `facts`.
+    ///
+    /// # Errors
+    /// `Usage`, for a request that no table could take; `Refused`, for one that this table cannot.
+    pub(crate) fn choose(facts: &Facts, request: &Request, now: DateTime<Utc>) -> Result<Self> {
+        request.validate()?;
+        let Facts { schema, field_id_max, .. } = facts;
+        let (changes, if_exists) = (&request.changes, request.if_exists);
+        let mut target = Target::derive(schema, *field_id_max, changes, if_exists, now)?;
+        let filter = filter_of(facts, request)?;
+        let storage_version = version_of_new_files(facts, request)?;
+        let has_blob_v2 = abilities(facts.storage_version).has_blob_v2;
+        if !has_blob_v2 && abilities(storage_version).has_blob_v2 {
+            target.promote_blobs(facts.field_id_max)?;
+        }
+        let choice = choose(facts, request, &target)?;
+        let strategy = choice.strategy;
+        let indices = fates(facts, request, &target, strategy);
+        let others = choice.possible.iter().filter(|other| **other != strategy);
+        let others = others.map(|other| {
+            let indices = fates(facts, request, &target, *other);
+            (*other, Cost::of(facts, &target, *other, &indices))
+        });
+        let plan = Self {
+            table: facts.table.clone(),
+            version: facts.version,
+            strategy,
+            before: facts.schema.clone(),
+            storage_version,
+            storage_version_before: facts.storage_version,
+            cost: Cost::of(facts, &target, strategy, &indices),
+            others: others.collect(),
+            rows: facts.fragments.iter().map(|fragment| fragment.rows).sum(),
+            fragments: facts.fragments.len() as u64,
+            written: match strategy {
+                Strategy::Rewrite => (0..target.columns.len()).collect(),
+                Strategy::Columns => target.derived().collect(),
+                Strategy::Nothing | Strategy::Metadata => Vec::new(),
+            },
+            chunks: chunks(facts, request, strategy),
+            target,
+            choice,
+            filter,
+            indices,
+            findings: Vec::new(),
+            skipped_values: Vec::new(),
+            request: request.clone(),
+        };
+        check::run(facts, request, &plan)?;
+        Ok(plan)
+    }
+}
+
+/// The chunks that `strategy` stages.
+fn chunks(facts: &Facts, request: &Request, strategy: Strategy) -> Vec<Chunk> {
+    let rows_max = match strategy {
+        Strategy::Nothing | Strategy::Metadata => return Vec::new(),
+        Strategy::Columns => COLUMNS_CHUNK_ROWS,
+        Strategy::Rewrite => request.rows_per_file.unwrap_or(ROWS_PER_FILE),
+    };
+    let limits = ChunkLimits { rows_max, bytes_max: CHUNK_BYTES_MAX };
+    cut(&facts.fragments, &facts.staged, limits)
+}
+
+/// The condition of `--where`, over the source's columns.
+fn filter_of(facts: &Facts, request: &Request) -> Result<Option<Arc<Sql>>> {
+    let Some(text) = &request.filter else { return Ok(None) };
+    let filter = Sql::parse_filter(text, &ArrowSchema::from(&facts.schema));
+    let filter = filter.map_err(|error| Error::usage(format!("--where: {error}")).caused_by(error));
+    Ok(Some(Arc::new(filter?)))
+}

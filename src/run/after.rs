@@ -1,0 +1,227 @@
+//! After the swap: a look at it, which takes it back where it is not whole; then indices, and tidying up.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lance::Dataset;
+use lance::dataset::transaction::Operation;
+
+use crate::commit::{Act, Outcome, exactly_next, properties};
+use crate::error::{Error, Kind, Result};
+use crate::phase::Phase;
+use crate::plan::Plan;
+use crate::plan::amounts::count_text;
+use crate::progress::Amount;
+use crate::retry::retrying;
+use crate::run::context::Context;
+use crate::run::hints::{command, unfinished, unknown};
+use crate::run::lease::{beating, checkpoint, lease_of};
+use crate::run::report::{Ended, Report};
+use crate::run::session::Session;
+use crate::schema::change::Change;
+use crate::schema::filled::filled;
+use crate::schema::path::{field_at, find};
+use crate::schema::show::field_text;
+use crate::table::newest;
+use crate::verify::published;
+use crate::verify::published::sync_commit;
+use crate::{database, index, leftover, span, tag};
+
+/// Looks at the version that was swapped in, rebuilds indices, and removes what is left over, the staging
+/// table last.
+///
+/// # Errors
+/// `Mismatch`, when the version was not whole and was taken back; otherwise `Unfinished`, whatever it is that
+/// fails: the swap has landed. `Locked`, when another run took over.
+pub(in crate::run) async fn finish(
+    ctx: &Context,
+    session: Box<Session>,
+    swapped: Arc<Dataset>,
+) -> Result<Ended> {
+    let session = Box::pin(look_after(ctx, session, &swapped)).await?;
+    let report = Box::pin(finish_and_tidy(ctx, session, &swapped)).await;
+    let report = report.map_err(|error| unfinished(ctx, swapped.version_id(), error))?;
+    ctx.begin_phase(Phase::Done, Amount::default());
+    Ok(Ended::Swapped(report))
+}
+
+/// Looks at the version that was swapped in. Where it is not whole, since something removed a file of it at
+/// that very moment (a cleanup that was told to take files of unfinished writes, say), the version before
+/// it is put back, unless others have written since.
+///
+/// # Errors
+/// `Mismatch` then; otherwise what kept it from looking.
+///
+/// # Crash
+/// The live table is the swapped version, or the one before it again.
+async fn look_after(
+    ctx: &Context,
+    session: Box<Session>,
+    swapped: &Arc<Dataset>,
+) -> Result<Box<Session>> {
+    let (version, before) = (swapped.version_id(), session.source.version_id());
+    let looked = async {
+        sync_commit(swapped).await?;
+        published::inspect_swapped(session.intent(), swapped).await
+    };
+    let error = match looked.await {
+        Ok(()) => return Ok(session),
+        Err(error) if error.kind() == Kind::Mismatch => error,
+        Err(error) => return Err(unfinished(ctx, version, error)),
+    };
+    let id = session.journal.header().id.clone();
+    let operation = Operation::Restore { version: before };
+    match exactly_next(swapped, operation, properties(&id, Act::Rollback)).await? {
+        Outcome::Landed(live) => {
+            let back = drop_broken(ctx, *session, &live).await;
+            let message = format!(
+                "version {version} was swapped in and is not whole, so version {before} was put back as \
+                 version {}. Nothing of the table is lost; migrate again, without a cleanup beside it",
+                live.version_id()
+            );
+            let error = Error::mismatch(message).caused_by(error);
+            Err(match back {
+                Ok(()) => error,
+                Err(left) => error.with_lines(left.report(&[]).lines()),
+            })
+        }
+        Outcome::LostRace { head } => {
+            let rollback = command(ctx, "rollback");
+            let message = format!(
+                "version {version} was swapped in and is not whole, and others have committed version \
+                 {head} since, so it was not taken back by itself"
+            );
+            let advice = format!("{rollback} goes back, and says what would be lost");
+            Err(Error::mismatch(message).with_advice(&advice).caused_by(error))
+        }
+        Outcome::Unknown { attempted, error } => Err(unknown(ctx, attempted).caused_by(error)),
+    }
+}
+
+/// Drops what is left of a migration whose swap was taken back.
+async fn drop_broken(ctx: &Context, mut session: Session, live: &Dataset) -> Result<()> {
+    checkpoint(ctx, &mut session.journal, Phase::Done, false).await?;
+    let header = session.journal.header().clone();
+    let (keep, first) = (HashSet::new(), header.first_version);
+    leftover::remove(live, &header.id, &keep, first, Some(&mut session.journal)).await?;
+    tag::unpin(live, &header.id).await?;
+    session.journal.remove().await.map(drop)
+}
+async fn finish_and_tidy(
+    ctx: &Context,
+    mut session: Box<Session>,
+    swapped: &Arc<Dataset>,
+) -> Result<Report> {
+    let report = match index_and_tidy(ctx, &mut session, swapped).await {
+        Ok(report) => report,
+        Err(error) => {
+            // Lets go, so that nobody waits for a heartbeat. The first error is the one to tell.
+            let released = lease_of(ctx, Phase::Index, true);
+            let _ = session.journal.checkpoint(released).await;
+            return Err(error);
+        }
+    };
+    // A run that was taken over must not remove what another one works with.
+    checkpoint(ctx, &mut session.journal, Phase::Done, false).await?;
+    session.journal.remove().await?;
+    Ok(report)
+}
+
+async fn index_and_tidy(
+    ctx: &Context,
+    session: &mut Session,
+    swapped: &Arc<Dataset>,
+) -> Result<Report> {
+    let began = Instant::now();
+    let id = session.journal.header().id.clone();
+    // First of all: what going back reads there must outlive a cleanup.
+    let tag = || tag::pin_swap(swapped, &id, swapped.version_id());
+    retrying(&ctx.progress, &ctx.cancel, "tagging the swapped version", tag).await?;
+    let wanted = session.plan.rebuilds();
+    let missing = index::missing(swapped, &wanted).await?.len() as u64;
+    let mut after = newest(swapped).await?;
+    if missing > 0 {
+        ctx.begin_phase(Phase::Index, Amount { chunks: missing, ..Amount::default() });
+        let _building = span::index();
+        let source = Arc::clone(&session.source);
+        let indices = index::rebuild(&source, after, &wanted, &id, &ctx.progress);
+        after = beating(ctx, &mut session.journal, Phase::Index, indices).await?;
+    }
+    let asked = &session.plan.request.drop_indices;
+    after = index::drop_named(after, asked, &id).await?;
+    for name in session.plan.dropped_indices() {
+        ctx.say(format!("index `{name}` is dropped"));
+    }
+    session.took(Phase::Index, began);
+    let (version, rows) = (swapped.version_id(), session.rows_swapped());
+    let schema = session.plan.target.schema.clone();
+    let sample = database::look(&ctx.location, version, rows, &schema);
+    let sample = Box::pin(beating(ctx, &mut session.journal, Phase::Index, sample)).await?;
+    ctx.say(format!("LanceDB counts {} rows and sees every field", count_text(rows)));
+    let first = session.journal.header().first_version;
+    let (keep, journal) = (leftover::named_by(swapped), &mut session.journal);
+    leftover::remove(&after, &id, &keep, first, Some(journal)).await?;
+    if let Some(undo) = &session.journal.header().undo {
+        tag::unpin(&after, &undo.id).await?;
+    }
+    Ok(report_of(ctx, session, swapped, &after, sample))
+}
+
+fn report_of(
+    ctx: &Context,
+    session: &Session,
+    swapped: &Dataset,
+    after: &Dataset,
+    sample: Vec<arrow::array::RecordBatch>,
+) -> Report {
+    let header = session.journal.header();
+    let plan = &session.plan;
+    let files = session.journal.records().flat_map(|record| &record.files);
+    let fields = arrow::datatypes::Schema::from(&plan.target.schema);
+    Report {
+        table: ctx.table().to_owned(),
+        id: header.id.clone(),
+        changes: plan.target.changes.iter().map(Change::text).collect(),
+        skipped: plan.target.skipped.iter().map(|skipped| skipped.name.clone()).collect(),
+        skipped_values: plan.skipped_values.clone(),
+        version_before: header.source_version,
+        version_swapped: swapped.version_id(),
+        version_after: after.version_id(),
+        rollback_tag: tag::tag_of(&header.id),
+        strategy: plan.strategy,
+        rows: session.rows_swapped(),
+        fragments_before: plan.fragments,
+        fragments_after: swapped.count_fragments() as u64,
+        bytes_written: files.map(|file| file.bytes).sum(),
+        verified: ctx.settings.verify,
+        values_nulled: session.values_nulled(),
+        rounds: u64::from(session.rounds.count),
+        swapped_after: session.swapped_after,
+        indices_rebuilt: plan.rebuilds().into_iter().map(|rebuild| rebuild.name).collect(),
+        indices_dropped: plan.dropped_indices(),
+        fields: fields.fields().iter().map(|field| field_text(field)).collect(),
+        seconds: session.seconds.clone(),
+        notes: notes(ctx, plan),
+        sample,
+    }
+}
+
+/// What those who go on writing to the migrated table need to know.
+fn notes(ctx: &Context, plan: &Plan) -> Vec<String> {
+    let schema = &plan.target.schema;
+    let filled = filled(&plan.target.changes).into_iter();
+    let nullable = filled.filter(|one| {
+        find(&schema.fields, &one.column)
+            .and_then(|at| field_at(&schema.fields, &at))
+            .is_some_and(|field| field.nullable)
+    });
+    let names: Vec<String> = nullable.map(|one| format!("`{}`", one.column)).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let (names, status) = (names.join(", "), command(ctx, "status"));
+    vec![format!(
+        "rows that clients append without {names} are null there, not the default: {status} counts them"
+    )]
+}

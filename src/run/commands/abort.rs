@@ -1,0 +1,173 @@
+//! `abort`: drops what is staged.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use lance::Dataset;
+
+use crate::error::{Error, Result, is_storage_full};
+use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
+use crate::leftover::Removed;
+use crate::phase::Phase;
+use crate::process::ProcessId;
+use crate::run::context::Context;
+use crate::run::hints::{landed, tell_left};
+use crate::run::lease::{checkpoint, expect_free_or_waiting, take_over};
+use crate::run::reclaim::{named_by_all, stray_ids};
+use crate::run::report::Aborted;
+use crate::run::staged::nothing_staged;
+use crate::table::{Opener, newest};
+use crate::{database, history, leftover, tag};
+
+pub(in crate::run) async fn run(ctx: &Context) -> Result<Aborted> {
+    let opener = ctx.opener();
+    database::expect_table(&ctx.location).await?;
+    let live = opener.live().await?;
+    let journal = match Opened::look(&opener).await? {
+        Opened::Nothing => return abort_nothing(ctx, &live, &opener).await,
+        Opened::Wreck(wreck) => return abort_wreck(ctx, &live, &wreck).await,
+        Opened::Journal(journal) => *journal,
+    };
+    expect_free_or_waiting(ctx, &journal).await?;
+    match abort_staged(ctx, &live, journal).await {
+        Err(error) if is_storage_full(&error) => abort_full(ctx, &live, &opener, error).await,
+        done => done,
+    }
+}
+
+/// Removes what is left of migrations that are not there, where nothing is staged.
+async fn abort_nothing(ctx: &Context, live: &Arc<Dataset>, opener: &Opener) -> Result<Aborted> {
+    let pins = abort_pins(ctx, live).await?;
+    let files = clear_unversioned(opener).await?;
+    if let Some(aborted) = pins {
+        let files = aborted.files + files.unwrap_or_default();
+        return Ok(Aborted { files, ..aborted });
+    }
+    let files = files.ok_or_else(|| nothing_staged(ctx))?;
+    Ok(aborted(ctx, "unknown".to_owned(), Removed { files, bytes: 0 }, Vec::new()))
+}
+
+/// Drops the migration of `journal`, which is not running.
+async fn abort_staged(ctx: &Context, live: &Arc<Dataset>, mut journal: Journal) -> Result<Aborted> {
+    let header = journal.header().clone();
+    let point = history::rollback_point(live, &header.id).await?;
+    if let Some(version) = point.and_then(|point| point.swapped) {
+        return Err(landed(ctx, version));
+    }
+    // Taking the migration over stops a run that is slow, not dead, before it can name a file that is
+    // removed here.
+    let live = take_over(ctx, live, &mut journal, Phase::Plan).await?;
+    let swapped = history::find_swap(&live, &header.id, header.first_version).await?;
+    if let Some(version) = swapped {
+        return Err(landed(ctx, version));
+    }
+    // Nobody adopts what the journal does not name: forgotten first, removed then.
+    journal.forget_all();
+    checkpoint(ctx, &mut journal, Phase::Plan, false).await?;
+    let (keep, first) = (HashSet::new(), header.first_version);
+    let removed = leftover::remove(&live, &header.id, &keep, first, Some(&mut journal)).await?;
+    tag::unpin(&live, &header.id).await?;
+    let left = journal.remove().await?;
+    tell_left(ctx, &left);
+    Ok(aborted(ctx, header.id, removed, left))
+}
+
+/// Drops what is staged where the disk has no room for a commit that says so: the staging table goes first,
+/// so that a run which is slow, not dead, finds that out.
+async fn abort_full(
+    ctx: &Context,
+    live: &Arc<Dataset>,
+    opener: &Opener,
+    full: Error,
+) -> Result<Aborted> {
+    let Some(journal) = Journal::open(opener).await? else { return Err(full) };
+    let (header, lease) = (journal.header().clone(), journal.lease());
+    if lease.phase == Phase::Swap && !lease.released {
+        // It may be asleep just before its commit, and only a commit keeps it out.
+        return Err(
+            full.with_advice("the run died at its swap: free a few KB first, then abort again")
+        );
+    }
+    let swapped = history::find_swap(live, &header.id, header.first_version).await?;
+    if let Some(version) = swapped {
+        return Err(landed(ctx, version));
+    }
+    let left = journal.remove().await?;
+    let (keep, first) = (HashSet::new(), header.first_version);
+    let removed = leftover::remove(live, &header.id, &keep, first, None).await?;
+    tag::unpin(live, &header.id).await?;
+    Ok(aborted(ctx, header.id, removed, left))
+}
+
+/// Removes the pins of migrations that are not there, where nothing is staged, and what they left that no
+/// version names. `None`, when there are none.
+async fn abort_pins(ctx: &Context, live: &Arc<Dataset>) -> Result<Option<Aborted>> {
+    let before = stray_ids(live).await?;
+    if before.is_empty() {
+        return Ok(None);
+    }
+    // What was pinned before the look, and is not swapped after it, is nobody's: a migration that began
+    // meanwhile has another id, one that ended is swapped.
+    let live = newest(live).await?;
+    let mut ids = stray_ids(&live).await?;
+    ids.retain(|id| before.contains(id));
+    let (keep, first) = named_by_all(&live).await?;
+    let mut all = Removed::default();
+    for id in &ids {
+        let removed = leftover::remove(&live, id, &keep, first, None).await?;
+        all.files += removed.files;
+        all.bytes += removed.bytes;
+        tag::unpin(&live, id).await?;
+    }
+    let pins = ids.len() as u64;
+    let id = ids.into_iter().collect::<Vec<_>>().join(", ");
+    Ok((pins > 0).then_some(Aborted { pins, ..aborted(ctx, id, all, Vec::new()) }))
+}
+
+/// Drops the staging table that is no journal, and the files of its migration, as far as its id can be told.
+///
+/// # Errors
+/// `Locked`, when a run of it is alive; `Failed`, when something cannot be removed.
+///
+/// # Crash
+/// Calling it again removes the rest. The live table is not touched.
+async fn abort_wreck(ctx: &Context, live: &Dataset, wreck: &Wreck) -> Result<Aborted> {
+    if wreck.is_running(ctx.clock.now(), &ProcessId::current()) {
+        let table = ctx.table();
+        return Err(Error::locked(format!("a migration of `{table}` is running"))
+            .with_advice("wait for it, or stop it first"));
+    }
+    let mut ids: Vec<String> = wreck.id.iter().cloned().collect();
+    for point in history::rollback_points(live).await? {
+        if point.swapped.is_none() && !ids.contains(&point.id) {
+            ids.push(point.id);
+        }
+    }
+    let (keep, first) = named_by_all(live).await?;
+    // The journal goes first: a run that is slow, not dead, finds that out before it names a file again.
+    let mut left = wreck.remove().await?;
+    let mut all = Removed::default();
+    for id in &ids {
+        let removed = leftover::remove(live, id, &keep, first, None).await?;
+        all.files += removed.files;
+        all.bytes += removed.bytes;
+        let point = history::rollback_point(live, id).await?;
+        if point.is_some_and(|point| point.swapped.is_none()) {
+            tag::unpin(live, id).await?;
+        }
+    }
+    if ids.is_empty() {
+        left.push(
+            "which migration it was cannot be told: data files of it may be left, which LanceDB's own \
+             cleanup removes"
+                .to_owned(),
+        );
+    }
+    let id = ids.first().cloned().unwrap_or_default();
+    Ok(aborted(ctx, id, all, left))
+}
+
+fn aborted(ctx: &Context, id: String, removed: Removed, left: Vec<String>) -> Aborted {
+    let (table, Removed { files, bytes }) = (ctx.table().to_owned(), removed);
+    Aborted { table, id, pins: 0, files, bytes, left }
+}

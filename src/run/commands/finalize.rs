@@ -1,0 +1,81 @@
+//! `finalize`: gives up the rollback point.
+
+use std::collections::BTreeSet;
+
+use lance::Dataset;
+
+use crate::error::{Error, Result};
+use crate::history::TakenBack;
+use crate::run::context::Context;
+use crate::run::point::{find_last_point, remove_leftovers};
+use crate::run::reclaim::{files_removed, remove_versions, versions_of};
+use crate::run::report::Finalized;
+use crate::run::staged::refuse_staged;
+use crate::{database, history, tag};
+
+pub(in crate::run) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
+    let opener = ctx.opener();
+    database::expect_table(&ctx.location).await?;
+    refuse_staged(ctx, &opener).await?;
+    let live = opener.live().await?;
+    let Some((point, swapped)) = find_last_point(&live).await? else {
+        return finalize_taken_back(ctx, &live, history).await;
+    };
+    remove_leftovers(&live, &point, swapped).await?;
+    let mut older = versions_of(&live).await?;
+    older.retain(|version| *version < point.version);
+    tag::unpin(&live, &point.id).await?;
+    let mut gone = vec![point.version];
+    if history {
+        gone.extend(older.iter().copied());
+    }
+    let stats = remove_versions(&live, gone).await?;
+    Ok(Finalized {
+        table: ctx.table().to_owned(),
+        id: point.id,
+        version: point.version,
+        rolled_back: false,
+        files: files_removed(&stats),
+        bytes: stats.bytes_removed,
+        older_versions: if history { 0 } else { older.len() as u64 },
+    })
+}
+
+/// Reclaims what swaps that were rolled back left, where there is no rollback point.
+async fn finalize_taken_back(
+    ctx: &Context,
+    live: &Dataset,
+    with_history: bool,
+) -> Result<Finalized> {
+    let table = ctx.table();
+    let there: BTreeSet<u64> = versions_of(live).await?.into_iter().collect();
+    let mut gone = BTreeSet::new();
+    let mut last = None;
+    for back in history::taken_back(live, 0).await? {
+        let known = gone.len();
+        gone.extend(back.versions().filter(|version| there.contains(version)));
+        if gone.len() > known {
+            last = Some(back);
+        }
+    }
+    let Some(TakenBack { id, restored, version }) = last else {
+        return Err(Error::failed(format!(
+            "`{table}` has no rollback point, and no swap was rolled back lately whose files could be \
+             reclaimed"
+        )));
+    };
+    if with_history {
+        gone.extend(there.into_iter().filter(|older| *older < version));
+    }
+    let stats = remove_versions(live, gone.into_iter().collect()).await?;
+    Ok(Finalized {
+        table: table.to_owned(),
+        id,
+        version: restored + 1,
+        rolled_back: true,
+        files: files_removed(&stats),
+        bytes: stats.bytes_removed,
+        // They cannot hold what came after them.
+        older_versions: 0,
+    })
+}

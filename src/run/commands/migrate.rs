@@ -1,0 +1,96 @@
+//! `migrate`: stages, catches up with what others write meanwhile, verifies and swaps.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lance::Dataset;
+
+use crate::error::{Error, Kind, Result};
+use crate::phase::Phase;
+use crate::run::after::finish;
+use crate::run::context::Context;
+use crate::run::copier::{copy, tell_verified};
+use crate::run::cutover::indices::build_indices;
+use crate::run::cutover::{Swap, swap};
+use crate::run::hints::kept;
+use crate::run::hold::hold;
+use crate::run::planning::plan_head;
+use crate::run::preflight::preflight;
+use crate::run::preflight::quarantine::quarantine;
+use crate::run::report::Ended;
+use crate::run::session::Session;
+use crate::run::staged::refuse_staged;
+use crate::settings::Hold;
+
+pub(in crate::run) async fn run(ctx: &Context) -> Result<Ended> {
+    ctx.settings.validate()?;
+    let opener = ctx.opener();
+    let began = Instant::now();
+    let planned = plan_head(ctx, &opener).await?;
+    refuse_staged(ctx, &opener).await?;
+    let planned = preflight(ctx, planned).await?;
+    if planned.plan.is_nothing() {
+        return Ok(Ended::Nothing(Box::new(planned.plan)));
+    }
+    let session = Box::pin(Session::begin(ctx, planned, None, began)).await?;
+    Box::pin(carry_out(ctx, session)).await
+}
+
+/// Stage, catch up, verify, hold, swap, and what comes after.
+///
+/// # Errors
+/// As [`migrate`](crate::Migration::migrate).
+pub(in crate::run) async fn carry_out(ctx: &Context, mut session: Box<Session>) -> Result<Ended> {
+    if ctx.settings.hold != Hold::No {
+        return match hold(ctx, &mut session).await {
+            Ok(held) => Ok(Ended::Held(held)),
+            Err(error) => Err(stopped(ctx, &mut session, error).await),
+        };
+    }
+    match until_swapped(ctx, &mut session).await {
+        Ok(swapped) => Box::pin(finish(ctx, session, swapped)).await,
+        Err(error) => Err(stopped(ctx, &mut session, error).await),
+    }
+}
+
+async fn until_swapped(ctx: &Context, session: &mut Session) -> Result<Arc<Dataset>> {
+    let mut indexed = false;
+    loop {
+        let mut whole = copy(ctx, session, Phase::Stage).await?;
+        tell_verified(ctx, whole.session());
+        if !indexed {
+            indexed = true;
+            // Others may have written meanwhile.
+            if Box::pin(build_indices(ctx, &mut whole)).await? {
+                continue;
+            }
+        }
+        if Box::pin(copy_bad_rows(ctx, whole.session())).await? {
+            continue;
+        }
+        if let Swap::Landed(swapped) = swap(ctx, whole).await? {
+            return Ok(swapped);
+        }
+    }
+}
+
+/// Copies rows with bad values to the quarantine, if that is asked for. True, when others may have written
+/// meanwhile.
+async fn copy_bad_rows(ctx: &Context, session: &mut Session) -> Result<bool> {
+    let known = session.quarantined.take();
+    let (source, plan, journal) = (&session.source, &session.plan, &session.journal);
+    let (known, again) = quarantine(ctx, source, plan, journal, known).await?;
+    session.quarantined = known;
+    Ok(again)
+}
+
+/// The error to tell of a run that stops before its swap. One that was taken over removes the files
+/// that it wrote and could not record: nobody else knows of them.
+async fn stopped(ctx: &Context, session: &mut Session, error: Error) -> Error {
+    session.journal.end_beats().await;
+    if error.kind() == Kind::Locked {
+        // Whoever took over removes by name what is left.
+        let _ = session.remove_fresh().await;
+    }
+    kept(ctx, error)
+}

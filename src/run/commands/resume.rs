@@ -1,0 +1,61 @@
+//! `resume`: goes on with the migration that is staged, wherever it stopped.
+
+use std::time::Instant;
+
+use lance::Dataset;
+
+use crate::error::Result;
+use crate::journal::Journal;
+use crate::phase::Phase;
+use crate::process::Running;
+use crate::run::after::finish;
+use crate::run::commands::migrate::carry_out;
+use crate::run::context::Context;
+use crate::run::hints::{kept, unfinished};
+use crate::run::lease::{expect_free_or_waiting, take_over};
+use crate::run::planning::{expect_same_request, plan_staged};
+use crate::run::report::Ended;
+use crate::run::session::{Session, pin_head};
+use crate::run::staged::open_staged;
+use crate::{history, table};
+
+pub(in crate::run) async fn run(ctx: &Context) -> Result<Ended> {
+    ctx.settings.validate()?;
+    let began = Instant::now();
+    let (live, mut journal) = open_staged(ctx).await?;
+    expect_free_or_waiting(ctx, &journal).await?;
+    expect_same_request(ctx, &live, &journal)?;
+    let running = Running::start(&ctx.run);
+    let live = take_over(ctx, &live, &mut journal, Phase::Plan).await?;
+    let header = journal.header();
+    let swapped = history::find_swap(&live, &header.id, header.first_version).await?;
+    if let Some(version) = swapped {
+        return Box::pin(resume_swapped(ctx, &live, journal, version, (began, running))).await;
+    }
+    pin_head(ctx, &live, &journal).await?;
+    let plan = plan_staged(ctx, &live, &journal).await?;
+    let mut session = Session::of(ctx, live, plan, journal, (began, running))?;
+    session.keep_staged(ctx);
+    session.inspect(ctx).await.map_err(|error| kept(ctx, error))?;
+    session.remove_orphans().await.map_err(|error| kept(ctx, error))?;
+    Box::pin(carry_out(ctx, session)).await
+}
+
+/// Tidies up after a swap that landed.
+async fn resume_swapped(
+    ctx: &Context,
+    live: &Dataset,
+    journal: Journal,
+    version: u64,
+    run: (Instant, Running),
+) -> Result<Ended> {
+    ctx.say(format!("the swap landed as version {version}; tidying up"));
+    let landed = async {
+        let source = table::at_version(live, journal.header().source_version).await?;
+        let plan = plan_staged(ctx, &source, &journal).await?;
+        let swapped = table::at_version(live, version).await?;
+        Ok((Session::of(ctx, source, plan, journal, run)?, swapped))
+    };
+    let (session, swapped) = landed.await.map_err(|error| unfinished(ctx, version, error))?;
+    Box::pin(finish(ctx, session, swapped)).await
+}

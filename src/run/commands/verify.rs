@@ -1,0 +1,121 @@
+//! `verify`: the swapped version against its rollback point.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use lance::Dataset;
+use lance_core::datatypes::Schema;
+
+use crate::chunk::{Chunk, ChunkId};
+use crate::error::{Error, Result};
+use crate::phase::Phase;
+use crate::plan::{Plan, Request};
+use crate::progress::{Amount, Event};
+use crate::run::context::Context;
+use crate::run::point::{cleaned, last_point, requested};
+use crate::run::report::Verified;
+use crate::source::{ScanLimits, Source};
+use crate::transform::digest::Digest;
+use crate::transform::pool::{Digests, Pool};
+use crate::transform::{Transform, batch_bytes};
+use crate::{database, history, table};
+
+/// Rows of a batch when whole tables are compared.
+const BATCH_ROWS: u32 = 8192;
+
+const IO_BUFFER_BYTES: u64 = 32 << 20;
+
+pub(in crate::run) async fn run(ctx: &Context) -> Result<Verified> {
+    database::expect_table(&ctx.location).await?;
+    let opener = ctx.opener();
+    let live = opener.live().await?;
+    let (point, swapped) = last_point(ctx, &live).await?;
+    let request = requested(&live, swapped).await?;
+    let request = request.ok_or_else(|| {
+        cleaned(swapped).with_advice("there is nothing left to compare its rollback point with")
+    })?;
+    let before = table::at_version(&live, point.version).await?;
+    let after = table::at_version(&live, swapped).await?;
+    let facts = table::facts(&ctx.location, &before, Vec::new()).await?;
+    let facts = crate::plan::Facts { free_bytes: None, ..facts };
+    let request = Request { drop_indices: Vec::new(), ..request };
+    let plan = Plan::choose(&facts, &request, ctx.clock.now())?;
+    let rows = plan.rows;
+    let total = Amount { rows: rows * 2, ..Amount::default() };
+    ctx.progress.event(Event::Began { phase: Phase::Verify, total, done: Amount::default() });
+    let pool = Pool::of(ctx.settings.workers)?;
+    let all: Vec<usize> = (0..plan.target.columns.len()).collect();
+    let transform = Arc::new(Transform::of(&plan.target, &all, plan.filter.clone()));
+    let expected = digests(ctx, before, Some(Arc::clone(&transform)), &pool);
+    let found = digests(ctx, after, None, &pool);
+    let ((expected, expected_rows), (found, found_rows)) = futures::try_join!(expected, found)?;
+    if expected_rows != found_rows {
+        return Err(Error::mismatch(format!(
+            "version {swapped} has {found_rows} rows, its rollback point {expected_rows}"
+        )));
+    }
+    let mut columns = Vec::new();
+    for (field, (wanted, found)) in
+        transform.schema().fields().iter().zip(expected.iter().zip(&found))
+    {
+        if wanted != found {
+            let name = field.name();
+            return Err(Error::mismatch(format!(
+                "column `{name}` of version {swapped} differs from its rollback point"
+            )));
+        }
+        columns.push((field.name().clone(), *found));
+    }
+    let since = history::count_since(&live, &point.id, swapped).await?;
+    Ok(Verified {
+        table: ctx.table().to_owned(),
+        id: point.id,
+        before: point.version,
+        swapped,
+        rows,
+        columns,
+        commits_since: since.others,
+        commits_at_least: since.at_least,
+    })
+}
+
+/// The digests of all rows of `dataset`, in order.
+async fn digests(
+    ctx: &Context,
+    dataset: Arc<Dataset>,
+    transform: Option<Arc<Transform>>,
+    pool: &Pool,
+) -> Result<(Vec<Digest>, u64)> {
+    let limits = ScanLimits { batch_rows: BATCH_ROWS, io_buffer_bytes: IO_BUFFER_BYTES };
+    let schema = match &transform {
+        Some(transform) => Arc::clone(transform.schema()),
+        None => Arc::new(arrow::datatypes::Schema::from(dataset.schema())),
+    };
+    let mut digests = Digests::of(&schema)?;
+    let source = Source::of(Arc::clone(&dataset));
+    let mut batches = if is_shown_otherwise(dataset.schema()) {
+        // JSON as text, blobs as places.
+        let fragments = table::source_fragments(&dataset).await?;
+        let all = Chunk { id: ChunkId(0), fragments };
+        source.scan(&all, &source.all(), limits).await?
+    } else {
+        source.scan_all(limits).await?
+    };
+    while let Some(batch) = batches.try_next().await? {
+        let batch = match &transform {
+            Some(transform) => transform.apply(&batch)?,
+            None => batch,
+        };
+        let (rows, bytes) = (batch.num_rows() as u64, batch_bytes(&batch));
+        digests = pool.digest(digests, batch).await?;
+        ctx.progress.event(Event::Advanced(Amount { rows, bytes, chunks: 0 }));
+    }
+    let rows = digests.rows();
+    Ok((digests.finish(), rows))
+}
+
+/// Whether Lance's scanner gives some column in another form than it is stored in.
+fn is_shown_otherwise(schema: &Schema) -> bool {
+    let mut fields = schema.fields_pre_order();
+    fields.any(|field| field.is_blob() || field.extension_name() == Some("lance.json"))
+}

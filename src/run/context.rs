@@ -1,0 +1,83 @@
+//! What every command is given.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lance_io::object_store::WrappingObjectStore;
+use uuid::Uuid;
+
+use crate::cancel::Cancel;
+use crate::clock::{Clock, SystemClock};
+use crate::error::Error;
+use crate::location::Location;
+use crate::phase::Phase;
+use crate::plan::Request;
+use crate::progress::{Amount, Event, SharedProgress, Silent, note};
+use crate::settings::Settings;
+use crate::table::Opener;
+
+/// What every command is given: plain values, and the parts that it runs with.
+#[derive(Debug, Clone)]
+pub(in crate::run) struct Context {
+    pub location: Location,
+    pub request: Request,
+    pub settings: Settings,
+    pub progress: SharedProgress,
+    pub clock: Arc<dyn Clock>,
+    pub cancel: Cancel,
+    pub wrapper: Option<Arc<dyn WrappingObjectStore>>,
+    /// Tells this run from others, in the lease and in the names of scratch tables.
+    pub run: String,
+}
+
+impl Context {
+    /// The context of a table, with nothing asked of it.
+    pub(in crate::run) fn of(location: Location) -> Self {
+        Self {
+            location,
+            request: Request::default(),
+            settings: Settings::default(),
+            progress: Arc::new(Silent),
+            clock: Arc::new(SystemClock),
+            cancel: Cancel::default(),
+            wrapper: None,
+            run: Uuid::new_v4().simple().to_string(),
+        }
+    }
+
+    pub(in crate::run) fn table(&self) -> &str {
+        self.location.table()
+    }
+
+    pub(in crate::run) fn opener(&self) -> Opener {
+        self.opener_of(&self.location)
+    }
+
+    /// What opens the table at `location`, in the same database.
+    pub(in crate::run) fn opener_of(&self, location: &Location) -> Opener {
+        Opener::of(location, self.wrapper.clone())
+    }
+
+    pub(in crate::run) fn say(&self, text: impl Into<String>) {
+        note(&self.progress, text);
+    }
+
+    pub(in crate::run) fn begin_phase(&self, phase: Phase, total: Amount) {
+        let done = Amount::default();
+        self.progress.event(Event::Began { phase, total, done });
+    }
+
+    /// The error of a run that was asked to stop.
+    pub(in crate::run) fn interrupted(&self) -> Error {
+        self.say("stopping");
+        Error::interrupted("interrupted; what is staged is kept")
+    }
+
+    /// Waits for `time`, or until it is asked to stop. False when it was.
+    pub(in crate::run) async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            () = self.clock.sleep(time) => true,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The one commit that makes the staged fragments the live table, and the look before it.
+
+pub(in crate::run) mod indices;
+mod prepare;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lance::Dataset;
+
+use crate::chunk::ChunkId;
+use crate::commit::{Act, Outcome, commit_next, properties};
+use crate::error::{Context as _, Error, Result};
+use crate::phase::Phase;
+use crate::progress::Amount;
+use crate::retry::Backoff;
+use crate::run::context::Context;
+use crate::run::copier::Whole;
+use crate::run::cutover::prepare::Prepared;
+use crate::run::hints::unknown;
+use crate::run::lease::checkpoint;
+use crate::run::point::PROPERTY_REQUEST;
+use crate::run::report::seconds;
+use crate::run::session::{Session, touched_text};
+use crate::span;
+use crate::verify::published;
+
+/// What became of the swap.
+pub(in crate::run) enum Swap {
+    /// It landed.
+    Landed(Arc<Dataset>),
+    /// Somebody was first: there is something to catch up with, or to verify again.
+    Lost,
+}
+
+/// How often files may be touched between their verification and the swap.
+const TOUCHED_MAX: u32 = 3;
+
+/// What became of one try.
+enum Tried {
+    Committed(Outcome),
+    /// Nothing was tried: files of these chunks were touched after they were verified.
+    Touched(Vec<ChunkId>),
+}
+
+/// Makes the staged fragments the live table, if nobody was faster.
+///
+/// # Errors
+/// `Mismatch`, when what it would publish is not what was staged; `OutcomeUnknown`, when the store gave no
+/// answer; `Locked`, when another run took over.
+///
+/// # Crash
+/// The live table is the version before, or the swapped one.
+pub(in crate::run) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
+    let session = whole.session();
+    let began = Instant::now();
+    let _committing = span::commit();
+    ctx.begin_phase(Phase::Swap, Amount::default());
+    checkpoint(ctx, &mut session.journal, Phase::Swap, false).await?;
+    if ctx.cancel.is_cancelled() {
+        checkpoint(ctx, &mut session.journal, Phase::Verify, true).await?;
+        return Err(ctx.interrupted());
+    }
+    if session.lags(ctx).await? {
+        return Ok(Swap::Lost);
+    }
+    let outcome = match try_swap(ctx, session).await? {
+        Tried::Committed(outcome) => outcome,
+        Tried::Touched(chunks) => return verify_again(ctx, session, chunks),
+    };
+    match outcome {
+        Outcome::Landed(live) => {
+            let (version, took) = (live.version_id(), seconds(began.elapsed()));
+            let since = seconds(session.began.elapsed());
+            ctx.say(format!(
+                "swapped in as version {version}: the swap took {took} s, {since} s after the start"
+            ));
+            session.took(Phase::Swap, began);
+            session.swapped_after = Some(since);
+            Ok(Swap::Landed(Arc::new(*live)))
+        }
+        Outcome::LostRace { head } => {
+            ctx.say(format!("version {head} was first; catching up with it"));
+            Ok(Swap::Lost)
+        }
+        Outcome::Unknown { attempted, error } => Err(unknown(ctx, attempted).caused_by(error)),
+    }
+}
+
+/// Has chunks verified again whose files were touched after they were.
+fn verify_again(ctx: &Context, session: &mut Session, chunks: Vec<ChunkId>) -> Result<Swap> {
+    session.touched += 1;
+    if session.touched > TOUCHED_MAX {
+        return Err(Error::interrupted(
+            "staged files are touched again and again after they were verified, by something other \
+             than relance",
+        ));
+    }
+    for chunk in chunks {
+        ctx.say(touched_text(chunk));
+        session.journal.distrust(chunk);
+    }
+    Ok(Swap::Lost)
+}
+
+async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Tried> {
+    let header = session.journal.header();
+    let mut properties = properties(&header.id, Act::Swap);
+    let request = serde_json::to_string(&header.request);
+    let request = request.doing(|| "write the request as JSON".to_owned())?;
+    properties.insert(PROPERTY_REQUEST.to_owned(), request);
+    let live = &Arc::clone(&session.source);
+    let mut backoff = Backoff::of(&ctx.progress, &ctx.cancel, "swap");
+    loop {
+        let outcome = async {
+            let swap = Prepared::of(session).await?;
+            match inspect(session, &swap).await {
+                Ok(touched) if touched.is_empty() => {}
+                other => {
+                    // Nothing was tried: nobody can name what was prepared.
+                    swap.tidy(live, true).await?;
+                    return other.map(Tried::Touched);
+                }
+            }
+            let (operation, version) = (swap.operation.clone(), swap.storage_version);
+            let outcome = commit_next(live, operation, version, properties.clone()).await?;
+            // What cannot be removed now is found by name later; the outcome stands.
+            let _ = match &outcome {
+                Outcome::Landed(_) => swap.tidy(live, false).await,
+                Outcome::LostRace { .. } => swap.tidy(live, true).await,
+                Outcome::Unknown { .. } => Ok(()),
+            };
+            Ok(Tried::Committed(outcome))
+        };
+        match outcome.await {
+            Err(error) => backoff.after(error).await?,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Compares everything that `swap` will publish with what was staged and verified. Gives the chunks whose
+/// files were touched since.
+async fn inspect(session: &Session, swap: &Prepared) -> Result<Vec<ChunkId>> {
+    let intent = session.intent();
+    let published = swap.published(intent.live).await?;
+    published::compare(intent, &published)?;
+    published::expect_deletions(intent, &published).await?;
+    swap.expect_indices(session).await?;
+    published::touched(intent).await
+}

@@ -1,0 +1,71 @@
+//! The rollback point of the last swap, and what was asked then.
+
+use lance::Dataset;
+
+use crate::error::{Context as _, Error, Result};
+use crate::history::RollbackPoint;
+use crate::plan::Request;
+use crate::run::context::Context;
+use crate::{history, leftover, table};
+
+/// Transaction property of the swap that holds the request, for `verify`.
+pub(in crate::run) const PROPERTY_REQUEST: &str = "relance.request";
+
+/// The rollback point of the last swap, and the version that is the swap.
+pub(in crate::run) async fn find_last_point(
+    live: &Dataset,
+) -> Result<Option<(RollbackPoint, u64)>> {
+    let points = history::rollback_points(live).await?;
+    Ok(points.into_iter().rev().find_map(|point| {
+        let swapped = point.swapped?;
+        Some((point, swapped))
+    }))
+}
+
+/// The rollback point of the last swap.
+pub(in crate::run) async fn last_point(
+    ctx: &Context,
+    live: &Dataset,
+) -> Result<(RollbackPoint, u64)> {
+    find_last_point(live).await?.ok_or_else(|| {
+        let table = ctx.table();
+        Error::failed(format!("`{table}` has no rollback point"))
+    })
+}
+
+/// What was asked, from the swap's own transaction; `None`, when a cleanup has taken that version.
+pub(in crate::run) async fn requested(live: &Dataset, swapped: u64) -> Result<Option<Request>> {
+    let transaction = match live.read_transaction_by_version(swapped).await {
+        Err(error) if history::is_gone(&error) => return Ok(None),
+        read => read.doing(|| format!("read the transaction of version {swapped}"))?,
+    };
+    let properties = transaction.and_then(|transaction| transaction.transaction_properties);
+    let text = properties.as_ref().and_then(|properties| properties.get(PROPERTY_REQUEST));
+    let text = text.ok_or_else(|| {
+        Error::failed(format!("version {swapped} does not tell what was asked of the migration"))
+    })?;
+    let request = serde_json::from_str(text);
+    Ok(Some(request.doing(|| format!("read the request of version {swapped}"))?))
+}
+
+/// The error of those who need the version that was swapped in, when a cleanup has taken it.
+pub(in crate::run) fn cleaned(swapped: u64) -> Error {
+    Error::refused(format!(
+        "version {swapped}, which the migration was swapped in as, was cleaned away, and with it what was \
+         asked of the migration"
+    ))
+}
+
+/// Removes what earlier attempts of the same thing left behind; what the swapped version names stays.
+pub(in crate::run) async fn remove_leftovers(
+    live: &Dataset,
+    point: &RollbackPoint,
+    swapped: u64,
+) -> Result<()> {
+    // Once a cleanup has taken the swapped version, what it named cannot be told from leftovers.
+    if let Ok(swapped) = table::at_version(live, swapped).await {
+        let keep = leftover::named_by(&swapped);
+        leftover::remove(live, &point.id, &keep, point.version, None).await?;
+    }
+    Ok(())
+}

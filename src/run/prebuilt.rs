@@ -1,0 +1,74 @@
+//! Indices over what is staged, built before it is swapped in.
+
+use std::collections::{BTreeMap, HashMap};
+
+use lance::Dataset;
+use lance_table::format::IndexMetadata;
+use roaring::RoaringBitmap;
+
+use crate::datafile;
+use crate::error::Result;
+use crate::plan::fragment_ids::FragmentIds;
+use crate::table::store_of;
+
+/// Indices over what is staged, built before it is swapped in.
+#[derive(Debug, Default)]
+pub(in crate::run) struct Prebuilt {
+    pub indices: Vec<IndexMetadata>,
+    /// Their files, as they lay in the store when they were built.
+    pub index_files: IndexFiles,
+    /// The staged file of each fragment that they were built over, by its id.
+    pub files: HashMap<u64, String>,
+    pub numbering: FragmentIds,
+}
+
+impl Prebuilt {
+    /// The indices, over those fragments of `prepared` that they were built over, as of `version`.
+    pub(in crate::run) fn fitting(&self, prepared: &Dataset, version: u64) -> Vec<IndexMetadata> {
+        let there: RoaringBitmap = prepared
+            .iter_fragments()
+            .filter(|fragment| {
+                let file = fragment.files.last().map(|file| &file.path);
+                file.is_some() && file == self.files.get(&fragment.id)
+            })
+            .filter_map(|fragment| u32::try_from(fragment.id).ok())
+            .collect();
+        let indices = self.indices.iter().cloned().map(|mut index| {
+            index.fragment_bitmap = index.fragment_bitmap.map(|built| built & &there);
+            index.dataset_version = version;
+            index
+        });
+        // One that covers nothing any more is built again after the swap.
+        let covers = |index: &IndexMetadata| {
+            index.fragment_bitmap.as_ref().is_none_or(|covered| !covered.is_empty())
+        };
+        indices.filter(covers).collect()
+    }
+}
+
+/// The files of prepared indices, as they lay in the store when they were built.
+pub(in crate::run) type IndexFiles = BTreeMap<String, (u64, String)>;
+
+/// What the store has of the files of `indices`, which are made durable: by name, the size, and what tells one
+/// content from another.
+///
+/// # Errors
+/// `Failed`, when they cannot be listed.
+pub(in crate::run) async fn index_files(
+    live: &Dataset,
+    indices: &[IndexMetadata],
+) -> Result<IndexFiles> {
+    let store = store_of(live).await?;
+    let mut files = IndexFiles::new();
+    for index in indices {
+        let directory = live.indices_dir().join(index.uuid.to_string());
+        let listed = datafile::list_below(&store, &directory).await?;
+        let paths = listed.iter().map(|meta| meta.location.clone()).collect();
+        datafile::sync(&store, paths, false).await?;
+        for meta in listed {
+            let mark = format!("{} {:?}", meta.last_modified, meta.e_tag);
+            files.insert(meta.location.to_string(), (meta.size, mark));
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,195 @@
+//! Tries the changes on the rows of a fragment.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use futures::TryStreamExt;
+use lance::Dataset;
+use roaring::RoaringTreemap;
+
+use crate::chunk::{Chunk, ChunkId, SMALL_BYTES, SourceFragment};
+use crate::deletion;
+use crate::error::Result;
+use crate::plan::{Example, Finding, Plan};
+use crate::progress::{Amount, Event, SharedProgress};
+use crate::run::context::Context;
+use crate::schema::cast::Problem;
+use crate::source::{ScanLimits, Source, What};
+use crate::stage::hidden_of;
+use crate::table::store_of;
+use crate::transform::evaluate::BadValues;
+use crate::transform::pool::Pool;
+use crate::transform::{Transform, batch_bytes};
+
+/// Rows of a batch, at most.
+const BATCH_ROWS: u32 = 8192;
+
+const IO_BUFFER_BYTES: u64 = 64 << 20;
+
+/// Batches of a fragment that are tried at once.
+const TRIED_AT_ONCE: usize = 2;
+
+/// Small fragments that are tried at once for each worker: most of their time they wait.
+const SMALL_A_WORKER: usize = 4;
+
+/// Rows that are shown of each problem.
+const EXAMPLES: usize = 5;
+
+/// What is wrong with the values of a table.
+#[derive(Debug, Default)]
+pub(in crate::run) struct Tried {
+    pub(super) findings: BTreeMap<(String, Problem), Finding>,
+    /// The addresses of the rows that have a bad value, if they are asked for.
+    rows: Option<RoaringTreemap>,
+}
+
+impl Tried {
+    fn count_in(&mut self, found: &BadValues, first: u64) {
+        let key = (found.path.clone(), found.problem);
+        let finding = self.findings.entry(key).or_insert_with(|| Finding {
+            column: found.path.clone(),
+            problem: found.problem,
+            count: 0,
+            examples: Vec::new(),
+        });
+        finding.count += found.rows.len() as u64;
+        let room = EXAMPLES.saturating_sub(finding.examples.len());
+        let examples = found.rows.iter().zip(&found.examples).take(room);
+        finding.examples.extend(
+            examples.map(|(row, value)| Example { row: first + *row as u64, value: value.clone() }),
+        );
+        if let Some(rows) = &mut self.rows {
+            rows.extend(found.rows.iter().map(|row| first + *row as u64));
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        for (key, finding) in other.findings {
+            match self.findings.get_mut(&key) {
+                None => {
+                    self.findings.insert(key, finding);
+                }
+                Some(own) => {
+                    own.count += finding.count;
+                    let room = EXAMPLES.saturating_sub(own.examples.len());
+                    own.examples.extend(finding.examples.into_iter().take(room));
+                }
+            }
+        }
+    }
+}
+
+/// What tries the rows of one fragment.
+#[derive(Clone)]
+pub(in crate::run) struct Trial {
+    source: Source,
+    dataset: Arc<Dataset>,
+    transform: Arc<Transform>,
+    what: What,
+    pool: Pool,
+    batch_rows: u32,
+    /// Rows of each fragment that are tried.
+    rows_max: u64,
+}
+
+/// What tries the changes of `plan` on all rows of a fragment of `live`, if anything can be wrong.
+pub(in crate::run) fn trial_of(
+    ctx: &Context,
+    live: &Arc<Dataset>,
+    plan: &Plan,
+) -> Result<Option<Trial>> {
+    let columns = plan.target.columns.iter();
+    let places: Vec<usize> =
+        columns.enumerate().filter(|(_, column)| column.is_checked()).map(|(at, _)| at).collect();
+    if places.is_empty() || plan.is_nothing() {
+        return Ok(None);
+    }
+    let transform = Transform::of(&plan.target, &places, plan.filter.clone());
+    let what = What { schema: Arc::new(transform.inputs()), aligned: true };
+    Ok(Some(Trial {
+        source: Source::of(Arc::clone(live)),
+        dataset: Arc::clone(live),
+        transform: Arc::new(transform),
+        what,
+        pool: Pool::of(ctx.settings.workers)?,
+        batch_rows: ctx.settings.batch_size.rows(plan.width()).min(BATCH_ROWS),
+        rows_max: u64::MAX,
+    }))
+}
+
+/// Fragments that are tried side by side.
+pub(in crate::run) fn tried_at_once(ctx: &Context, fragments: &[SourceFragment]) -> usize {
+    let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_BYTES);
+    ctx.settings.workers * if small { SMALL_A_WORKER } else { 1 }
+}
+
+impl Trial {
+    /// The same of the first `rows_max` rows of each fragment.
+    pub(super) fn of_first(self, rows_max: u64) -> Self {
+        Self { rows_max, ..self }
+    }
+
+    /// The addresses of the rows of `fragment` that have a bad value.
+    ///
+    /// # Errors
+    /// `Failed`, when they cannot be read.
+    pub(in crate::run) async fn bad_rows(
+        &self,
+        fragment: &SourceFragment,
+        progress: &SharedProgress,
+    ) -> Result<RoaringTreemap> {
+        let tried = Tried { rows: Some(RoaringTreemap::new()), ..Tried::default() };
+        let tried = self.fragment(fragment, tried, progress).await?;
+        Ok(tried.rows.unwrap_or_default())
+    }
+
+    /// What was `tried`, and what is wrong with the rows of `fragment`.
+    pub(super) async fn fragment(
+        &self,
+        fragment: &SourceFragment,
+        mut tried: Tried,
+        progress: &SharedProgress,
+    ) -> Result<Tried> {
+        let store = store_of(&self.dataset).await?;
+        let root = self.dataset.branch_location().path;
+        let origin = &fragment.origin;
+        let deleted = deletion::read(&store, &root, origin.id, origin.deletions.as_ref()).await?;
+        let part = SourceFragment {
+            physical_rows: fragment.physical_rows.min(self.rows_max),
+            ..fragment.clone()
+        };
+        let chunk = Chunk { id: ChunkId(0), fragments: vec![part] };
+        let limits = ScanLimits { batch_rows: self.batch_rows, io_buffer_bytes: IO_BUFFER_BYTES };
+        let batches = self.source.scan(&chunk, &self.what, limits).await?;
+        let (mut next, small) = (0, chunk.is_small());
+        let made = batches.map_ok(|batch| {
+            let rows = next..next + batch.num_rows() as u64;
+            next = rows.end;
+            self.batch(batch, hidden_of(&deleted, rows.clone()), rows, small)
+        });
+        let mut made = made.try_buffered(TRIED_AT_ONCE);
+        while let Some((found, first, amount)) = made.try_next().await? {
+            for found in &found {
+                tried.count_in(found, (origin.id << 32) + first);
+            }
+            progress.event(Event::Advanced(amount));
+        }
+        Ok(tried)
+    }
+
+    /// What does not go through of `batch`, the first of its `rows`, and how much was tried.
+    async fn batch(
+        &self,
+        batch: RecordBatch,
+        hidden: Option<BooleanArray>,
+        rows: Range<u64>,
+        here: bool,
+    ) -> Result<(Vec<BadValues>, u64, Amount)> {
+        let amount = Amount { rows: rows.end - rows.start, bytes: batch_bytes(&batch), chunks: 0 };
+        let transform = Arc::clone(&self.transform);
+        let tries = move || Ok(transform.run(&batch, hidden)?.bad);
+        Ok((self.pool.run_or_here(here, tries).await?, rows.start, amount))
+    }
+}

@@ -1,0 +1,369 @@
+//! One migration under way: its journal, its source, and what the run knows of them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use lance::Dataset;
+use uuid::Uuid;
+
+use crate::budget::{Budget, Throttle};
+use crate::chunk::{Chunk, ChunkId, Origin};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::history::RollbackPoint;
+use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
+use crate::phase::Phase;
+use crate::plan::amounts::count_text;
+use crate::plan::catchup::{Need, Rounds};
+use crate::plan::{Nulled, Plan, Request};
+use crate::process::Running;
+use crate::retry::retrying;
+use crate::run::context::Context;
+use crate::run::hints::kept;
+use crate::run::lease::{checkpoint, lease_of, store_time};
+use crate::run::planning::{Planned, plan_staged};
+use crate::run::prebuilt::Prebuilt;
+use crate::run::preflight::quarantine::Quarantined;
+use crate::run::report::seconds;
+use crate::run::staged::{describe_locked, expect_writable};
+use crate::settings::{ROWS_PER_FILE, Verify};
+use crate::table::{newest, store_of};
+use crate::transform::digest::DIGEST_VERSION;
+use crate::transform::pool::Pool;
+use crate::verify::published::{Intent, staged_files};
+use crate::{datafile, history, leftover, tag};
+
+/// A migration that is under way: what a run carries from phase to phase.
+pub(in crate::run) struct Session {
+    /// The live table at the version that is staged.
+    pub source: Arc<Dataset>,
+    pub plan: Plan,
+    pub journal: Journal,
+    pub pool: Pool,
+    pub budget: Budget,
+    pub throttle: Arc<Throttle>,
+    /// When the command began.
+    pub began: Instant,
+    /// When everything was staged for the first time.
+    pub staged_first: Option<Instant>,
+    pub rounds: Rounds,
+    /// How often files were touched after they were verified.
+    pub touched: u32,
+    /// Seconds from the start to the swap.
+    pub swapped_after: Option<f64>,
+    /// Seconds that each phase took.
+    pub seconds: Vec<(Phase, f64)>,
+    /// Indices over what is staged, built before the swap.
+    pub prebuilt: Prebuilt,
+    /// What this run copied to the quarantine.
+    pub quarantined: Option<Quarantined>,
+    _running: Running,
+}
+
+impl Session {
+    /// Begins to carry out what is `planned`: takes the lock, and pins the source.
+    ///
+    /// # Errors
+    /// `Locked`, when a migration is staged; `Refused`, when the table's folder cannot be written to.
+    ///
+    /// # Crash
+    /// A staging table without a record, and perhaps a tag: `abort` removes both.
+    pub(in crate::run) async fn begin(
+        ctx: &Context,
+        planned: Planned,
+        undo: Option<Undo>,
+        began: Instant,
+    ) -> Result<Box<Self>> {
+        expect_writable(ctx)?;
+        let running = Running::start(&ctx.run);
+        let journal = create_journal(ctx, &planned, undo).await?;
+        let Planned { plan, live } = planned;
+        Self::of(ctx, live, plan, journal, (began, running))
+    }
+
+    /// The session of a run that goes on from `journal`.
+    ///
+    /// # Errors
+    /// `Failed`, when the machine gives no threads.
+    pub(in crate::run) fn of(
+        ctx: &Context,
+        source: Arc<Dataset>,
+        plan: Plan,
+        journal: Journal,
+        (began, running): (Instant, Running),
+    ) -> Result<Box<Self>> {
+        let settings = &ctx.settings;
+        Ok(Box::new(Self {
+            source,
+            plan,
+            journal,
+            pool: Pool::of(settings.workers)?,
+            budget: Budget::of(settings.memory_bytes / 2),
+            throttle: Arc::new(Throttle::of(settings.max_rate)),
+            began,
+            staged_first: None,
+            rounds: Rounds::default(),
+            touched: 0,
+            swapped_after: None,
+            seconds: vec![(Phase::Plan, seconds(began.elapsed()))],
+            prebuilt: Prebuilt::default(),
+            quarantined: None,
+            _running: running,
+        }))
+    }
+
+    /// The values that became null in what is staged, by column and problem. Rows that were deleted after
+    /// they were staged may be among them: then it is said that there are no more than so many.
+    pub(in crate::run) fn values_nulled(&self) -> Vec<Nulled> {
+        let origins = self.plan.chunks.iter().flat_map(Chunk::origins);
+        let now: HashMap<u64, Origin> = origins.map(|origin| (origin.id, origin)).collect();
+        let mut all = Vec::new();
+        for record in self.journal.records() {
+            let same = |then: &Origin| now.get(&then.id) == Some(then);
+            let at_most = record.deleted > 0 || !record.origins.iter().all(same);
+            let nulled = record.nulled.iter().cloned();
+            Nulled::add(&mut all, nulled.map(|one| Nulled { at_most, ..one }));
+        }
+        all
+    }
+
+    /// What the swap may publish.
+    pub(in crate::run) fn intent(&self) -> Intent<'_> {
+        Intent { live: &self.source, plan: &self.plan, journal: &self.journal }
+    }
+
+    /// Rows of the table once it is swapped in.
+    pub(in crate::run) fn rows_swapped(&self) -> u64 {
+        let left_out: u64 = self.journal.records().map(|record| record.left_out).sum();
+        self.plan.rows.saturating_sub(left_out)
+    }
+
+    /// Adds what has passed since `began` to the time that `phase` took.
+    pub(in crate::run) fn took(&mut self, phase: Phase, began: Instant) {
+        let more = seconds(began.elapsed());
+        match self.seconds.iter_mut().find(|(known, _)| *known == phase) {
+            Some((_, sum)) => *sum = ((*sum + more) * 1_000.0).round() / 1_000.0,
+            None => self.seconds.push((phase, more)),
+        }
+    }
+
+    /// Moves source, plan and journal to the newest version of the table: what others left alone stays
+    /// staged.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took over; `Refused`, when others changed the schema.
+    pub(in crate::run) async fn move_to_head(&mut self, ctx: &Context) -> Result<()> {
+        // A run that was taken over must not move another one's pin.
+        self.journal.expect_own().await?;
+        let live = newest(&self.source).await?;
+        pin_head(ctx, &live, &self.journal).await?;
+        let plan = plan_staged(ctx, &live, &self.journal).await?;
+        // What the table had already was looked at when the migration began.
+        let before = std::mem::replace(&mut self.plan, plan);
+        self.plan.skipped_values = before.skipped_values;
+        self.plan.target.skipped = before.target.skipped;
+        self.source = live;
+        self.journal.move_to(self.source.version_id(), &self.plan.chunks);
+        Ok(())
+    }
+
+    /// Whether the live table has moved on from the version that is staged.
+    pub(in crate::run) async fn lags(&self, ctx: &Context) -> Result<bool> {
+        let looking = || history::head(&self.source);
+        let head = retrying(&ctx.progress, &ctx.cancel, "looking at the table", looking).await?;
+        Ok(head != self.source.version_id())
+    }
+
+    /// Moves the journal to the plan, and says what is kept.
+    pub(in crate::run) fn keep_staged(&mut self, ctx: &Context) {
+        let (plan, journal) = (&self.plan, &mut self.journal);
+        journal.expect_schema(&plan.target.schema);
+        journal.move_to(self.source.version_id(), &plan.chunks);
+        let now = store_time(ctx, journal);
+        let (mut kept, mut changed, mut staged) = (0, 0, 0);
+        for chunk in &plan.chunks {
+            match journal.need(chunk, now) {
+                Need::Nothing => kept += 1,
+                Need::Verify | Need::Delete | Need::Renew => changed += 1,
+                Need::Stage => staged += 1,
+            }
+        }
+        let all = plan.chunks.len();
+        let rows = count_text(journal.records().map(ChunkRecord::rows_left).sum());
+        let changed = match changed {
+            0 => String::new(),
+            count => format!(", {count} to bring up to date"),
+        };
+        ctx.say(format!("kept {kept} of {all} chunks ({rows} rows){changed}, {staged} to stage"));
+    }
+
+    /// Looks at the files of the chunks that are done: forgets chunks whose files are gone, has those
+    /// verified again whose files were touched, and those that were verified less than is asked now.
+    ///
+    /// # Errors
+    /// `Failed`, when they cannot be listed.
+    pub(in crate::run) async fn inspect(&mut self, ctx: &Context) -> Result<()> {
+        let there = staged_files(&self.source, &self.journal.header().id).await?;
+        let full = ctx.settings.verify == Verify::Full;
+        let (mut quick, mut distrusted, mut gone) = (0, Vec::new(), Vec::new());
+        for record in self.journal.records() {
+            let chunk = record.chunk;
+            let found = |file: &StagedFile| there.get(&file.name);
+            if record.files.iter().any(|file| found(file).is_none()) {
+                ctx.say(format!("the files of chunk {chunk} are gone; it is staged again"));
+                gone.push(chunk);
+            } else if record.files.iter().any(|file| found(file) != Some(file)) {
+                ctx.say(touched_text(chunk));
+                distrusted.push(chunk);
+            } else if full && record.verified == Some(Verify::Quick) {
+                quick += 1;
+                distrusted.push(chunk);
+            }
+        }
+        if quick > 0 {
+            ctx.say(format!("{quick} chunks were verified quickly; now in full"));
+        }
+        for chunk in gone {
+            self.journal.forget(chunk);
+        }
+        for chunk in distrusted {
+            self.journal.distrust(chunk);
+        }
+        Ok(())
+    }
+
+    /// Removes what earlier runs of this migration left behind, what is staged excepted.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took over; `Failed`, when something cannot be removed.
+    pub(in crate::run) async fn remove_orphans(&mut self) -> Result<()> {
+        let files = self.journal.records().flat_map(|record| &record.files);
+        let keep: HashSet<String> = files.map(|file| file.name.clone()).collect();
+        let header = self.journal.header().clone();
+        let (since, journal) = (header.first_version, Some(&mut self.journal));
+        leftover::remove(&self.source, &header.id, &keep, since, journal).await.map(drop)
+    }
+
+    /// Removes staged files of these names.
+    ///
+    /// # Errors
+    /// `Failed`, when one is there and cannot be removed.
+    pub(in crate::run) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
+        let store = store_of(&self.source).await?;
+        for name in names {
+            datafile::remove_whole(&store, &self.source.data_dir().join(name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files that this run wrote and could not record.
+    ///
+    /// # Errors
+    /// `Failed`, when one is there and cannot be removed.
+    pub(in crate::run) async fn remove_fresh(&mut self) -> Result<()> {
+        let fresh = self.journal.take_fresh();
+        self.remove_files(fresh).await
+    }
+
+    /// Makes what is done durable, and removes the files that nothing names since.
+    ///
+    /// # Errors
+    /// Those of [`checkpoint`]; `Failed`, when a file cannot be removed.
+    pub(in crate::run) async fn save(
+        &mut self,
+        ctx: &Context,
+        phase: Phase,
+        released: bool,
+    ) -> Result<()> {
+        checkpoint(ctx, &mut self.journal, phase, released).await?;
+        let doomed = self.journal.take_doomed();
+        self.remove_files(doomed).await
+    }
+}
+
+/// Says that the files of a chunk are not as they were.
+pub(in crate::run) fn touched_text(chunk: ChunkId) -> String {
+    format!("files of chunk {chunk} were touched; it is verified again")
+}
+
+/// Creates the journal of what is `planned`, which is the lock, and pins the source.
+async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) -> Result<Journal> {
+    let Planned { plan, live } = planned;
+    let opener = ctx.opener();
+    let id = Uuid::new_v4().simple().to_string().chars().take(12).collect::<String>();
+    let header = header_of(ctx, planned, id.clone(), undo);
+    let schema = &plan.target.schema;
+    let lease = lease_of(ctx, Phase::Stage, false);
+    let created = Journal::create(&opener, live, header, lease, schema, plan.storage_version);
+    let mut journal = match created.await {
+        Err(error) if error.kind() == Kind::Locked => {
+            return Err(describe_locked(ctx, &opener, error).await);
+        }
+        created => created?,
+    };
+    let beats = journal.begin_beats(&ctx.clock, &ctx.progress).await;
+    beats.map_err(|error| kept(ctx, error))?;
+    let pin = || tag::pin(live, &id, plan.version);
+    let pinned = retrying(&ctx.progress, &ctx.cancel, "pinning the source", pin).await;
+    pinned.map_err(|error| kept(ctx, error))?;
+    let (staging, tag) = (ctx.location.staging_table(), tag::tag_of(&id));
+    ctx.say(format!("pinned version {} as tag `{tag}`", plan.version));
+    ctx.say(format!("staging in `{staging}`, migration {id}"));
+    Ok(journal)
+}
+
+fn header_of(ctx: &Context, planned: &Planned, id: String, undo: Option<Undo>) -> Header {
+    let Planned { plan, live } = planned;
+    let request = Request {
+        changes: plan.target.changes.clone(),
+        strategy: Some(plan.strategy),
+        ..ctx.request.clone()
+    };
+    Header {
+        layout: LAYOUT,
+        digests: DIGEST_VERSION,
+        id,
+        relance: env!("CARGO_PKG_VERSION").to_owned(),
+        began: ctx.clock.now(),
+        source_version: plan.version,
+        first_version: plan.version,
+        field_id_max: live.manifest().max_field_id(),
+        request,
+        strategy: plan.strategy,
+        rows_per_file: ctx.request.rows_per_file.unwrap_or(ROWS_PER_FILE),
+        chunks: plan.chunks.len() as u64,
+        rows: plan.rows,
+        undo,
+    }
+}
+
+/// Moves the pin to the version of `live`, if others have written.
+///
+/// # Errors
+/// `Interrupted`, when the swap has landed; `Failed`, when the tag cannot be written.
+pub(in crate::run) async fn pin_head(
+    ctx: &Context,
+    live: &Dataset,
+    journal: &Journal,
+) -> Result<()> {
+    let id = &journal.header().id;
+    let head = live.version_id();
+    match history::rollback_point(live, id).await? {
+        Some(RollbackPoint { swapped: Some(version), .. }) => {
+            return Err(Error::interrupted(format!(
+                "the swap of this migration has landed as version {version}; `resume` tidies up"
+            )));
+        }
+        Some(point) if point.version == head => {}
+        Some(point) => {
+            let tag = tag::tag_of(id);
+            let doing = || format!("move the tag {tag} to version {head}");
+            let tags = live.tags();
+            let moving = || async { tags.update(&tag, head).await.doing(doing) };
+            retrying(&ctx.progress, &ctx.cancel, "pinning the source", moving).await?;
+            ctx.say(format!("the table moved from version {} to {head}", point.version));
+        }
+        None => tag::pin(live, id, head).await?,
+    }
+    Ok(())
+}

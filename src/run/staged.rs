@@ -1,0 +1,103 @@
+//! What is staged of the table, and the errors of those whom it stands in the way of.
+
+use std::sync::Arc;
+
+use lance::Dataset;
+
+use crate::error::{Error, Result};
+use crate::journal::{ChunkRecord, Journal, Opened, locked};
+use crate::run::context::Context;
+use crate::run::hints::{command, next_steps};
+use crate::run::planning::request_difference;
+use crate::schema::change::Change;
+use crate::table::Opener;
+use crate::{database, history};
+
+/// The staged migration, and the live table.
+pub(in crate::run) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, Journal)> {
+    let opener = ctx.opener();
+    database::expect_table(&ctx.location).await?;
+    let live = opener.live().await?;
+    let journal = Journal::open(&opener).await?;
+    Ok((live, journal.ok_or_else(|| nothing_staged(ctx))?))
+}
+
+pub(in crate::run) fn nothing_staged(ctx: &Context) -> Error {
+    let table = ctx.table();
+    Error::failed(format!("no migration of `{table}` is staged"))
+}
+
+/// Fails when a migration is staged.
+pub(in crate::run) async fn refuse_staged(ctx: &Context, opener: &Opener) -> Result<()> {
+    match Opened::look(opener).await? {
+        Opened::Nothing => Ok(()),
+        Opened::Journal(_) => Err(describe_locked(ctx, opener, locked(opener)).await),
+        Opened::Wreck(wreck) => {
+            let abort = command(ctx, "abort");
+            let error = locked(opener).caused_by(wreck.why);
+            Err(error.with_advice(&format!("its journal cannot be read; {abort} drops it")))
+        }
+    }
+}
+
+/// `error`, with what is staged and what to do.
+pub(in crate::run) async fn describe_locked(ctx: &Context, opener: &Opener, error: Error) -> Error {
+    let mut error = error;
+    if let Ok(Some(journal)) = Journal::open(opener).await {
+        let header = journal.header();
+        let rows: u64 = journal.records().map(ChunkRecord::rows_left).sum();
+        let changes: Vec<_> = header.request.changes.iter().map(Change::text).collect();
+        let began = header.began.format("%Y-%m-%d %H:%M:%S");
+        error = error.with_advice(&format!(
+            "migration {}, begun {began} UTC: {}; {rows} of {} rows are staged",
+            header.id,
+            changes.join(", "),
+            header.rows
+        ));
+        if let Ok(live) = opener.live().await
+            && !ctx.request.changes.is_empty()
+        {
+            let lines = request_difference(live.schema(), &ctx.request, &header.request);
+            if !lines.is_empty() {
+                error = error.with_advice("(- staged, + asked)").with_lines(lines);
+            }
+        }
+    }
+    match swap_landed(opener).await {
+        Some(version) => error.with_advice(&format!(
+            "its swap has landed as version {version}; {} finishes it",
+            command(ctx, "resume")
+        )),
+        None => error.with_advice(&next_steps(ctx)),
+    }
+}
+
+/// The version that the staged migration has been swapped in as, as far as that can be seen.
+async fn swap_landed(opener: &Opener) -> Option<u64> {
+    let journal = Journal::open(opener).await.ok()??;
+    let live = opener.live().await.ok()?;
+    history::rollback_point(&live, &journal.header().id).await.ok()??.swapped
+}
+
+/// Fails when the table's directory cannot be written to, before anything is.
+pub(in crate::run) fn expect_writable(ctx: &Context) -> Result<()> {
+    let Some(directory) = ctx.location.directory() else {
+        return Ok(());
+    };
+    let data = std::path::PathBuf::from(ctx.location.uri()).join("data");
+    for place in [directory, data].into_iter().filter(|place| place.is_dir()) {
+        if let Err(error) = try_write(&place) {
+            let place = place.display();
+            return Err(Error::refused(format!("cannot write to {place}")).caused_by(error));
+        }
+    }
+    Ok(())
+}
+
+/// Makes a file and removes it: permissions alone do not tell of a read-only file system.
+fn try_write(directory: &std::path::Path) -> std::io::Result<()> {
+    let name = format!(".relance-probe-{}", uuid::Uuid::new_v4().simple());
+    let file = directory.join(name);
+    std::fs::File::create_new(&file)?;
+    std::fs::remove_file(&file)
+}

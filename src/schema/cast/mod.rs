@@ -1,0 +1,325 @@
+//! Casts that report every value that does not go through: it fails to parse, overflows, or would be another
+//! value when cast back.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
+
+pub(crate) mod castable;
+mod flat;
+mod problem;
+mod text;
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
+    StructArray, make_array,
+};
+use arrow::compute::{filter, not, or};
+use arrow::datatypes::{DataType, Field};
+
+use crate::error::{Context, Error, Result};
+use crate::schema::cast::castable::with_items_of;
+use crate::schema::cast::flat::{CastArray, cast_flat};
+pub use crate::schema::cast::problem::Problem;
+use crate::schema::nulls::{counts, forbidden};
+
+/// Casts `array` to `to`. Rounding to a narrower float is what such a cast is for, and no problem. Any other value
+/// that would be another one when cast back is a problem, and so is a null where `to` allows none, at whatever
+/// depth.
+///
+/// # Errors
+/// `Failed`, when the types cannot be cast at all; `Mismatch`, when a value became null or a null a value
+/// and was not reported, which would be an error of the cast itself.
+pub(crate) fn cast(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
+    let mut cast = convert(array, to)?;
+    if let Some(rows) = forbidden(array, to) {
+        cast.leave_out(Problem::Null, rows)?;
+    }
+    expect_same_nulls(array, &cast)?;
+    Ok(cast)
+}
+
+/// Fails unless `cast` has as many nulls at each depth as `before` has, bad rows left out. Digests cannot find such
+/// an error: they are taken of the values after the cast.
+fn expect_same_nulls(before: &ArrayRef, cast: &CastArray) -> Result<()> {
+    let doing = || "compare the nulls of a cast".to_owned();
+    let mut pair = [Arc::clone(before), Arc::clone(&cast.values)];
+    let mut bad: Option<BooleanArray> = None;
+    for (_, rows) in &cast.bad {
+        bad = Some(match bad {
+            None => rows.clone(),
+            Some(bad) => or(&bad, rows).doing(doing)?,
+        });
+    }
+    if let Some(bad) = bad {
+        let good = not(&bad).doing(doing)?;
+        let [before, after] = pair;
+        pair = [filter(&before, &good).doing(doing)?, filter(&after, &good).doing(doing)?];
+    }
+    let [before, after] = pair;
+    let (then, now) = (counts(&before, after.data_type())?, counts(&after, before.data_type())?);
+    if then == now {
+        return Ok(());
+    }
+    let (from, to) = (before.data_type(), after.data_type());
+    Err(Error::mismatch(format!(
+        "casting {from} to {to} changed which values are null ({then:?} nulls by depth before, {now:?} \
+         after); this is a bug in relance"
+    )))
+}
+
+/// Casts `array` to `to`, whatever nulls `to` allows.
+fn convert(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
+    if array.data_type() == to {
+        return Ok(CastArray::of(Arc::clone(array)));
+    }
+    match (array.data_type(), to) {
+        (DataType::FixedSizeList(..), DataType::FixedSizeList(..)) => cast_fixed(array, to),
+        (DataType::List(_), DataType::List(_)) => cast_list::<i32>(array, to),
+        (DataType::LargeList(_), DataType::LargeList(_)) => cast_list::<i64>(array, to),
+        (DataType::Struct(_), DataType::Struct(_)) => cast_struct(array, to),
+        (from, to) => match with_items_of(from, to) {
+            Some(between) => cast_between(array, &between, to),
+            None => cast_flat(array, to),
+        },
+    }
+}
+
+/// Casts one kind of list to another, and then its items.
+fn cast_between(array: &ArrayRef, between: &DataType, to: &DataType) -> Result<CastArray> {
+    let list = cast_flat(array, between)?;
+    let mut cast = convert(&list.values, to)?;
+    cast.bad.extend(list.bad);
+    Ok(cast)
+}
+
+/// Items that may not be null, without nulls. Nulls are here in rows that could not be cast, and in rows that hold a
+/// null where none is allowed: both kinds of rows are reported, and become null as a whole.
+fn items_for(field: &Field, items: ArrayRef) -> Result<ArrayRef> {
+    if field.is_nullable() || items.null_count() == 0 {
+        return Ok(items);
+    }
+    let bare = items.to_data().into_builder().nulls(None).build();
+    Ok(make_array(bare.doing(|| format!("build items of `{}`", field.name()))?))
+}
+
+fn cast_fixed(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
+    let DataType::FixedSizeList(field, size) = to else { return cast_flat(array, to) };
+    let list = array.as_fixed_size_list();
+    if list.value_length() != *size {
+        return cast_flat(array, to);
+    }
+    let length = usize::try_from(*size).unwrap_or_default();
+    let items = list.values().slice(0, list.len() * length);
+    let items = convert(&items, field.data_type())?;
+    let values = FixedSizeListArray::try_new(
+        Arc::clone(field),
+        *size,
+        items_for(field, items.values)?,
+        list.nulls().cloned(),
+    );
+    let values: ArrayRef = Arc::new(values.doing(|| format!("cast to {to}"))?);
+    let row_of = |item: usize| item.checked_div(length);
+    leave_out(values, array, &items.bad, row_of)
+}
+
+fn cast_list<O: OffsetSizeTrait>(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
+    let (DataType::List(field) | DataType::LargeList(field)) = to else {
+        return cast_flat(array, to);
+    };
+    let list = array.as_list::<O>();
+    let items = convert(list.values(), field.data_type())?;
+    let offsets = list.offsets().clone();
+    let values = GenericListArray::<O>::try_new(
+        Arc::clone(field),
+        offsets.clone(),
+        items_for(field, items.values)?,
+        list.nulls().cloned(),
+    );
+    let values: ArrayRef = Arc::new(values.doing(|| format!("cast to {to}"))?);
+    let row_of = |item: usize| {
+        let item = O::from_usize(item)?;
+        offsets.partition_point(|offset| *offset <= item).checked_sub(1)
+    };
+    leave_out(values, array, &items.bad, row_of)
+}
+
+fn cast_struct(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
+    let DataType::Struct(fields) = to else { return cast_flat(array, to) };
+    let structs = array.as_struct();
+    let (mut columns, mut bad) = (Vec::new(), Vec::new());
+    for (field, column) in fields.iter().zip(structs.columns()) {
+        let child = convert(column, field.data_type())?;
+        columns.push(items_for(field, child.values)?);
+        bad.extend(child.bad);
+    }
+    let values = StructArray::try_new(fields.clone(), columns, structs.nulls().cloned());
+    let values: ArrayRef = Arc::new(values.doing(|| format!("cast to {to}"))?);
+    leave_out(values, array, &bad, Some)
+}
+
+/// Makes each row null that holds one of the bad `items`.
+fn leave_out(
+    values: ArrayRef,
+    before: &ArrayRef,
+    items: &[(Problem, BooleanArray)],
+    row_of: impl Fn(usize) -> Option<usize>,
+) -> Result<CastArray> {
+    let mut cast = CastArray::of(values);
+    for (problem, items) in items {
+        let mut rows = vec![false; before.len()];
+        for item in items.values().set_indices() {
+            if let Some(row) = row_of(item)
+                && before.is_valid(row)
+                && let Some(row) = rows.get_mut(row)
+            {
+                *row = true;
+            }
+        }
+        cast.leave_out(*problem, BooleanArray::from(rows))?;
+    }
+    Ok(cast)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float32Array, Float64Array, Int64Array, StringArray};
+    use arrow::datatypes::{Int64Type, TimeUnit};
+
+    #[allow(clippy::needless_pass_by_value, reason = "shorter calls")]
+    fn problems(array: ArrayRef, to: &DataType) -> Vec<(Problem, Vec<usize>)> {
+        let made = cast(&array, to).unwrap();
+        let bad = made.bad.iter();
+        bad.map(|(problem, rows)| (*problem, rows.values().set_indices().collect())).collect()
+    }
+
+    #[test]
+    fn every_value_that_does_not_go_through_is_told() {
+        let strings: ArrayRef =
+            Arc::new(StringArray::from(vec![Some("1"), Some("x"), None, Some("2.5")]));
+        assert_eq!(
+            problems(Arc::clone(&strings), &DataType::Int32),
+            [(Problem::NotAValue, vec![1, 3])]
+        );
+        assert_eq!(problems(strings, &DataType::Float64), [(Problem::NotAValue, vec![1])]);
+        let floats: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.5, 1e300, f64::NAN]));
+        assert_eq!(
+            problems(Arc::clone(&floats), &DataType::Int64),
+            [(Problem::Overflow, vec![2, 3]), (Problem::Lossy, vec![1])]
+        );
+        assert_eq!(problems(floats, &DataType::Float32), [(Problem::Overflow, vec![2])]);
+        let ints: ArrayRef = Arc::new(Int64Array::from(vec![1, 300, (1 << 53) + 1]));
+        assert_eq!(problems(Arc::clone(&ints), &DataType::Int8), [(Problem::Overflow, vec![1, 2])]);
+        assert_eq!(problems(Arc::clone(&ints), &DataType::Float64), [(Problem::Lossy, vec![2])]);
+        assert!(problems(ints, &DataType::Utf8).is_empty());
+    }
+
+    #[test]
+    fn times_lose_what_their_unit_lacks() {
+        let us = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let times =
+            cast_flat(&(Arc::new(Int64Array::from(vec![1_500, 2_000])) as ArrayRef), &us).unwrap();
+        let ms = DataType::Timestamp(TimeUnit::Millisecond, None);
+        assert_eq!(problems(times.values, &ms), [(Problem::Lossy, vec![0])]);
+    }
+
+    #[test]
+    fn a_row_with_a_bad_item_is_bad() {
+        let item = |kind| Arc::new(Field::new("item", kind, true));
+        let values = Float32Array::from(vec![1.0, 2.0, 70_000.0, 0.1]);
+        let list = FixedSizeListArray::try_new(item(DataType::Float32), 2, Arc::new(values), None);
+        let to = DataType::FixedSizeList(item(DataType::Float16), 2);
+        let made = cast(&(Arc::new(list.unwrap()) as ArrayRef), &to).unwrap();
+        assert_eq!(made.values.data_type(), &to);
+        assert!(made.values.is_valid(0) && made.values.is_null(1));
+        assert_eq!(made.bad.len(), 1);
+        let lists = arrow::array::ListArray::from_iter_primitive::<Int64Type, _, _>(vec![
+            Some(vec![Some(1)]),
+            None,
+            Some(vec![]),
+            Some(vec![Some(2), Some(1000)]),
+        ]);
+        let to = DataType::List(item(DataType::Int8));
+        let array: ArrayRef = Arc::new(lists);
+        assert_eq!(problems(array, &to), [(Problem::Overflow, vec![3])]);
+    }
+
+    /// Every way in which a null can lie where the new type allows none.
+    #[test]
+    fn a_null_where_none_may_be_is_told_at_every_depth() {
+        use crate::schema::types::parse_type;
+        use arrow::json::ReaderBuilder;
+        type Wrap = (&'static str, &'static str, fn(&str) -> String);
+        let wraps: [Wrap; 4] = [
+            ("list<item: {}{null}>", "list", |one| format!("[{one}]")),
+            ("large_list<item: {}{null}>", "large_list", |one| format!("[{one}]")),
+            ("fixed_size_list<item: {}{null}>[1]", "fixed", |one| format!("[{one}]")),
+            ("struct<a: {}{null}>", "struct", |one| format!("{{\"a\": {one}}}")),
+        ];
+        let leaves = [("int64", "7"), ("string", "\"x\""), ("bool", "true")];
+        let mut tried = 0;
+        for (leaf, value) in leaves {
+            for (inner, inner_name, inner_json) in wraps {
+                for (outer, outer_name, outer_json) in wraps {
+                    // Lance stores neither: a fixed-size list of lists.
+                    if outer_name == "fixed" && inner_name != "struct" {
+                        continue;
+                    }
+                    let kind = |null: &str| {
+                        let inner = inner.replace("{}", leaf).replace("{null}", null);
+                        outer.replace("{}", &inner).replace("{null}", "")
+                    };
+                    let (from, to) = (parse_type(&kind("")), parse_type(&kind(" not null")));
+                    let row = |leaf: &str| outer_json(&inner_json(leaf));
+                    let rows = [row(value), row("null"), "null".to_owned(), row(value)];
+                    let lines = rows.map(|row| format!("{{\"v\": {row}}}\n")).concat();
+                    let field = Field::new("v", from.unwrap(), true);
+                    let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
+                    let reader = ReaderBuilder::new(schema).build(lines.as_bytes());
+                    let batch = reader.unwrap().next().unwrap().unwrap();
+                    let to = to.unwrap();
+                    let made = cast(batch.column(0), &to).unwrap();
+                    assert_eq!(made.values.data_type(), &to);
+                    let bad: Vec<_> = made
+                        .bad
+                        .iter()
+                        .map(|(problem, rows)| (*problem, rows.values().set_indices().collect()))
+                        .collect();
+                    assert_eq!(bad, [(Problem::Null, vec![1_usize])], "{}", kind(" not null"));
+                    let nulls: Vec<_> = (0..4).map(|row| made.values.is_null(row)).collect();
+                    assert_eq!(nulls, [false, true, true, false]);
+                    tried += 1;
+                }
+            }
+        }
+        assert_eq!(tried, 39);
+    }
+
+    #[test]
+    fn a_null_text_is_no_list_of_a_null() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None]));
+        let item = Arc::new(Field::new("item", DataType::Utf8, true));
+        let made = cast(&texts, &DataType::List(item)).unwrap();
+        assert!(made.bad.is_empty() && made.values.is_valid(0) && made.values.is_null(1));
+    }
+
+    /// A cast that loses a null is found by counting, whatever it says itself.
+    #[test]
+    fn a_cast_that_changes_nulls_is_a_mismatch() {
+        let before: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
+        let values: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 0.0]));
+        let error = expect_same_nulls(&before, &CastArray::of(values)).unwrap_err();
+        assert_eq!(error.kind(), crate::error::Kind::Mismatch);
+    }
+
+    #[test]
+    fn a_zone_is_no_loss() {
+        let us = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let times: ArrayRef = Arc::new(Int64Array::from(vec![1_577_880_000_000_000]));
+        let times = cast_flat(&times, &us).unwrap().values;
+        let paris = DataType::Timestamp(TimeUnit::Microsecond, Some("Europe/Paris".into()));
+        assert!(problems(Arc::clone(&times), &paris).is_empty());
+        let zoned = cast(&times, &paris).unwrap().values;
+        assert!(problems(zoned, &us).is_empty());
+    }
+}

@@ -1,0 +1,3 @@
+//! Verifies what was staged, and what is about to be published.
+
+pub(crate) mod published;
