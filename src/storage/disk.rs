@@ -34,9 +34,9 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Those of `store`, whose paths are the system's own.
-    pub(super) fn of(store: &ObjectStore) -> Self {
-        Self { store: Arc::clone(&store.inner) }
+    /// Those of `store`, if its paths are the system's own.
+    pub(super) fn of(store: &ObjectStore) -> Option<Self> {
+        store.has_direct_local_paths().then(|| Self { store: Arc::clone(&store.inner) })
     }
 }
 

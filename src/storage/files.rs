@@ -25,10 +25,9 @@ use crate::storage::throttle::Throttle;
 
 /// The files of `store`. Cheap: nothing is read.
 pub(crate) fn of(store: &ObjectStore) -> Arc<dyn DataFiles> {
-    if store.has_direct_local_paths() {
-        Arc::new(Disk::of(store))
-    } else {
-        Arc::new(Objects::of(store))
+    match Disk::of(store) {
+        Some(disk) => Arc::new(disk),
+        None => Arc::new(Objects::of(store)),
     }
 }
 

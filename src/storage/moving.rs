@@ -181,10 +181,9 @@ pub(crate) mod deletion {
     use object_store::path::Path;
     use roaring::RoaringBitmap;
 
-    use crate::error::Result;
+    use crate::error::{Context, Result};
     use crate::storage::deletion::Deletions;
     pub(crate) use crate::storage::deletion::{Deleted, Naming, STAGED, directory, name};
-    use crate::table::deletions_of;
 
     /// The deleted rows of a fragment.
     pub(crate) async fn read(
@@ -226,8 +225,13 @@ pub(crate) mod deletion {
         id: &str,
     ) -> Result<Deleted> {
         let naming = Naming::Of { fragment, version: to.version_id() };
-        let (staging, to) = (deletions_of(staging).await?, deletions_of(to).await?);
+        let (staging, to) = (of(staging).await?, of(to).await?);
         staging.copy_staged(deleted, &to, naming, id).await
+    }
+
+    async fn of(dataset: &Dataset) -> Result<Deletions> {
+        let store = dataset.object_store(None).await.doing(|| "open a table's store".to_owned())?;
+        Ok(Deletions::of(&store, &dataset.branch_location().path))
     }
 
     /// Where a deletion file lies.
