@@ -19,6 +19,7 @@ use object_store::path::Path;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Result};
+use crate::storage::names::new_uuid;
 
 /// Transaction property that names the migration whose commit it is.
 pub(crate) const PROPERTY_ID: &str = "relance.migration";
@@ -78,21 +79,6 @@ pub(crate) fn properties(id: &str, act: Act) -> HashMap<String, String> {
     ])
 }
 
-/// A new id of a transaction or an index of the migration `id`, which it ends with: the file that it
-/// names can then be told from everybody else's, whatever became of the run that wrote it.
-pub(crate) fn named_uuid(id: &str) -> Uuid {
-    let random = Uuid::new_v4();
-    let text = random.simple().to_string();
-    let kept = text.len().saturating_sub(id.len());
-    let named = text.get(..kept).map(|random| format!("{random}{id}"));
-    named.and_then(|text| Uuid::try_parse(&text).ok()).unwrap_or(random)
-}
-
-/// Whether `uuid` is of the migration `id`.
-pub(crate) fn is_named(uuid: &str, id: &str) -> bool {
-    uuid.ends_with(id)
-}
-
 /// Whether `transaction` is a commit of the migration `id`, whatever it does.
 pub(crate) fn is_of(transaction: &Transaction, id: &str) -> bool {
     let properties = transaction.transaction_properties.as_ref();
@@ -143,7 +129,7 @@ pub(crate) async fn commit_next(
 ) -> Result<Outcome> {
     let read_version = dataset.version_id();
     let attempted = read_version + 1;
-    let uuid = properties.get(PROPERTY_ID).map_or_else(Uuid::new_v4, |id| named_uuid(id));
+    let uuid = properties.get(PROPERTY_ID).map_or_else(Uuid::new_v4, |id| new_uuid(id));
     let uuid = uuid.to_string();
     let kept = properties.clone();
     let transaction = TransactionBuilder::new(read_version, operation)
@@ -184,7 +170,7 @@ pub(crate) async fn detach(
     id: &str,
 ) -> Result<Arc<Dataset>> {
     let transaction = TransactionBuilder::new(dataset.version_id(), operation)
-        .uuid(named_uuid(id).to_string())
+        .uuid(new_uuid(id).to_string())
         .build();
     let committed = builder(dataset, storage_version)
         .with_detached(true)
@@ -351,19 +337,5 @@ impl CommitHandler for OnlyVersion {
                 transaction,
             )
             .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uuids_tell_whose_they_are() {
-        let uuid = named_uuid("0123456789ab");
-        assert!(is_named(&uuid.to_string(), "0123456789ab"));
-        assert!(is_named(&uuid.simple().to_string(), "0123456789ab"));
-        assert!(!is_named(&Uuid::nil().to_string(), "0123456789ab"));
-        assert_ne!(uuid, named_uuid("0123456789ab"));
     }
 }

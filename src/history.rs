@@ -7,9 +7,9 @@ use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
 
 use crate::commit::{Act, id_of, is_of, is_ours};
-use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::source::{SWAP_SUFFIX, TAG_PREFIX, is_damaged, swap_tag_of, tag_names, tag_of};
+use crate::storage::names::is_data_file;
 use crate::table::newest;
 
 /// Commits read at once.
@@ -178,7 +178,7 @@ pub(crate) async fn find_swap(live: &Dataset, id: &str, first: u64) -> Result<Op
 async fn names_files_of(live: &Dataset, id: &str) -> Result<bool> {
     let newest = newest(live).await?;
     let mut fragments = newest.iter_fragments();
-    Ok(fragments.any(|one| one.files.iter().any(|file| datafile::is_of(&file.path, id))))
+    Ok(fragments.any(|one| one.files.iter().any(|file| is_data_file(&file.path, id))))
 }
 
 /// The newest version of the table.

@@ -26,10 +26,11 @@ use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
 use lance_table::format::IndexMetadata;
 use serde::Deserialize;
 
-use crate::commit::{Act, named_uuid, properties};
+use crate::commit::{Act, properties};
 use crate::error::{Context, Error, Result};
 use crate::plan::{IndexFacts, Rebuild};
 use crate::progress::{Amount, Event, SharedProgress};
+use crate::storage::names::new_uuid;
 
 /// What is needed to build an index again as it was.
 enum Recipe {
@@ -152,7 +153,7 @@ async fn commit(
 ) -> lance::Result<Dataset> {
     let operation = Operation::CreateIndex { new_indices: new, removed_indices: removed };
     let transaction = TransactionBuilder::new(live.version_id(), operation)
-        .uuid(named_uuid(id).to_string())
+        .uuid(new_uuid(id).to_string())
         .transaction_properties(Some(Arc::new(properties(id, Act::Index))))
         .build();
     CommitBuilder::new(live).with_skip_auto_cleanup(true).execute(transaction).await
@@ -267,7 +268,7 @@ async fn build(
     let mut on = on.clone();
     on.create_index_builder(&[column], index_type, params)
         .name(name.clone())
-        .index_uuid(named_uuid(id))
+        .index_uuid(new_uuid(id))
         .progress(Arc::new(told))
         .execute_uncommitted()
         .await

@@ -11,12 +11,13 @@ use lance_table::io::manifest::read_manifest;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use crate::commit::is_named;
-use crate::datafile::owner;
 use crate::error::{Context, Result};
+use crate::history;
 use crate::journal::Journal;
+use crate::storage::deletion;
+use crate::storage::files::{self, DataFiles};
+use crate::storage::names::{data_file_of, directory_of, is_deletion_file, is_uuid};
 use crate::table::newest;
-use crate::{datafile, deletion, history};
 
 /// How much was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,33 +59,34 @@ pub(crate) async fn remove(
 ) -> Result<Removed> {
     let store = live.object_store(None).await;
     let store = store.doing(|| format!("open the store of {}", live.uri()))?;
+    let files = files::of(&store);
     let root = live.branch_location().path;
     let mut gone = Vec::new();
-    for meta in datafile::list_whole(&store, &live.data_dir(), id).await? {
-        gone.extend((!keep.contains(&owner(&meta.location))).then_some(meta));
+    for meta in files.list_whole(&live.data_dir(), id).await? {
+        gone.extend((!keep.contains(&data_file_of(&meta.location))).then_some(meta));
     }
-    for meta in datafile::list_below(&store, &deletion::directory(&root)).await? {
-        let ours = deletion::is_of(name_of(&meta), id) && !keep.contains(name_of(&meta));
+    for meta in files.list_below(&deletion::directory(&root)).await? {
+        let ours = is_deletion_file(name_of(&meta), id) && !keep.contains(name_of(&meta));
         gone.extend(ours.then_some(meta));
     }
-    for meta in datafile::list_below(&store, &live.versions_dir()).await? {
+    for meta in files.list_below(&live.versions_dir()).await? {
         let ours = is_no_version(&meta) && is_manifest_of(&store, &meta, id).await;
         gone.extend(ours.then_some(meta));
     }
     let at_most = journal.is_none().then_some(history::LOOK_MAX);
-    gone.extend(uncommitted(live, &store, id, since, at_most).await?);
+    gone.extend(uncommitted(live, files.as_ref(), id, since, at_most).await?);
     // In this order: what is made after the listing is not in it, what was adopted before is in the
     // newest version, and whoever adopts anything in between has taken the journal over.
     let named = named_by(&*newest(live).await?);
-    gone.retain(|meta| !named.contains(&owner(&meta.location)));
+    gone.retain(|meta| !named.contains(&data_file_of(&meta.location)));
     if let Some(journal) = journal {
         journal.expect_own().await?;
     }
     let mut removed = Removed::default();
     for meta in gone {
-        datafile::remove(&store, &meta.location).await?;
+        files.remove(&meta.location).await?;
         if meta.location.extension() == Some("blob") {
-            datafile::remove_empty(&store, &datafile::directory_of(&meta.location));
+            files.remove_empty(&directory_of(&meta.location));
         }
         removed.files += 1;
         removed.bytes += meta.size;
@@ -96,15 +98,15 @@ pub(crate) async fn remove(
 /// versions, if that is given.
 async fn uncommitted(
     live: &Dataset,
-    store: &ObjectStore,
+    files: &dyn DataFiles,
     id: &str,
     since: u64,
     at_most: Option<u64>,
 ) -> Result<Vec<ObjectMeta>> {
-    let mut transactions = datafile::list_below(store, &live.transactions_dir()).await?;
-    transactions.retain(|meta| is_named(transaction_of(meta).1, id));
-    let mut indices = datafile::list_below(store, &live.indices_dir()).await?;
-    indices.retain(|meta| is_named(&uuid_of(meta, &live.indices_dir()), id));
+    let mut transactions = files.list_below(&live.transactions_dir()).await?;
+    transactions.retain(|meta| is_uuid(transaction_of(meta).1, id));
+    let mut indices = files.list_below(&live.indices_dir()).await?;
+    indices.retain(|meta| is_uuid(&uuid_of(meta, &live.indices_dir()), id));
     let names = transactions.iter().map(|meta| name_of(meta).to_owned());
     let uuids = indices.iter().map(|meta| uuid_of(meta, &live.indices_dir()));
     let wanted: HashSet<String> = names.chain(uuids).collect();
@@ -186,5 +188,5 @@ async fn is_manifest_of(store: &ObjectStore, meta: &ObjectMeta, id: &str) -> boo
     let manifest: lance::Result<Manifest> =
         read_manifest(store, &meta.location, Some(meta.size)).await;
     let file = manifest.ok().and_then(|manifest| manifest.transaction_file);
-    file.is_some_and(|file| is_named(file.trim_end_matches(".txn"), id))
+    file.is_some_and(|file| is_uuid(file.trim_end_matches(".txn"), id))
 }

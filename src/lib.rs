@@ -44,8 +44,6 @@ pub mod cli;
 mod clock;
 mod commit;
 mod database;
-mod datafile;
-mod deletion;
 mod error;
 mod escape;
 mod guard;
@@ -56,7 +54,6 @@ mod journal;
 mod leftover;
 mod limits;
 mod location;
-mod pages;
 mod phase;
 mod plan;
 mod process;
@@ -68,10 +65,10 @@ mod sample;
 mod schema;
 mod secret;
 mod settings;
-mod sidecar;
 mod source;
 mod span;
 mod stage;
+mod storage;
 mod storage_version;
 mod table;
 mod template;
@@ -79,6 +76,8 @@ mod transform;
 mod verify;
 
 use source as tag;
+// for run/ and stage/ until they are moved
+use storage::moving::{datafile, deletion, pages, sidecar};
 
 pub use cancel::Cancel;
 pub use clock::{Clock, SystemClock};

@@ -25,6 +25,7 @@ use crate::error::{Context, Error, Result};
 use crate::guard::guarded;
 use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, TableState};
+use crate::storage::deletion::Deletions;
 
 /// Caches of Lance's: enough for footers and manifests, small beside the batches in flight.
 const INDEX_CACHE_BYTES: usize = 256 << 20;
@@ -157,6 +158,14 @@ pub(crate) async fn newest(dataset: &Dataset) -> Result<Arc<Dataset>> {
 pub(crate) async fn store_of(dataset: &Dataset) -> Result<Arc<ObjectStore>> {
     let store = dataset.object_store(None).await;
     store.doing(|| format!("open the store of {}", dataset.uri()))
+}
+
+/// The deletion files of `dataset`.
+///
+/// # Errors
+/// `Failed`, when its store cannot be opened.
+pub(crate) async fn deletions_of(dataset: &Dataset) -> Result<Deletions> {
+    Ok(Deletions::of(store_of(dataset).await?.as_ref(), &dataset.branch_location().path))
 }
 
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.

@@ -13,7 +13,6 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending};
 use lance::Dataset;
-use lance_io::object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutPayload};
 use serde::Serialize;
@@ -22,11 +21,12 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::clock::{Clock, StoreTime};
-use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::journal::record::LEASE_TIME;
 use crate::journal::{Header, Journal, KEY_HEADER, KEY_LEASE, Lease, from_config, to_json};
 use crate::progress::{SharedProgress, note};
+use crate::storage::files::{self, DataFiles};
+use crate::storage::names::directory_of;
 
 /// How often a run is seen to be alive.
 const BEAT: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ pub(super) struct Beats {
     stop: watch::Sender<bool>,
     lost: watch::Receiver<Option<Lost>>,
     task: JoinHandle<()>,
-    store: Arc<ObjectStore>,
+    files: Arc<dyn DataFiles>,
     file: Path,
     /// Whether a beat was tried.
     began: Arc<AtomicBool>,
@@ -97,8 +97,8 @@ impl Beats {
             return;
         }
         // What is left goes with the staging table.
-        let _ = datafile::remove(&self.store, &self.file).await;
-        datafile::remove_empty(&self.store, &datafile::directory_of(&self.file));
+        let _ = self.files.remove(&self.file).await;
+        self.files.remove_empty(&directory_of(&self.file));
     }
 }
 
@@ -111,7 +111,7 @@ impl Drop for Beats {
 /// What writes the beats of one run.
 struct Beater {
     staging: Dataset,
-    store: Arc<ObjectStore>,
+    files: Arc<dyn DataFiles>,
     file: Path,
     /// The migration, and its run.
     id: String,
@@ -169,8 +169,8 @@ impl Beater {
         let beat = Beat { run: &self.run, count: self.count, at: self.clock.now() };
         let text = to_json(&beat)?;
         let doing = || format!("write {}", self.file);
-        self.store.inner.put(&self.file, text.into_bytes().into()).await.doing(doing)?;
-        self.time.saw(datafile::look(&self.store, &self.file).await?.last_modified);
+        self.files.store().put(&self.file, text.into_bytes().into()).await.doing(doing)?;
+        self.time.saw(self.files.head(&self.file).await?.last_modified);
         Ok(None)
     }
 
@@ -209,14 +209,14 @@ impl Journal {
         clock: &Arc<dyn Clock>,
         progress: &SharedProgress,
     ) -> Result<()> {
-        let store = self.store().await?;
+        let files = self.files().await?;
         let file = self.beat_file();
         self.see_time().await;
-        self.remove_other_beats(&store, &file).await;
+        self.remove_other_beats(files.as_ref(), &file).await;
         let began = Arc::new(AtomicBool::new(false));
         let beater = Beater {
             staging: self.staging.as_ref().clone(),
-            store: Arc::clone(&store),
+            files: Arc::clone(&files),
             file: file.clone(),
             id: self.header.id.clone(),
             run: self.lease.run.clone(),
@@ -228,7 +228,7 @@ impl Journal {
         let (stop, stopped) = watch::channel(false);
         let (tells, lost) = watch::channel(None);
         let task = tokio::spawn(beater.run(Arc::clone(progress), stopped, tells));
-        self.beats = Some(Beats { stop, lost, task, store, file, began });
+        self.beats = Some(Beats { stop, lost, task, files, file, began });
         Ok(())
     }
 
@@ -265,11 +265,11 @@ impl Journal {
     /// # Errors
     /// `Failed`, when the journal is gone or the store cannot be asked.
     pub(crate) async fn last_seen(&self) -> Result<DateTime<Utc>> {
-        let store = self.store().await?;
+        let files = self.files().await?;
         let mut newest = self.staging.as_ref().clone();
         newest.checkout_latest().await.doing(|| "read the journal".to_owned())?;
-        let written = datafile::look(&store, &newest.manifest_location().path).await?.last_modified;
-        let beat = match store.inner.head(&self.beat_file()).await {
+        let written = files.head(&newest.manifest_location().path).await?.last_modified;
+        let beat = match files.store().head(&self.beat_file()).await {
             Ok(ObjectMeta { last_modified, .. }) => last_modified,
             Err(object_store::Error::NotFound { .. }) => return Ok(written),
             Err(error) => return Err(error).doing(|| "look at a run's beat".to_owned()),
@@ -279,8 +279,8 @@ impl Journal {
 
     /// Looks what the store's clock says of the version that was committed just now.
     pub(super) async fn see_time(&self) {
-        if let Ok(store) = self.store().await
-            && let Ok(meta) = datafile::look(&store, &self.staging.manifest_location().path).await
+        if let Ok(files) = self.files().await
+            && let Ok(meta) = files.head(&self.staging.manifest_location().path).await
         {
             self.time.saw(meta.last_modified);
         }
@@ -291,23 +291,23 @@ impl Journal {
     /// # Errors
     /// `Failed`, when it cannot be written.
     pub(crate) async fn ask_time(&self) -> Result<DateTime<Utc>> {
-        let store = self.store().await?;
+        let files = self.files().await?;
         let file = self.folder().join(format!("now-{}", Uuid::new_v4().simple()));
         let doing = || format!("write {file}");
-        store.inner.put(&file, PutPayload::new()).await.doing(doing)?;
-        let seen = datafile::look(&store, &file).await;
-        datafile::remove(&store, &file).await?;
-        datafile::remove_empty(&store, &self.folder());
+        files.store().put(&file, PutPayload::new()).await.doing(doing)?;
+        let seen = files.head(&file).await;
+        files.remove(&file).await?;
+        files.remove_empty(&self.folder());
         Ok(seen?.last_modified)
     }
 
     /// What runs that had the journal before left: theirs are not looked at any more.
-    async fn remove_other_beats(&self, store: &ObjectStore, own: &Path) {
-        let listed = datafile::list_below(store, &self.folder()).await;
+    async fn remove_other_beats(&self, files: &dyn DataFiles, own: &Path) {
+        let listed = files.list_below(&self.folder()).await;
         for meta in listed.unwrap_or_default() {
             if meta.location != *own {
                 // It goes with the staging table otherwise.
-                let _ = datafile::remove(store, &meta.location).await;
+                let _ = files.remove(&meta.location).await;
             }
         }
     }
@@ -322,8 +322,8 @@ impl Journal {
         self.folder().join(format!("beat-{}.json", run.collect::<String>()))
     }
 
-    async fn store(&self) -> Result<Arc<ObjectStore>> {
+    async fn files(&self) -> Result<Arc<dyn DataFiles>> {
         let store = self.staging.object_store(None).await;
-        store.doing(|| "open the staging table's store".to_owned())
+        Ok(files::of(store.doing(|| "open the staging table's store".to_owned())?.as_ref()))
     }
 }

@@ -27,7 +27,6 @@ use serde::de::DeserializeOwned;
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::clock::StoreTime;
 use crate::commit::{Outcome, exactly_next};
-use crate::deletion::Deleted;
 use crate::error::{Context, Error, Result};
 use crate::journal::beat::Beats;
 pub(crate) use crate::journal::record::{
@@ -37,9 +36,12 @@ pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
 use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::Strategy;
 use crate::plan::catchup::{Follows, Need, Standing, need};
-use crate::table::Opener;
+use crate::storage::deletion::{Deleted, Naming};
+use crate::storage::files;
+use crate::storage::names::is_data_file;
+use crate::storage::tree::clear_table;
+use crate::table::{Opener, deletions_of};
 use crate::transform::digest::DIGEST_VERSION;
-use crate::{datafile, deletion};
 
 /// The layout of what is written here. Another layout is not resumed.
 pub(crate) const LAYOUT: u32 = 5;
@@ -443,17 +445,13 @@ impl Journal {
         deletion: &Deletion<'_>,
         live: &Dataset,
     ) -> Result<Fragment> {
-        let (staging, id) = (&self.staging, &self.header.id);
+        let (own, id) = (deletions_of(&self.staging).await?, &self.header.id);
+        let naming = Naming::Of { fragment: there.id, version: self.staging.version_id() };
         let deleted = match deletion {
-            Deletion::Staged(deleted) => {
-                deletion::adopt(staging, deleted, there.id, staging, id).await?
-            }
+            Deletion::Staged(deleted) => own.copy_staged(deleted, &own, naming, id).await?,
             Deletion::Source(number, file) => {
-                let store = live.object_store(None).await;
-                let store = store.doing(|| "open the live table's store".to_owned())?;
-                let root = live.branch_location().path;
-                let rows = deletion::read(&store, &root, *number, Some(file)).await?;
-                deletion::write_for(staging, there.id, &rows, id).await?
+                let rows = deletions_of(live).await?.read(*number, Some(file)).await?;
+                own.write(naming, &rows, id).await?
             }
         };
         Ok(Fragment { deletion_file: Some(deleted.file), ..there.clone() })
@@ -546,9 +544,10 @@ impl Journal {
         let root = self.staging.branch_location().path;
         let newest = &self.staging.manifest_location().path;
         // While the lock is there, no other run has anything here.
-        let left = datafile::clear_table(&store, &root, Some(newest)).await?;
-        datafile::remove(&store, newest).await?;
-        datafile::remove_empty(&store, &root);
+        let files = files::of(&store);
+        let left = clear_table(files.as_ref(), &root, Some(newest)).await?;
+        files.remove(newest).await?;
+        files.remove_empty(&root);
         Ok(left)
     }
 }
@@ -564,7 +563,7 @@ enum Deletion<'a> {
 /// The name of the file of `staged` that the migration `id` wrote.
 pub(crate) fn own_file<'a>(staged: &'a Fragment, id: &str) -> Option<&'a str> {
     let mut names = staged.files.iter().map(|file| file.path.as_str());
-    names.find(|name| datafile::is_of(name, id))
+    names.find(|name| is_data_file(name, id))
 }
 
 /// Fails when `text` does not read as `header`: nobody could go on with such a journal, or drop it.
@@ -610,7 +609,7 @@ fn validate(header: &Header, records: &BTreeMap<ChunkId, ChunkRecord>) -> Result
     if !is_id(&header.id) || undone.is_some_and(|id| !is_id(id)) {
         return Err(damaged("its migration's id is none"));
     }
-    let own = |name: &str| datafile::is_of(name, &header.id) && !name.contains(['/', '\\']);
+    let own = |name: &str| is_data_file(name, &header.id) && !name.contains(['/', '\\']);
     for record in records.values() {
         let known = |name: &String| record.files.iter().any(|file| file.name == *name);
         let names = record.files.iter().all(|file| own(&file.name));

@@ -7,11 +7,11 @@ use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{ChunkId, Origin};
-use crate::deletion::Deleted;
 use crate::phase::Phase;
 use crate::plan::{Nulled, Request, Strategy};
 use crate::process::{Presence, ProcessId, Running};
 use crate::settings::Verify;
+use crate::storage::deletion::Deleted;
 use crate::transform::digest::Digest;
 
 /// What the migration is.

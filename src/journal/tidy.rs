@@ -1,11 +1,10 @@
 //! Old versions of the staging table: nobody needs them, and each holds all that is staged.
 
 use lance::Dataset;
-use lance_io::object_store::ObjectStore;
 use object_store::path::Path;
 
-use crate::datafile;
 use crate::error::{Error, Result};
+use crate::storage::files::{self, DataFiles};
 
 /// Versions that are kept: readers may be about to open the newest they know, and the last one before a new
 /// version shows that nobody dropped the journal meanwhile.
@@ -24,24 +23,25 @@ const KEPT: u64 = 4;
 pub(super) async fn tidy(before: &Dataset, landed: &Dataset) -> Result<()> {
     // What cannot be listed now is tidied next time.
     let Ok(store) = landed.object_store(None).await else { return Ok(()) };
-    let Ok(mut versions) = versions(&store, landed).await else { return Ok(()) };
+    let files = files::of(&store);
+    let Ok(mut versions) = versions(files.as_ref(), landed).await else { return Ok(()) };
     let (last, now) = (before.version_id(), landed.version_id());
     let is_there = versions.iter().any(|(version, _)| *version == last);
     let is_newest = versions.iter().all(|(version, _)| *version <= now);
     if !is_there || !is_newest {
-        datafile::remove(&store, &landed.manifest_location().path).await?;
+        files.remove(&landed.manifest_location().path).await?;
         let what = if is_newest { "dropped this migration" } else { "took this migration over" };
         return Err(Error::locked(format!("another run {what}; this one stops")));
     }
     versions.sort_unstable();
     versions.retain(|(version, _)| is_old(*version, now));
     for (_, path) in &versions {
-        if datafile::remove(&store, path).await.is_err() {
+        if files.remove(path).await.is_err() {
             return Ok(());
         }
     }
     if !versions.is_empty() {
-        remove_transactions(&store, landed).await;
+        remove_transactions(files.as_ref(), landed).await;
     }
     Ok(())
 }
@@ -51,9 +51,9 @@ fn is_old(version: u64, now: u64) -> bool {
 }
 
 /// The versions that are there, and where.
-async fn versions(store: &ObjectStore, staging: &Dataset) -> Result<Vec<(u64, Path)>> {
+async fn versions(files: &dyn DataFiles, staging: &Dataset) -> Result<Vec<(u64, Path)>> {
     let scheme = staging.manifest_location().naming_scheme;
-    let listed = datafile::list_below(store, &staging.versions_dir()).await?;
+    let listed = files.list_below(&staging.versions_dir()).await?;
     let versions = listed.into_iter().filter_map(|meta| {
         let name = meta.location.filename().filter(|name| name.ends_with(".manifest"))?;
         Some((scheme.parse_version(name)?, meta.location))
@@ -62,15 +62,15 @@ async fn versions(store: &ObjectStore, staging: &Dataset) -> Result<Vec<(u64, Pa
 }
 
 /// Removes the transactions of old versions. Each is named for the version that it was made from.
-async fn remove_transactions(store: &ObjectStore, staging: &Dataset) {
+async fn remove_transactions(files: &dyn DataFiles, staging: &Dataset) {
     let now = staging.version_id();
-    let listed = datafile::list_below(store, &staging.transactions_dir()).await;
+    let listed = files.list_below(&staging.transactions_dir()).await;
     for meta in listed.unwrap_or_default() {
         let name = meta.location.filename().and_then(|name| name.split_once('-'));
         let from = name.and_then(|(from, _)| from.parse::<u64>().ok());
         if from.is_some_and(|from| is_old(from.saturating_add(1), now)) {
             // The next tidying finds what is left.
-            let _ = datafile::remove(store, &meta.location).await;
+            let _ = files.remove(&meta.location).await;
         }
     }
 }

@@ -10,11 +10,12 @@ use lance_table::io::manifest::read_manifest;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use crate::datafile;
 use crate::error::{Context, Error, Result};
 use crate::guard::guarded;
 use crate::journal::{Journal, KEY_HEADER, KEY_LEASE, Lease, Life, Seen, is_id};
 use crate::process::ProcessId;
+use crate::storage::files;
+use crate::storage::tree::{clear_table, list_table};
 use crate::table::Opener;
 
 /// What stands where the staging table is.
@@ -63,7 +64,7 @@ impl Opened {
             Err(why) => why,
         };
         let (store, root) = opener.staging_place().await?;
-        let mut files = datafile::list_table(&store, &root).await?;
+        let mut files = list_table(files::of(&store).as_ref(), &root).await?;
         files.sort_by_key(|meta| std::cmp::Reverse(meta.last_modified));
         let written = files.first().map(|meta| meta.last_modified);
         let mut told = Told::default();
@@ -92,15 +93,15 @@ impl Opened {
 /// Calling it again removes the rest.
 pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<Option<u64>> {
     let (store, root) = opener.staging_place().await?;
-    let folder = datafile::is_folder(&store, &root);
+    let files = files::of(&store);
     let mut removed = 0;
-    for file in datafile::list_table(&store, &root).await? {
+    for file in list_table(files.as_ref(), &root).await? {
         if file.location.extension() != Some("manifest") {
-            datafile::remove(&store, &file.location).await?;
+            files.remove(&file.location).await?;
             removed += 1;
         }
     }
-    datafile::remove_empty(&store, &root);
+    let folder = files.remove_empty(&root);
     Ok((folder || removed > 0).then_some(removed))
 }
 
@@ -125,8 +126,9 @@ impl Wreck {
     /// # Crash
     /// Calling it again removes the rest.
     pub(crate) async fn remove(&self) -> Result<Vec<String>> {
-        let left = datafile::clear_table(&self.store, &self.root, None).await?;
-        datafile::remove_empty(&self.store, &self.root);
+        let files = files::of(&self.store);
+        let left = clear_table(files.as_ref(), &self.root, None).await?;
+        files.remove_empty(&self.root);
         Ok(left)
     }
 }
@@ -134,7 +136,7 @@ impl Wreck {
 /// What the manifest at `meta` tells, however damaged it is.
 async fn tell(store: &ObjectStore, meta: &ObjectMeta) -> Result<Told> {
     // An error here is the store's, and nothing is known then.
-    let bytes = datafile::read(store, &meta.location).await?;
+    let bytes = files::of(store).read(&meta.location).await?;
     let manifest = guarded("read a manifest", async {
         let read = read_manifest(store, &meta.location, Some(meta.size)).await;
         read.doing(|| format!("read {}", meta.location))

@@ -1,10 +1,10 @@
-//! Memory that is used again: the first touch of fresh memory costs more than the copy into it.
+//! Memory that is used again, since the first touch of fresh memory costs more than the copy into it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::pages::cut::{Piece, Read};
+use crate::storage::page::cut::{Piece, Read};
 
-/// Bytes of blocks that nobody uses which are kept, at most.
+/// Bytes of free blocks that are kept, at most.
 const FREE_BYTES_MAX: usize = 32 << 20;
 
 /// Blocks of memory, shared by those who read with them.
@@ -31,7 +31,7 @@ impl Blocks {
         Some(free.remove(place))
     }
 
-    /// Takes `bytes` back; those that were there longest go, where there are too many.
+    /// Takes `bytes` back. Beyond [`FREE_BYTES_MAX`], the blocks that are free the longest are dropped.
     fn put(&self, bytes: Vec<u8>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.push(bytes);
@@ -41,7 +41,7 @@ impl Blocks {
     }
 }
 
-/// Bytes that were read; the memory goes back to where it came from.
+/// Bytes that were read. Their memory goes back to where it came from when this is dropped.
 #[derive(Debug)]
 pub(super) struct Block {
     bytes: Vec<u8>,

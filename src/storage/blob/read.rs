@@ -1,13 +1,7 @@
-//! The bytes of blobs that lie beside their column: reading them where the live table has them, and giving
-//! a staged file the same ones.
-//!
-//! A sidecar belongs to one data file: it lies in a folder of that file's name (lance-core 14
-//! `src/utils/blob.rs`). A staged file gets sidecars of its own, copied inside the store: on a disk that is
-//! a second name for the same bytes, which costs nothing, and which neither side ever writes to.
+//! Reads the blobs that belong to the rows of a batch, from where the live table has them.
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -19,35 +13,27 @@ use arrow::datatypes::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use lance::{BlobDescriptor, BlobDescriptorArrayBuilder};
 use lance_core::ROW_ADDR;
 use lance_core::datatypes::{Field, Schema};
 use lance_core::utils::blob::blob_path;
-use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
-use lance_io::traits::Writer;
 use lance_table::format::Fragment;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
-use tokio::io::AsyncWriteExt as _;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::budget::Throttle;
-use crate::datafile;
 use crate::error::{Context, Error, Result};
-use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE, PACKED};
+use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE};
+use crate::storage::names::stem;
 
 /// Bytes that are read at once, of one blob or of several that follow each other.
 const READ_BYTES: u64 = 8 << 20;
 /// Reads at once, for one batch.
 const READS_AT_ONCE: usize = 4;
 
-/// Bytes after which a sidecar of several blobs is closed.
-const PACK_BYTES: u64 = 1 << 30;
-
 /// The data file, without `.lance`, that the rows of a column come from.
 #[derive(Debug, Clone)]
-enum Files {
+enum BlobFiles {
     /// This one.
     One(String),
     /// By fragment and field, told by each row's address.
@@ -60,7 +46,7 @@ pub(crate) struct Blobs {
     store: Arc<ObjectStore>,
     directory: Path,
     columns: Arc<Vec<Field>>,
-    files: Files,
+    files: BlobFiles,
 }
 
 /// A blob as a data file describes it.
@@ -104,7 +90,7 @@ impl Blobs {
             }
             files.insert((fragment.id, column.id), stem(&file.path).to_owned());
         }
-        Ok(Self::new(store, directory, &columns, Files::ByRow(Arc::new(files))))
+        Ok(Self::new(store, directory, &columns, BlobFiles::ByRow(Arc::new(files))))
     }
 
     /// The blobs of `schema` in the data file `name`; `None` where it has none.
@@ -114,7 +100,7 @@ impl Blobs {
         schema: &Schema,
         name: &str,
     ) -> Option<Self> {
-        let files = Files::One(stem(name).to_owned());
+        let files = BlobFiles::One(stem(name).to_owned());
         Self::new(store, directory, &blob::columns(schema), files)
     }
 
@@ -122,7 +108,7 @@ impl Blobs {
         store: &Arc<ObjectStore>,
         directory: &Path,
         columns: &[&Field],
-        files: Files,
+        files: BlobFiles,
     ) -> Option<Self> {
         (!columns.is_empty()).then(|| Self {
             store: Arc::clone(store),
@@ -132,7 +118,8 @@ impl Blobs {
         })
     }
 
-    /// `batch`, as Lance reads it, with its blobs as they are carried, and without row addresses.
+    /// Turns `batch`, which is as Lance reads it, into one whose blobs are as they are carried from file to file
+    /// (`schema/blob.rs`), without row addresses.
     ///
     /// # Errors
     /// `Failed`, when a blob cannot be read; `Refused`, for a kind that is not known.
@@ -179,8 +166,8 @@ impl Blobs {
                 return Ok(None);
             }
             let file = match &self.files {
-                Files::One(file) => Some(file),
-                Files::ByRow(files) => addresses
+                BlobFiles::One(file) => Some(file),
+                BlobFiles::ByRow(files) => addresses
                     .and_then(|addresses| files.get(&(addresses.value(row) >> 32, blob.id))),
             };
             let kind = kinds.value(row);
@@ -239,8 +226,8 @@ impl Blobs {
             new_null_array(&DataType::LargeBinary, rows.len()),
         ];
         let nulls = Some(nulls.into()).filter(|_| rows.iter().any(Option::is_none));
-        let made = StructArray::try_new(blob::CARRIED.clone(), children, nulls);
-        Ok(Arc::new(made.doing(|| format!("carry the blobs of `{name}`"))?))
+        let carried = StructArray::try_new(blob::CARRIED.clone(), children, nulls);
+        Ok(Arc::new(carried.doing(|| format!("carry the blobs of `{name}`"))?))
     }
 
     /// The bytes of inline blobs, and the hash of all that lie in the table, of a run of rows.
@@ -255,7 +242,7 @@ impl Blobs {
             // Null, outside of the table, or empty.
             let empty = |row: &Described| match row.kind {
                 EXTERNAL => (None, None),
-                kind => ((kind == INLINE).then(Bytes::new), Some(Xxh3::new().digest())),
+                kind => ((kind == INLINE).then(Bytes::new), Some(xxh3_64(&[]))),
             };
             return Ok(rows.iter().map(|row| row.as_ref().map_or((None, None), empty)).collect());
         };
@@ -275,9 +262,8 @@ impl Blobs {
                 return Err(Error::failed(format!("{path} ends before a blob of `{name}` does")));
             }
             let own = bytes.slice(from..to);
-            let mut hash = Xxh3::new();
-            hash.update(&own);
-            Ok(((row.kind == INLINE).then_some(own), Some(hash.digest())))
+            let content = xxh3_64(&own);
+            Ok(((row.kind == INLINE).then_some(own), Some(content)))
         };
         rows.iter().map(of).collect()
     }
@@ -352,233 +338,10 @@ fn runs(rows: &[Option<Described>]) -> Vec<Range<usize>> {
     runs
 }
 
-/// The sidecars of a staged file that is being written.
-pub(crate) struct Sidecars {
-    file: String,
-    throttle: Arc<Throttle>,
-    /// How many there are.
-    count: u32,
-    /// Those that are copies, by what they are copies of.
-    copies: HashMap<(String, u32), u32>,
-    /// The one that new blobs are put into side by side.
-    pack: Option<Pack>,
-}
-
-/// A sidecar of several blobs that is being written.
-struct Pack {
-    id: u32,
-    bytes: u64,
-    writer: Box<dyn Writer>,
-}
-
-impl Sidecars {
-    /// None yet, for the data file `name`.
-    pub(crate) fn of(name: &str, throttle: &Arc<Throttle>) -> Self {
-        let (file, throttle) = (stem(name).to_owned(), Arc::clone(throttle));
-        Self { file, throttle, count: 0, copies: HashMap::new(), pack: None }
-    }
-
-    /// Finishes what is open; before this, nothing may name the file.
-    ///
-    /// # Errors
-    /// `Failed`, when a sidecar cannot be finished.
-    pub(crate) async fn finish(&mut self) -> Result<()> {
-        let Some(mut pack) = self.pack.take() else { return Ok(()) };
-        let finished = Writer::shutdown(pack.writer.as_mut()).await;
-        finished.doing(|| format!("finish sidecar {} of {}", pack.id, self.file)).map(drop)
-    }
-
-    /// Puts the bytes of a new blob where blobs of its `kind` lie.
-    async fn put(
-        &mut self,
-        store: &ObjectStore,
-        directory: &Path,
-        kind: u8,
-        bytes: &[u8],
-    ) -> Result<BlobDescriptor> {
-        let size = bytes.len() as u64;
-        if kind == DEDICATED {
-            let mut alone = self.open(store, directory).await?;
-            alone.put(bytes).await?;
-            let finished = Writer::shutdown(alone.writer.as_mut()).await;
-            finished.doing(|| format!("finish sidecar {} of {}", alone.id, self.file))?;
-            return Ok(BlobDescriptor::Dedicated { blob_id: alone.id, size });
-        }
-        let full = |pack: &Pack| pack.bytes > 0 && pack.bytes + size > PACK_BYTES;
-        if self.pack.as_ref().is_some_and(full) {
-            self.finish().await?;
-        }
-        let mut pack = match self.pack.take() {
-            Some(pack) => pack,
-            None => self.open(store, directory).await?,
-        };
-        let (blob_id, offset) = (pack.id, pack.bytes);
-        let put = pack.put(bytes).await;
-        self.pack = Some(pack);
-        put?;
-        Ok(BlobDescriptor::Packed { blob_id, offset, size })
-    }
-
-    async fn open(&mut self, store: &ObjectStore, directory: &Path) -> Result<Pack> {
-        let id = self.next_id()?;
-        let writer =
-            datafile::create(store, &blob_path(directory, &self.file, id), &self.throttle).await?;
-        Ok(Pack { id, bytes: 0, writer })
-    }
-
-    fn next_id(&mut self) -> Result<u32> {
-        let next = self.count.checked_add(1);
-        self.count = next.ok_or_else(|| Error::failed("a file has too many sidecars"))?;
-        Ok(self.count)
-    }
-
-    /// `batch`, whose blobs are carried, as Lance's writer takes it; sidecars that its rows name and that
-    /// the file does not have yet are copied.
-    ///
-    /// # Errors
-    /// `Failed`, when a sidecar cannot be copied.
-    pub(crate) async fn prepare(
-        &mut self,
-        store: &ObjectStore,
-        directory: &Path,
-        schema: &Schema,
-        batch: RecordBatch,
-    ) -> Result<RecordBatch> {
-        let blobs = blob::columns(schema);
-        if blobs.is_empty() {
-            return Ok(batch);
-        }
-        let (mut fields, mut columns) = (Vec::new(), Vec::new());
-        for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-            if !blobs.iter().any(|blob| blob.name == *field.name()) {
-                fields.push(Arc::clone(field));
-                columns.push(Arc::clone(column));
-                continue;
-            }
-            let rows = column.as_struct();
-            let mut builder = BlobDescriptorArrayBuilder::new(field.name());
-            for row in 0..rows.len() {
-                let blob = self.blob(store, directory, rows, row).await?;
-                builder.push(blob).doing(|| format!("write a blob of `{}`", field.name()))?;
-            }
-            let made = builder.finish().doing(|| format!("write blobs of `{}`", field.name()))?;
-            let (_, column) = made.into_parts();
-            let kind = column.data_type().clone();
-            fields.push(Arc::new(field.as_ref().clone().with_data_type(kind)));
-            columns.push(column);
-        }
-        let schema = ArrowSchema::new_with_metadata(fields, batch.schema().metadata().clone());
-        RecordBatch::try_new(Arc::new(schema), columns).doing(|| "write blobs".to_owned())
-    }
-
-    async fn blob(
-        &mut self,
-        store: &ObjectStore,
-        directory: &Path,
-        rows: &StructArray,
-        row: usize,
-    ) -> Result<BlobDescriptor> {
-        if rows.is_null(row) {
-            return Ok(BlobDescriptor::Null);
-        }
-        let malformed = || Error::failed("a carried blob is malformed");
-        let [kinds, data, uris, sizes, _, positions, ids, files, fresh] = rows.columns() else {
-            return Err(malformed());
-        };
-        if fresh.is_valid(row) {
-            let kind = kinds.as_primitive::<UInt8Type>().value(row);
-            return self.put(store, directory, kind, fresh.as_binary::<i64>().value(row)).await;
-        }
-        let size = sizes.as_primitive::<UInt64Type>().value(row);
-        let offset = positions.as_primitive::<UInt64Type>().value(row);
-        let id = ids.as_primitive::<UInt32Type>().value(row);
-        let file = files.as_string::<i32>().value(row);
-        match kinds.as_primitive::<UInt8Type>().value(row) {
-            INLINE => {
-                let data = Bytes::copy_from_slice(data.as_binary::<i64>().value(row));
-                Ok(BlobDescriptor::Inline { data })
-            }
-            PACKED => {
-                let blob_id = self.sidecar(store, directory, file, id).await?;
-                Ok(BlobDescriptor::Packed { blob_id, offset, size })
-            }
-            DEDICATED => {
-                let blob_id = self.sidecar(store, directory, file, id).await?;
-                Ok(BlobDescriptor::Dedicated { blob_id, size })
-            }
-            EXTERNAL => {
-                let uri = uris.as_string::<i32>().value(row).to_owned();
-                Ok(BlobDescriptor::External { base_id: id, uri, offset, size })
-            }
-            _ => Err(malformed()),
-        }
-    }
-
-    /// The staged file's own sidecar for `id` of `file`.
-    async fn sidecar(
-        &mut self,
-        store: &ObjectStore,
-        directory: &Path,
-        file: &str,
-        id: u32,
-    ) -> Result<u32> {
-        let key = (file.to_owned(), id);
-        if let Some(own) = self.copies.get(&key) {
-            return Ok(*own);
-        }
-        let own = self.next_id()?;
-        let (from, to) = (blob_path(directory, file, id), blob_path(directory, &self.file, own));
-        copy(store, &from, &to).await.doing(|| format!("copy {from} to {to}"))?;
-        self.copies.insert(key, own);
-        Ok(own)
-    }
-}
-
-impl Pack {
-    async fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.writer.write_all(bytes).await;
-        written.doing(|| format!("write sidecar {}", self.id))?;
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-/// Copies inside the store; on a disk, gives the same bytes a second name.
-async fn copy(store: &ObjectStore, from: &Path, to: &Path) -> lance::Result<()> {
-    if store.has_direct_local_paths() {
-        let (from, to) = (PathBuf::from(to_local_path(from)), PathBuf::from(to_local_path(to)));
-        let linked = tokio::task::spawn_blocking(move || {
-            to.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            // Not every file system knows second names.
-            std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop))
-        });
-        return Ok(linked.await.unwrap_or_else(|error| Err(std::io::Error::other(error)))?);
-    }
-    if store.inner.copy(from, to).await.is_ok() {
-        return Ok(());
-    }
-    // Stores copy objects up to a size only (5 GB on S3).
-    let size = store.inner.head(from).await?.size;
-    let mut writer = store.create(to).await?;
-    let mut at = 0;
-    while at < size {
-        let end = size.min(at + READ_BYTES);
-        let bytes = store.inner.get_range(from, at..end).await?;
-        writer.write_all(&bytes).await?;
-        at = end;
-    }
-    Writer::shutdown(writer.as_mut()).await?;
-    Ok(())
-}
-
-/// The name of a data file without `.lance`.
-fn stem(name: &str) -> &str {
-    name.strip_suffix(".lance").unwrap_or(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::blob::PACKED;
 
     fn blob(kind: u8, id: u32, position: u64, size: u64) -> Described {
         Described { kind, position, size, id, uri: String::new(), file: "a".to_owned() }

@@ -16,20 +16,22 @@ use lance_io::ReadBatchParams;
 use lance_table::format::DataFile;
 
 use crate::error::{Context, Result};
-use crate::pages::blocks::Blocks;
-use crate::pages::file::{Access, PageFile};
-use crate::pages::io::DiskIo;
+use crate::storage::page::blocks::Blocks;
+use crate::storage::page::file::{Access, PageFile};
+use crate::storage::page::io::DiskIo;
 use crate::storage_version::abilities;
 
-/// Bytes of the largest page of each column, all together, of a file that is read at once: so much is held.
+/// A file is read by one request while the largest pages of its columns have at most so many bytes together:
+/// they are held at the same time.
 const HELD_BYTES_MAX: u64 = 16 << 20;
 
-/// Bytes that are asked for at once otherwise, of few columns and of more: finding a page again costs the
-/// more, the less is read of it.
+/// Bytes of each request otherwise, for few columns and for more: every request has to find its place in each
+/// page again, which costs the more, the smaller requests are.
 const FEW_COLUMNS: usize = 8;
 const READ_BYTES: (u64, u64) = (8 << 20, 16 << 20);
 
-/// How the fields of `schema` lie in `file`, if it holds all of them whole, and says everything itself.
+/// Where the fields of `schema` lie in `file`. `None`, when it does not hold all of them whole, lies in another
+/// table's folder, or is of a version whose columns cannot be told by number.
 pub(crate) fn projection(file: &DataFile, schema: &Schema) -> Option<ReaderProjection> {
     let version = file.file_version().ok()?;
     if !abilities(version).reads_directly || file.base_id.is_some() {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use crate::pages::Hashes;
-use crate::pages::blocks::Blocks;
-use crate::pages::cut::{Piece, Place, Read};
-use crate::pages::file::{Taken, read_disk};
 use crate::span;
+use crate::storage::page::blocks::Blocks;
+use crate::storage::page::cut::{BufferPlace, Piece, Read};
+use crate::storage::page::file::{HashedRead, read_disk};
+use crate::storage::page::hash::BufferHashes;
 
 /// Reads in progress, at most.
 const READS_AT_ONCE: usize = 2;
@@ -20,11 +20,11 @@ const UNWRITTEN_BYTES_MAX: u64 = 64 << 10;
 /// The hashes of those buffers of a file that were read back from it already, by where they lie: their
 /// offset and their bytes.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen(BTreeMap<(u64, u64), u128>);
+pub(crate) struct ReadBackHashes(BTreeMap<(u64, u64), u128>);
 
-impl Seen {
+impl ReadBackHashes {
     /// The hash of the buffer at `place`, if it was read.
-    pub(super) fn hash(&self, place: &Place) -> Option<u128> {
+    pub(super) fn hash(&self, place: &BufferPlace) -> Option<u128> {
         self.0.get(&(place.offset, place.bytes)).copied()
     }
 }
@@ -35,9 +35,9 @@ pub(crate) struct ReadBack {
     file: Arc<std::fs::File>,
     /// Written, and perhaps not in the file yet.
     waiting: VecDeque<Read>,
-    running: VecDeque<JoinHandle<std::io::Result<Taken>>>,
+    running: VecDeque<JoinHandle<std::io::Result<HashedRead>>>,
     blocks: Blocks,
-    hashes: Hashes,
+    hashes: BufferHashes,
     /// Bytes that were read of each buffer.
     bytes: Vec<u64>,
 }
@@ -50,7 +50,7 @@ impl ReadBack {
             waiting: VecDeque::new(),
             running: VecDeque::new(),
             blocks: Blocks::default(),
-            hashes: Hashes::of(0),
+            hashes: BufferHashes::of(0),
             bytes: Vec::new(),
         }
     }
@@ -92,13 +92,16 @@ impl ReadBack {
     }
 
     /// What was seen of the buffers at `places`: all of it, or nothing.
-    pub(super) async fn finish(mut self, places: impl Iterator<Item = (u64, u64)>) -> Seen {
+    pub(super) async fn finish(
+        mut self,
+        places: impl Iterator<Item = (u64, u64)>,
+    ) -> ReadBackHashes {
         while !self.running.is_empty() {
             self.take().await;
         }
         let read = self.hashes.0.into_iter().zip(self.bytes);
         let seen = places.zip(read).filter(|((_, bytes), (_, read))| bytes == read && *read > 0);
-        Seen(seen.map(|(place, (hash, _))| (place, hash)).collect())
+        ReadBackHashes(seen.map(|(place, (hash, _))| (place, hash)).collect())
     }
 }
 
@@ -123,7 +126,7 @@ mod tests {
         back.wrote(vec![piece(2, 2 * BYTES..3 * BYTES)]).await;
         let places = [0, 1, 2].map(|buffer| (buffer * BYTES, BYTES));
         let seen = back.finish(places.into_iter()).await;
-        places.map(|(offset, bytes)| seen.hash(&Place { file: 0, offset, bytes }))
+        places.map(|(offset, bytes)| seen.hash(&BufferPlace { file: 0, offset, bytes }))
     }
 
     fn content() -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Writing a file on a disk.
+//! Writes a file on a disk.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -11,9 +11,9 @@ use lance_io::object_writer::WriteResult;
 use lance_io::traits::Writer;
 use tokio::io::AsyncWrite;
 
-/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely at
-/// hand: on a virtual machine they are fetched from the host, at a sixth of the speed (measured with
-/// `dd bs=256K` against `bs=2M`).
+/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely free: a
+/// virtual machine gets them from its host, at a sixth of the speed (measured with `dd bs=256K` against
+/// `bs=2M`).
 const WRITE_BYTES: usize = 256 << 10;
 
 /// Bytes that wait for more before they are written.
@@ -27,10 +27,11 @@ const SYNC_EVERY_BYTES: usize = 64 << 20;
 
 /// A local file that is removed unless it is finished.
 ///
-/// Lance's own local writer works on a temporary file whose name tells nothing, and copies every byte once more on its way to another thread. Here a write is the system call itself:
-/// it fills the page cache, which is as fast as the copy.
+/// Lance's own local writer works on a temporary file whose name tells nothing, and copies every byte once
+/// more on its way to another thread. Here a write is the system call itself: it fills the page cache, which
+/// is as fast as the copy.
 #[derive(Debug)]
-pub(super) struct LocalFile {
+pub(super) struct DiskWriter {
     path: PathBuf,
     file: Arc<std::fs::File>,
     /// Small pieces that wait for more: a file's metadata is written in dozens of them.
@@ -42,7 +43,11 @@ pub(super) struct LocalFile {
     finished: bool,
 }
 
-impl LocalFile {
+impl DiskWriter {
+    /// Creates the new file `path`, and the directory that it lies in.
+    ///
+    /// # Errors
+    /// The system's; a file that is there already is one, and stays.
     pub(super) fn create(path: PathBuf) -> io::Result<Self> {
         let file = match std::fs::File::create_new(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -87,7 +92,7 @@ impl LocalFile {
     }
 }
 
-impl Drop for LocalFile {
+impl Drop for DiskWriter {
     fn drop(&mut self) {
         if !self.finished {
             let _ = std::fs::remove_file(&self.path);
@@ -95,7 +100,7 @@ impl Drop for LocalFile {
     }
 }
 
-impl AsyncWrite for LocalFile {
+impl AsyncWrite for DiskWriter {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -124,7 +129,7 @@ impl AsyncWrite for LocalFile {
 }
 
 #[async_trait]
-impl Writer for LocalFile {
+impl Writer for DiskWriter {
     async fn tell(&mut self) -> lance_core::Result<usize> {
         Ok(self.written)
     }

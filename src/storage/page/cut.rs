@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
+use lance_encoding::decoder::ColumnInfo;
+
 /// Bytes of a piece, at most; a multiple of what Lance aligns buffers to. Each piece is hashed by itself,
 /// so the hash of a buffer depends on this number, and with it what the journal holds.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Bytes between two pieces that are rather read than left out: Lance fills up to 63 between buffers.
+/// Two pieces with at most so many bytes between them are one read: Lance fills up to 63 between buffers.
 const GAP_BYTES: u64 = 4 << 10;
 
-/// Where a buffer lies: in which of the files, and where in it.
+/// Where a buffer lies: which of the files it is in, and where in that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct BufferPlace {
     pub file: usize,
     pub offset: u64,
     pub bytes: u64,
@@ -33,10 +35,17 @@ pub(super) struct Read {
     pub pieces: Vec<Piece>,
 }
 
-/// The reads that give every buffer at `places`, in the order of the files, of about `bytes_max` each. The
-/// pieces of a buffer come one after the other; an empty buffer is one empty piece.
-pub(super) fn reads(places: &[Place], bytes_max: u64) -> Vec<Read> {
-    let mut order: Vec<(usize, &Place)> = places.iter().enumerate().collect();
+/// Where the buffers of `column` of the file at `file` lie.
+pub(super) fn places_of(file: usize, column: &ColumnInfo) -> impl Iterator<Item = BufferPlace> {
+    let buffers = column.page_infos.iter().flat_map(|page| page.buffer_offsets_and_sizes.iter());
+    buffers.map(move |(offset, bytes)| BufferPlace { file, offset: *offset, bytes: *bytes })
+}
+
+/// The reads that give every buffer at `places`, in the order in which the buffers lie in the files. Each has
+/// at most `bytes_max`, or one piece. The pieces of a buffer follow each other; an empty buffer is one empty
+/// piece.
+pub(super) fn reads(places: &[BufferPlace], bytes_max: u64) -> Vec<Read> {
+    let mut order: Vec<(usize, &BufferPlace)> = places.iter().enumerate().collect();
     order.sort_by_key(|(_, place)| (place.file, place.offset));
     let mut reads: Vec<Read> = Vec::new();
     for (buffer, place) in order {
@@ -71,8 +80,8 @@ fn push(reads: &mut Vec<Read>, file: usize, piece: Piece, bytes_max: u64) {
 mod tests {
     use super::*;
 
-    fn place(file: usize, offset: u64, bytes: u64) -> Place {
-        Place { file, offset, bytes }
+    fn place(file: usize, offset: u64, bytes: u64) -> BufferPlace {
+        BufferPlace { file, offset, bytes }
     }
 
     #[test]

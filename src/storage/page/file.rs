@@ -1,12 +1,11 @@
 //! A data file that is read page by page.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::{Stream, StreamExt};
 use lance_encoding::decoder::ColumnInfo;
 use lance_file::reader::{CachedFileMetadata, FileReader};
-use lance_io::local::to_local_path;
 use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{FileScheduler, ScanScheduler, SchedulerConfig};
 use lance_table::format::DataFile;
@@ -14,8 +13,9 @@ use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Context, Error, Result};
-use crate::pages::blocks::{Block, Blocks};
-use crate::pages::cut::Read;
+use crate::storage::files;
+use crate::storage::page::blocks::{Block, Blocks};
+use crate::storage::page::cut::{BufferPlace, Read, reads};
 
 /// Bytes that are read ahead from a store: pages are Lance's own size, and read one after the other.
 const AHEAD_BYTES: u64 = 8 << 20;
@@ -34,7 +34,7 @@ pub(crate) struct PageFile {
     pub(super) path: Path,
 }
 
-/// Where its bytes come from.
+/// Where the bytes of a file come from.
 #[derive(Debug, Clone)]
 pub(super) enum Access {
     Disk(Arc<std::fs::File>),
@@ -43,7 +43,7 @@ pub(super) enum Access {
 
 /// What was read, and a hash of each of its pieces.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct HashedRead {
     pub read: Read,
     pub block: Block,
     pub hashes: Vec<u128>,
@@ -62,18 +62,17 @@ impl PageFile {
         let name = file.path.clone();
         let opening = || format!("open {name}");
         let path = directory.clone().join(name.as_str());
-        let disk = cfg!(unix) && store.has_direct_local_paths();
+        let files = files::of(store);
         let config = SchedulerConfig::new(AHEAD_BYTES);
         // For a few bytes of a disk, tasks that wait for each other are not worth it.
-        let config = if disk { config.with_lite_scheduler() } else { config };
+        let lite = files.has_local_files();
+        let config = if lite { config.with_lite_scheduler() } else { config };
         let scheduler = ScanScheduler::new(Arc::clone(store), config);
         let opened = scheduler.open_file(&path, &file.file_size_bytes).await.doing(opening)?;
         let metadata = FileReader::read_all_metadata(&opened).await.doing(opening)?;
-        let access = if disk {
-            let file = std::fs::File::open(PathBuf::from(to_local_path(&path)));
-            Access::Disk(Arc::new(file.doing(opening)?))
-        } else {
-            Access::Store(opened)
+        let access = match files.local_file(&path).doing(opening)? {
+            Some(file) => Access::Disk(Arc::new(file)),
+            None => Access::Store(opened),
         };
         let file = Self { name, metadata: Arc::new(metadata), access, path };
         file.check_places()?;
@@ -105,15 +104,15 @@ impl PageFile {
     }
 
     /// Bytes of a read, and reads ahead, that suit it.
-    pub(super) fn pace(&self) -> (u64, usize) {
+    fn pace(&self) -> (u64, usize) {
         match self.access {
             Access::Disk(_) => DISK,
             Access::Store(_) => STORE,
         }
     }
 
-    /// Reads, and takes the hash of each piece, on a task of its own.
-    pub(super) async fn take(self: Arc<Self>, read: Read, blocks: Blocks) -> Result<Taken> {
+    /// Reads, and hashes each piece, on a task of its own.
+    async fn read_hashed(self: Arc<Self>, read: Read, blocks: Blocks) -> Result<HashedRead> {
         let name = self.name.clone();
         let died = |error| Err(io::Error::other(error));
         let taken = match self.access.clone() {
@@ -141,8 +140,29 @@ impl PageFile {
     }
 }
 
-/// Reads a file on a disk, and takes the hash of each piece.
-pub(super) fn read_disk(file: &std::fs::File, read: Read, blocks: &Blocks) -> io::Result<Taken> {
+/// Reads the buffers of `files` at `places`, a few reads ahead.
+pub(super) fn read_ahead<'a>(
+    files: &'a [Arc<PageFile>],
+    places: &[BufferPlace],
+) -> impl Stream<Item = Result<HashedRead>> + Unpin + use<'a> {
+    let (bytes, ahead) = files.first().map_or((1, 1), |file| file.pace());
+    let blocks = Blocks::default();
+    let reads = futures::stream::iter(reads(places, bytes)).map(move |read| {
+        let (file, blocks) = (files.get(read.file).cloned(), blocks.clone());
+        async move {
+            let file = file.ok_or_else(|| Error::failed("a page of no file was asked for"))?;
+            file.read_hashed(read, blocks).await
+        }
+    });
+    reads.buffered(ahead).boxed()
+}
+
+/// Reads a file on a disk, and hashes each piece.
+pub(super) fn read_disk(
+    file: &std::fs::File,
+    read: Read,
+    blocks: &Blocks,
+) -> io::Result<HashedRead> {
     let mut block = blocks.take(length(&read));
     read_at(file, block.bytes_mut(), read.range.start)?;
     Ok(hashed(read, block))
@@ -164,8 +184,8 @@ pub(super) fn read_at(_: &std::fs::File, _: &mut [u8], _: u64) -> io::Result<()>
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn hashed(read: Read, block: Block) -> Taken {
+fn hashed(read: Read, block: Block) -> HashedRead {
     let hashes = read.pieces.iter().map(|piece| xxh3_128(block.of(&read, piece)));
     let hashes = hashes.collect();
-    Taken { read, block, hashes }
+    HashedRead { read, block, hashes }
 }

@@ -14,16 +14,16 @@ use futures::future::BoxFuture;
 use lance_encoding::EncodingsIo;
 use tokio::task::JoinHandle;
 
-use crate::pages::blocks::Blocks;
-use crate::pages::file::read_at;
+use crate::storage::page::blocks::Blocks;
+use crate::storage::page::file::read_at;
 
-/// Bytes that are read without going to another thread: it takes longer to.
+/// Reads of at most so many bytes stay on the thread that asks: to hand them to another one takes longer.
 const HERE_BYTES_MAX: u64 = 256 << 10;
 
 /// Bytes of a request that is begun before it is asked for, at most.
 const AHEAD_BYTES_MAX: u64 = 16 << 20;
 
-/// Bytes for which memory is not kept.
+/// Reads of fewer bytes get memory that is not kept.
 const SMALL_BYTES: usize = 64 << 10;
 
 /// Reads a file on a disk for Lance's decoder.
@@ -32,22 +32,22 @@ pub(super) struct DiskIo {
     file: Arc<File>,
     blocks: Blocks,
     /// Requests that nobody has waited for yet, in the order in which they were made.
-    ahead: Arc<Mutex<VecDeque<Weak<Request>>>>,
+    ahead: Arc<Mutex<VecDeque<Weak<PageRequest>>>>,
 }
 
 /// Ranges of a file that were asked for.
 #[derive(Debug)]
-struct Request {
+struct PageRequest {
     file: Arc<File>,
     blocks: Blocks,
     ranges: Vec<Range<u64>>,
-    state: Mutex<State>,
+    state: Mutex<RequestState>,
 }
 
 type Reading = JoinHandle<io::Result<Vec<Bytes>>>;
 
 #[derive(Debug)]
-enum State {
+enum RequestState {
     Waiting,
     Reading(Reading),
     Taken,
@@ -70,8 +70,8 @@ impl EncodingsIo for DiskIo {
         if bytes_of(&ranges) <= HERE_BYTES_MAX {
             return async move { Ok(read(&file, &blocks, &ranges)?) }.boxed();
         }
-        let state = Mutex::new(State::Waiting);
-        let request = Arc::new(Request { file, blocks, ranges, state });
+        let state = Mutex::new(RequestState::Waiting);
+        let request = Arc::new(PageRequest { file, blocks, ranges, state });
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         ahead.push_back(Arc::downgrade(&request));
         drop(ahead);
@@ -88,23 +88,23 @@ impl EncodingsIo for DiskIo {
     }
 }
 
-impl Request {
-    /// What reads it, begun by now; `None`, when it was taken before.
+impl PageRequest {
+    /// Takes what reads it, which is begun here if it was not before; `None`, when it was taken already.
     fn take(&self) -> Option<Reading> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *state, State::Taken) {
-            State::Waiting => Some(self.spawn()),
-            State::Reading(reading) => Some(reading),
-            State::Taken => None,
+        match std::mem::replace(&mut *state, RequestState::Taken) {
+            RequestState::Waiting => Some(self.spawn()),
+            RequestState::Reading(reading) => Some(reading),
+            RequestState::Taken => None,
         }
     }
 
-    /// Begins to read it, unless that was begun; whether it was.
+    /// Begins to read it, if it is not too large and nobody has begun. False, when somebody had.
     fn begin(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waits = matches!(*state, State::Waiting);
+        let waits = matches!(*state, RequestState::Waiting);
         if waits && bytes_of(&self.ranges) <= AHEAD_BYTES_MAX {
-            *state = State::Reading(self.spawn());
+            *state = RequestState::Reading(self.spawn());
         }
         waits
     }
@@ -117,7 +117,7 @@ impl Request {
 }
 
 /// Begins with the first request that nobody has waited for yet.
-fn begin_next(ahead: &Mutex<VecDeque<Weak<Request>>>) {
+fn begin_next(ahead: &Mutex<VecDeque<Weak<PageRequest>>>) {
     let mut ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
     while let Some(next) = ahead.pop_front() {
         // Those whose batches nobody wants any more are gone.

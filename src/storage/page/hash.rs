@@ -14,13 +14,57 @@
 //! Messages are written as Protocol Buffers write them, fields by their number, none that has its default:
 //! equal ones have equal bytes, as none of them holds a map.
 
+use std::sync::Arc;
+
+use futures::TryStreamExt;
 use lance_encoding::decoder::{ColumnInfo, PageEncoding};
 use lance_encoding::format::pb21::PageLayout;
 use prost::Message;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::error::{Context, Result};
-use crate::transform::digest::DIGEST_VERSION;
+use crate::error::{Context, Error, Result};
+use crate::storage::page::cut::{BufferPlace, places_of};
+use crate::storage::page::file::{HashedRead, PageFile, read_ahead};
+use crate::storage::page::read_along::ReadBackHashes;
+use crate::transform::digest::{DIGEST_VERSION, Digest};
+
+/// The hashes of the columns of `file` at the places `columns`; what was `seen` of it is not read again.
+///
+/// # Errors
+/// `Failed`, when it has no such column, or cannot be read.
+pub(crate) async fn hashes(
+    file: &Arc<PageFile>,
+    columns: &[usize],
+    seen: &ReadBackHashes,
+) -> Result<Vec<u128>> {
+    let found = columns.iter().map(|place| {
+        let column = file.columns().get(*place);
+        column.ok_or_else(|| Error::failed(format!("there is no column {place} in the file")))
+    });
+    let columns = found.collect::<Result<Vec<_>>>()?;
+    let places: Vec<BufferPlace> = columns.iter().flat_map(|column| places_of(0, column)).collect();
+    let unseen: Vec<BufferPlace> =
+        places.iter().filter(|place| seen.hash(place).is_none()).cloned().collect();
+    let mut hashes = BufferHashes::of(unseen.len());
+    let files = [Arc::clone(file)];
+    let mut taken = read_ahead(&files, &unseen);
+    while let Some(taken) = taken.try_next().await? {
+        hashes.add(&taken);
+    }
+    let mut read = hashes.0.into_iter();
+    let hashes = places.iter().map(|place| seen.hash(place).or_else(|| read.next()));
+    let mut hashes = hashes.map(Option::unwrap_or_default);
+    columns.iter().map(|column| hash_of(column, &mut hashes)).collect()
+}
+
+/// The digest of a column of the table that is stored as columns of these `hashes`.
+pub(crate) fn digest_of(hashes: &[u128]) -> Digest {
+    let mut whole = Xxh3::new();
+    for hash in hashes {
+        whole.update(&hash.to_le_bytes());
+    }
+    Digest::of(&whole)
+}
 
 /// The hash of `column`, whose buffers have the next of the hashes `buffers`.
 ///
@@ -61,6 +105,29 @@ fn message_of(encoding: &PageEncoding) -> Result<(u8, Vec<u8>)> {
         }
         PageEncoding::Planar(layout) => (2, layout.encode_to_vec()),
     })
+}
+
+/// The hash of each buffer, over those of its pieces.
+#[derive(Debug)]
+pub(super) struct BufferHashes(pub(super) Vec<u128>);
+
+impl BufferHashes {
+    /// Those of so many `buffers`, none of which was read yet.
+    pub(super) fn of(buffers: usize) -> Self {
+        Self(vec![0; buffers])
+    }
+
+    /// Takes in what was read; the pieces of a buffer come in their order.
+    pub(super) fn add(&mut self, taken: &HashedRead) {
+        for (piece, hash) in taken.read.pieces.iter().zip(&taken.hashes) {
+            if self.0.len() <= piece.buffer {
+                self.0.resize(piece.buffer + 1, 0);
+            }
+            if let Some(buffer) = self.0.get_mut(piece.buffer) {
+                *buffer = xxh3_128(&[buffer.to_le_bytes(), hash.to_le_bytes()].concat());
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +171,7 @@ mod tests {
         add(&3_u64.to_le_bytes());
         add(&9_u128.to_le_bytes());
         let hash = hash_of(&column(constant(7)), &mut [9].into_iter()).unwrap();
-        assert_eq!(hash, xxhash_rust::xxh3::xxh3_128(&bytes));
+        assert_eq!(hash, xxh3_128(&bytes));
         let other = hash_of(&column(constant(8)), &mut [9].into_iter()).unwrap();
         assert_ne!(hash, other);
     }

@@ -1,0 +1,161 @@
+//! Files in a table's store: the same operations on a disk and in an object store.
+//!
+//! What differs between the two is in `disk.rs` and `object.rs`, and nothing else asks which one a table is
+//! in. The migration's data files lie in the live table's own `data/`, beside other writers' files; `names.rs`
+//! says how they are told apart.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lance_io::object_store::ObjectStore;
+use lance_io::traits::Writer;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode};
+
+use crate::error::{Context, Result};
+use crate::storage::disk::Disk;
+use crate::storage::names;
+use crate::storage::object::Objects;
+use crate::storage::throttle::Throttle;
+
+/// The files of `store`. Cheap: nothing is read.
+pub(crate) fn of(store: &ObjectStore) -> Arc<dyn DataFiles> {
+    match Disk::of(store) {
+        Some(disk) => Arc::new(disk),
+        None => Arc::new(Objects::of(store)),
+    }
+}
+
+/// What lies below a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    /// Every file, however deep.
+    pub files: Vec<ObjectMeta>,
+    /// Links, which only a disk has. They are not followed: what one leads to is somebody else's.
+    pub links: Vec<Path>,
+}
+
+/// Files in a store. Errors are of the kind `Failed` and name the file.
+#[async_trait]
+pub(crate) trait DataFiles: Debug + Send + Sync {
+    /// The store, for what a disk and an object store do alike.
+    fn store(&self) -> &dyn object_store::ObjectStore;
+
+    /// Bytes that a copy of pages from or to here holds at once, about: what is read ahead, and what is
+    /// written.
+    fn held_bytes(&self) -> u64;
+
+    /// Whether [`Self::local_file`] gives files: reading them takes no store then.
+    fn has_local_files(&self) -> bool;
+
+    /// `file`, opened to be read at any offset, even while it is being written; `None` where no file of the
+    /// system is behind it.
+    ///
+    /// # Errors
+    /// The system's, when it cannot be opened.
+    fn local_file(&self, file: &Path) -> io::Result<Option<File>>;
+
+    /// Whether a link stands at `path`, which only a disk can have.
+    fn is_link(&self, path: &Path) -> bool;
+
+    /// Every data file of the migration `id` in `directory`, and its sidecars.
+    async fn list_whole(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>>;
+
+    /// What lies below `root`; nothing, when it is not there.
+    async fn tree(&self, root: &Path) -> Result<Tree>;
+
+    /// The names of what is in `directory`, but for what lies deeper.
+    async fn names(&self, directory: &Path) -> Result<Vec<String>>;
+
+    /// What a listing tells of `file`. An error, when it is not there.
+    async fn head(&self, file: &Path) -> Result<ObjectMeta>;
+
+    /// All of `file`, which is a small one.
+    async fn read(&self, file: &Path) -> Result<Bytes>;
+
+    /// Opens the new `file` for writing. On a disk it is written under its own name, and durable after
+    /// [`Self::sync`]; in an object store it appears when it is finished. `throttle` counts its bytes.
+    async fn create(&self, file: &Path, throttle: &Arc<Throttle>) -> Result<Box<dyn Writer>>;
+
+    /// Gives `file`, if it is young, the further name `link`, where the store is a disk that can; false,
+    /// when not.
+    fn link(&self, file: &Path, link: &Path) -> bool;
+
+    /// Copies `from` to `to` inside the store. On a disk that is a second name for the same bytes, which
+    /// nobody ever writes into.
+    async fn copy(&self, from: &Path, to: &Path) -> Result<()>;
+
+    /// Makes `file` of the migration `id`, and its sidecars, young again, so that no cleanup takes it for
+    /// abandoned, and gives its name, which may be a new one: a disk's file is dated `now`, an object is
+    /// copied.
+    ///
+    /// # Crash
+    /// The file is there as it was; a copy that nobody names yet has the migration's id in its name.
+    async fn renew(&self, file: &Path, id: &str, now: SystemTime) -> Result<Path>;
+
+    /// Makes the bytes and the names of `files` durable, where the store is a disk: what the journal names
+    /// after this is there after a power loss. `with_sidecars`, when they may have any: looking for them
+    /// costs a call for each file.
+    async fn sync(&self, files: Vec<Path>, with_sidecars: bool) -> Result<()>;
+
+    /// Removes `file`; one that is gone already is as good.
+    async fn remove(&self, file: &Path) -> Result<()>;
+
+    /// Removes the directories below `root`, and it, as far as they are empty. Only a disk has any; what is
+    /// left does no harm, and what somebody makes there meanwhile stays. Gives whether `root` was one.
+    fn remove_empty(&self, root: &Path) -> bool;
+
+    /// Every data file of the migration `id` in `directory`.
+    async fn list(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {
+        let mut files = self.list_whole(directory, id).await?;
+        let is_data_file = |name: &str| names::is_data_file(name, id);
+        files.retain(|meta| meta.location.filename().is_some_and(is_data_file));
+        Ok(files)
+    }
+
+    /// Every file below `root`, however deep; none, when it is not there.
+    async fn list_below(&self, root: &Path) -> Result<Vec<ObjectMeta>> {
+        Ok(self.tree(root).await?.files)
+    }
+
+    /// The sidecars of the data file `file`.
+    async fn sidecars(&self, file: &Path) -> Result<Vec<Path>> {
+        let listed = self.list_below(&names::sidecars_of(file)).await?;
+        Ok(listed.into_iter().map(|meta| meta.location).collect())
+    }
+
+    /// Writes a small `file` that is not there yet. False, when it is: then it stays as it is.
+    async fn put_new(&self, file: &Path, bytes: Bytes) -> Result<bool> {
+        use object_store::Error::{AlreadyExists, NotFound, NotImplemented, NotSupported};
+        let (store, doing) = (self.store(), || format!("write {file}"));
+        match store.put_opts(file, bytes.clone().into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            Err(AlreadyExists { .. }) => Ok(false),
+            // A store without conditional writes: its names are random enough to look first.
+            Err(NotImplemented { .. } | NotSupported { .. }) => {
+                match store.head(file).await {
+                    Ok(_) => return Ok(false),
+                    Err(NotFound { .. }) => {}
+                    Err(error) => return Err(error).doing(doing),
+                }
+                store.put(file, bytes.into()).await.doing(doing)?;
+                Ok(true)
+            }
+            Err(error) => Err(error).doing(doing),
+        }
+    }
+
+    /// Removes `file` and its sidecars; what is gone already is as good.
+    async fn remove_whole(&self, file: &Path) -> Result<()> {
+        for sidecar in self.sidecars(file).await? {
+            self.remove(&sidecar).await?;
+        }
+        self.remove_empty(&names::sidecars_of(file));
+        self.remove(file).await
+    }
+}

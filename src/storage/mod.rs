@@ -1,0 +1,14 @@
+//! Files in a table's store, and nothing about tables: which of them are a migration's own, and the bytes in
+//! them.
+
+pub(crate) mod blob;
+pub(crate) mod deletion;
+mod disk;
+mod disk_writer;
+pub(crate) mod files;
+pub(crate) mod moving;
+pub(crate) mod names;
+mod object;
+pub(crate) mod page;
+pub(crate) mod throttle;
+pub(crate) mod tree;

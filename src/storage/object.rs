@@ -1,0 +1,166 @@
+//! Files in an object store.
+
+use std::fs::File;
+use std::future::ready;
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use lance_io::object_store::ObjectStore;
+use lance_io::traits::Writer;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStoreExt as _};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::error::{Context, Result};
+use crate::storage::disk::is_link;
+use crate::storage::files::{DataFiles, Tree};
+use crate::storage::names::{data_file_of, directory_of, is_data_file, new_data_file, sidecars_of};
+use crate::storage::throttle::Throttle;
+
+/// Bytes of a read, when an object is copied through this process.
+const COPY_BYTES: u64 = 8 << 20;
+
+/// Files in an object store.
+#[derive(Debug)]
+pub(super) struct Objects {
+    store: ObjectStore,
+    /// Whether the objects are files on a disk: Lance's store for tests of stores lists them as a store does,
+    /// and follows links.
+    has_links: bool,
+}
+
+impl Objects {
+    /// Those of `store`.
+    pub(super) fn of(store: &ObjectStore) -> Self {
+        Self { store: store.clone(), has_links: store.scheme() == "file-object-store" }
+    }
+
+    /// Whether no link is on the way from `root` to `location`.
+    fn is_without_links(&self, root: &Path, location: &Path) -> bool {
+        let mut path = root.clone();
+        !self.has_links
+            || location.prefix_match(root).into_iter().flatten().all(|part| {
+                path = path.clone().join(part);
+                is_link(&path) == Some(false)
+            })
+    }
+
+    /// Copies through this process: stores copy objects up to a size only (5 GB on S3).
+    async fn copy_by_parts(&self, from: &Path, to: &Path) -> lance::Result<()> {
+        let size = self.store.inner.head(from).await?.size;
+        let mut writer = self.store.create(to).await?;
+        let mut at = 0;
+        while at < size {
+            let end = size.min(at + COPY_BYTES);
+            writer.write_all(&self.store.inner.get_range(from, at..end).await?).await?;
+            at = end;
+        }
+        Writer::shutdown(writer.as_mut()).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl DataFiles for Objects {
+    fn store(&self) -> &dyn object_store::ObjectStore {
+        self.store.inner.as_ref()
+    }
+
+    fn held_bytes(&self) -> u64 {
+        64 << 20
+    }
+
+    fn has_local_files(&self) -> bool {
+        false
+    }
+
+    fn local_file(&self, _: &Path) -> io::Result<Option<File>> {
+        Ok(None)
+    }
+
+    fn is_link(&self, path: &Path) -> bool {
+        self.has_links && is_link(path) == Some(true)
+    }
+
+    async fn list_whole(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {
+        let listed = self.store.list(Some(directory.clone())).try_filter(|meta| {
+            let ours = is_data_file(&data_file_of(&meta.location), id);
+            ready(ours && self.is_without_links(directory, &meta.location))
+        });
+        listed.map_ok(untagged).try_collect().await.doing(|| format!("list {directory}"))
+    }
+
+    async fn tree(&self, root: &Path) -> Result<Tree> {
+        let listed = self.store.list(Some(root.clone()));
+        let listed = listed.try_filter(|meta| ready(self.is_without_links(root, &meta.location)));
+        let files = match listed.try_collect().await {
+            Err(error) if lance::Error::is_not_found(&error) => Vec::new(),
+            listed => listed.doing(|| format!("list {root}"))?,
+        };
+        Ok(Tree { files, links: Vec::new() })
+    }
+
+    async fn names(&self, directory: &Path) -> Result<Vec<String>> {
+        self.store.read_dir(directory.clone()).await.doing(|| format!("list {directory}"))
+    }
+
+    async fn head(&self, file: &Path) -> Result<ObjectMeta> {
+        let meta = self.store.inner.head(file).await;
+        Ok(untagged(meta.doing(|| format!("look at {file}"))?))
+    }
+
+    async fn read(&self, file: &Path) -> Result<Bytes> {
+        let doing = || format!("read {file}");
+        self.store.inner.get(file).await.doing(doing)?.bytes().await.doing(doing)
+    }
+
+    async fn create(&self, file: &Path, throttle: &Arc<Throttle>) -> Result<Box<dyn Writer>> {
+        let writer = self.store.create(file).await.doing(|| format!("create {file}"))?;
+        Ok(throttle.counted(writer))
+    }
+
+    fn link(&self, _: &Path, _: &Path) -> bool {
+        false
+    }
+
+    async fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        if self.store.inner.copy(from, to).await.is_ok() {
+            return Ok(());
+        }
+        self.copy_by_parts(from, to).await.doing(|| format!("copy {from} to {to}"))
+    }
+
+    async fn renew(&self, file: &Path, id: &str, _: SystemTime) -> Result<Path> {
+        let copy = directory_of(file).join(new_data_file(id));
+        for sidecar in self.sidecars(file).await? {
+            let name = sidecar.filename().unwrap_or_default();
+            self.copy(&sidecar, &sidecars_of(&copy).join(name)).await?;
+        }
+        self.copy(file, &copy).await?;
+        Ok(copy)
+    }
+
+    async fn sync(&self, _: Vec<Path>, _: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn remove(&self, file: &Path) -> Result<()> {
+        match self.store.inner.delete(file).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error).doing(|| format!("remove {file}")),
+        }
+    }
+
+    fn remove_empty(&self, _: &Path) -> bool {
+        false
+    }
+}
+
+/// Without its tag: stores write it differently in a listing and elsewhere.
+fn untagged(meta: ObjectMeta) -> ObjectMeta {
+    ObjectMeta { e_tag: None, ..meta }
+}

@@ -1,0 +1,21 @@
+//! Encoded pages: what the values of a column are stored as. Where values stay as they are, their pages are
+//! copied from one data file into another without being decoded.
+//!
+//! A column of pages has a hash: over how many rows each page has, how it is encoded, and every byte of its
+//! buffers. Two columns with one hash hold the same values, since they are decoded from the same bytes.
+
+mod blocks;
+mod copy;
+mod cut;
+mod file;
+mod hash;
+mod io;
+mod read;
+mod read_along;
+
+pub(crate) use crate::storage::page::blocks::Blocks;
+pub(crate) use crate::storage::page::copy::{ColumnPart, CopiedColumns, bytes_of, copy};
+pub(crate) use crate::storage::page::file::PageFile;
+pub(crate) use crate::storage::page::hash::{digest_of, hashes};
+pub(crate) use crate::storage::page::read::projection;
+pub(crate) use crate::storage::page::read_along::{ReadBack, ReadBackHashes};
