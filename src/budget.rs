@@ -5,8 +5,6 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::span;
-// for run/ and stage/ until they are moved
-pub(crate) use crate::storage::throttle::Throttle;
 
 /// Bounds the bytes of the record batches in flight.
 #[derive(Debug, Clone)]

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::limits::SMALL_FILE_BYTES;
 
 /// The ordinal of a chunk; the order of chunks is the order of rows in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub(crate) struct ChunkId(pub u32);
 

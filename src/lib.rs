@@ -42,46 +42,32 @@ mod chunk;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod clock;
-mod commit;
-mod database;
 mod error;
 mod escape;
 mod guard;
 pub mod guide;
-mod history;
-mod index;
 mod journal;
-mod leftover;
 mod limits;
 mod location;
 mod phase;
 mod plan;
 mod process;
 mod progress;
-mod readback;
 mod retry;
 mod run;
-mod sample;
 mod schema;
 mod secret;
 mod settings;
-mod source;
 mod span;
 mod stage;
 mod storage;
 mod storage_version;
 mod table;
-mod template;
 mod transform;
 mod verify;
 
-use source as tag;
-// for run/ and stage/ until they are moved
-use storage::moving::{datafile, deletion, pages, sidecar};
-
 pub use cancel::Cancel;
 pub use clock::{Clock, SystemClock};
-pub use database::table_names;
 pub use error::{Error, Kind, Result};
 pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
@@ -96,12 +82,13 @@ pub use run::report::{
     StagedStatus, TableStatus, Unused, Verified,
 };
 pub use run::{Migration, Writes};
-pub use sample::{Sample, Sampled};
 pub use schema::cast::Problem;
 pub use schema::change::{Add, Cast, Change, Compute};
 pub use schema::target::IfExists;
 pub use settings::{BatchSize, Hold, OnBadValue, Preflight, Settings, Verify};
 pub use span::{SPAN_TARGET, SPANS};
+pub use table::database::table_names;
+pub use table::sample::{Sample, Sampled};
 pub use transform::digest::Digest;
 
 /// What the crate's own tests and benches need besides. Nothing in here is promised.

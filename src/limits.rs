@@ -60,6 +60,55 @@ impl MemoryPlan {
 /// Bytes of files that are read and written on one thread: most of their time would go into waking others.
 pub(crate) const SMALL_FILE_BYTES: u64 = 1 << 20;
 
+/// Bytes of a page of one column at most, which is Lance's default, and at least.
+pub(crate) const PAGE_BYTES: (u64, u64) = (8 << 20, 64 << 10);
+
+/// Bytes of a fragment, on average, below which several are put together row by row: their pages would make a slow
+/// table.
+pub(crate) const COPIED_FRAGMENT_BYTES_MIN: u64 = 8 << 20;
+
+/// Bytes of a batch of constants: with more, the memory of those that were freed by another thread adds up before it
+/// is used again, as measured; with less, it takes longer.
+pub(crate) const CONSTANT_BATCH_BYTES: u64 = 64 << 10;
+
+/// Bytes of constants that are encoded at once, before they are encoded; a longer column is put together from parts.
+pub(crate) const CONSTANT_PART_BYTES: u64 = 16 << 20;
+
+/// Bytes of encoded constants that are kept for other files, all together. Constants that are no vectors take a few
+/// hundred each.
+pub(crate) const CONSTANTS_KEPT_BYTES: u64 = 32 << 20;
+
+/// Bytes of a file of constants of which others get copies, and of a file that is kept to be compared with others.
+pub(crate) const REPEATED_FILE_BYTES: u64 = 64 << 10;
+
+/// Rows of a decoded file that is kept to be compared with others.
+pub(crate) const REPEATED_FILE_ROWS: usize = 64 << 10;
+
+/// Values of a batch that is transformed where it was read, since handing it over takes longer.
+pub(crate) const TRANSFORMED_HERE_ROWS: usize = 8_192;
+
+/// Batches that are decoded ahead of what takes them.
+pub(crate) const DECODED_AHEAD: usize = 2;
+
+/// Lance's caches: enough for footers and manifests, small beside the batches in flight.
+pub(crate) const INDEX_CACHE_BYTES: usize = 256 << 20;
+pub(crate) const METADATA_CACHE_BYTES: usize = 64 << 20;
+
+/// Batches of a chunk that are decoded ahead.
+pub(crate) const SCAN_DECODED_AHEAD: usize = 4;
+
+/// Batches that are asked of a fragment at once: many enough that finding a page again costs little, few enough that
+/// little of a large page is held.
+pub(crate) const BATCHES_A_READ: u32 = 8;
+
+/// Reads of a fragment that are begun at once. Each has a buffer of its own: Lance gives a read more than its
+/// buffer holds only if nothing that is asked for earlier waits to be used; of two reads that share one, each
+/// can wait for what the other has taken, forever, where a page is larger than what is left.
+pub(crate) const READS_AHEAD: usize = 2;
+
+/// Fragments of a chunk whose footers are read ahead.
+pub(crate) const FRAGMENTS_OPENED_AHEAD: usize = 4;
+
 /// Deletion files that are read or written at once: small objects, whose time is a store's answer.
 pub(crate) const DELETION_FILES_AT_ONCE: usize = 16;
 

@@ -26,7 +26,6 @@ use serde::de::DeserializeOwned;
 
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
 use crate::clock::StoreTime;
-use crate::commit::{Outcome, exactly_next};
 use crate::error::{Context, Error, Result};
 use crate::journal::beat::Beats;
 pub(crate) use crate::journal::record::{
@@ -40,7 +39,9 @@ use crate::storage::deletion::{Deleted, Naming};
 use crate::storage::files;
 use crate::storage::names::is_data_file;
 use crate::storage::tree::clear_table;
-use crate::table::{Opener, deletions_of};
+use crate::table::commit::{Outcome, exactly_next};
+use crate::table::open::{Opener, deletions_of};
+use crate::table::orphans::{self, Removed};
 use crate::transform::digest::DIGEST_VERSION;
 
 /// The layout of what is written here. Another layout is not resumed.
@@ -507,6 +508,26 @@ impl Journal {
             return Ok(());
         }
         if lease == self.lease { Ok(()) } else { Err(lost()) }
+    }
+
+    /// Removes every file of the migration below `live` that is not in `keep` and that no version names, while the
+    /// journal is this run's own.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took the journal over; nothing was removed then. `Failed`, when a directory cannot
+    /// be listed, or a file is there and cannot be removed.
+    ///
+    /// # Crash
+    /// Calling it again removes the rest.
+    pub(crate) async fn remove_orphans(
+        &mut self,
+        live: &Dataset,
+        keep: &HashSet<String>,
+    ) -> Result<Removed> {
+        let (id, since) = (&self.header.id, self.header.first_version);
+        let found = orphans::find(live, id, keep, since, None).await?;
+        self.expect_own().await?;
+        found.remove().await
     }
 
     /// What differs between the staging table's config and what this journal holds. A config entry

@@ -16,7 +16,7 @@ use crate::journal::{Journal, KEY_HEADER, KEY_LEASE, Lease, Life, Seen, is_id};
 use crate::process::ProcessId;
 use crate::storage::files;
 use crate::storage::tree::{clear_table, list_table};
-use crate::table::Opener;
+use crate::table::open::Opener;
 
 /// What stands where the staging table is.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use crate::escape::Page;
 use crate::plan::Plan;
 use crate::plan::amounts::{bytes_text, count_text};
 use crate::plan::choice::of_change;
-use crate::plan::copies::Copies;
+use crate::plan::columns::WrittenColumns;
 use crate::plan::cost::Cost;
 use crate::plan::facts::IndexFacts;
 use crate::plan::finding::SkippedValues;
@@ -91,7 +91,7 @@ impl Plan {
 
     /// The names of the columns whose encoded pages are copied.
     fn copied_columns(&self) -> Vec<String> {
-        Copies::of(self).map(|copies| copies.names()).unwrap_or_default()
+        WrittenColumns::of(self).copied_names()
     }
 
     fn write_text(&self, out: &mut Page) -> std::fmt::Result {

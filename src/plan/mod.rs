@@ -4,7 +4,7 @@ pub(crate) mod amounts;
 pub(crate) mod catchup;
 mod check;
 pub(crate) mod choice;
-pub(crate) mod copies;
+pub(crate) mod columns;
 pub(crate) mod cost;
 pub(crate) mod explain;
 mod facts;

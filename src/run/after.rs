@@ -7,7 +7,6 @@ use std::time::Instant;
 use lance::Dataset;
 use lance::dataset::transaction::Operation;
 
-use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::Plan;
@@ -23,10 +22,12 @@ use crate::schema::change::Change;
 use crate::schema::filled::filled;
 use crate::schema::path::{field_at, find};
 use crate::schema::show::field_text;
-use crate::table::newest;
+use crate::span;
+use crate::table::commit::{Act, Outcome, exactly_next, properties};
+use crate::table::open::newest;
+use crate::table::{database, index, orphans, tag};
 use crate::verify::published;
 use crate::verify::published::sync_commit;
-use crate::{database, index, leftover, span, tag};
 
 /// Looks at the version that was swapped in, rebuilds indices, and removes what is left over, the staging
 /// table last.
@@ -103,8 +104,7 @@ async fn look_after(
 async fn drop_broken(ctx: &Context, mut session: Session, live: &Dataset) -> Result<()> {
     checkpoint(ctx, &mut session.journal, Phase::Done, false).await?;
     let header = session.journal.header().clone();
-    let (keep, first) = (HashSet::new(), header.first_version);
-    leftover::remove(live, &header.id, &keep, first, Some(&mut session.journal)).await?;
+    session.journal.remove_orphans(live, &HashSet::new()).await?;
     tag::unpin(live, &header.id).await?;
     session.journal.remove().await.map(drop)
 }
@@ -159,9 +159,7 @@ async fn index_and_tidy(
     let sample = database::look(&ctx.location, version, rows, &schema);
     let sample = Box::pin(beating(ctx, &mut session.journal, Phase::Index, sample)).await?;
     ctx.say(format!("LanceDB counts {} rows and sees every field", count_text(rows)));
-    let first = session.journal.header().first_version;
-    let (keep, journal) = (leftover::named_by(swapped), &mut session.journal);
-    leftover::remove(&after, &id, &keep, first, Some(journal)).await?;
+    session.journal.remove_orphans(&after, &orphans::named_by(swapped)).await?;
     if let Some(undo) = &session.journal.header().undo {
         tag::unpin(&after, &undo.id).await?;
     }

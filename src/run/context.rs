@@ -14,7 +14,7 @@ use crate::phase::Phase;
 use crate::plan::Request;
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
 use crate::settings::Settings;
-use crate::table::Opener;
+use crate::table::open::Opener;
 
 /// What every command is given: plain values, and the parts that it runs with.
 #[derive(Debug, Clone)]

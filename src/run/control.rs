@@ -5,11 +5,11 @@ use std::time::SystemTime;
 
 use toml_edit::{DocumentMut, Item};
 
-use crate::budget::Throttle;
 use crate::error::{Error, Result};
 use crate::plan::amounts::bytes_text;
 use crate::progress::{SharedProgress, note};
 use crate::settings::parse_bytes;
+use crate::storage::throttle::Throttle;
 
 /// A file that says how fast a run may go.
 #[derive(Debug)]

@@ -1,57 +1,41 @@
 //! Deletes from what is staged the rows that were deleted from the source since.
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use std::sync::Arc;
-
 use lance::Dataset;
-use lance_io::object_store::ObjectStore;
 use lance_table::format::Fragment;
 use lance_table::io::commit::ManifestNamingScheme;
-use object_store::path::Path;
 use roaring::RoaringBitmap;
 
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
-use crate::deletion;
-use crate::deletion::{Deleted, Naming, STAGED};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, own_file};
 use crate::limits::DELETION_FILES_AT_ONCE;
-use crate::plan::catchup::{Deletions, staged_deletions};
+use crate::plan::catchup::{Deletions as DeletedRows, staged_deletions};
 use crate::run::task::Done;
-use crate::table::store_of;
-
-/// What is left of a chunk: its fragments, and the rows of each that are deleted.
-pub(in crate::run) type Left = Vec<(Fragment, RoaringBitmap)>;
+use crate::storage::deletion::{Deleted, Deletions, Naming, STAGED};
+use crate::table::open::deletions_of;
+use crate::verify::Left;
 
 /// Reads the deletion files of the live table, and writes those of the staging table.
 #[derive(Debug)]
 pub(in crate::run) struct Deleter {
     id: String,
-    live_store: Arc<ObjectStore>,
-    live_root: Path,
-    staging_store: Arc<ObjectStore>,
-    staging_root: Path,
+    live: Deletions,
+    staging: Deletions,
     /// Whether the swap can publish deletion files: it needs a detached version to.
     detachable: bool,
 }
 
 impl Deleter {
-    /// Deletes from what is staged by `journal` what is deleted from `live`, which is in `live_store`.
+    /// Deletes from what is staged by `journal` what is deleted from `live`.
     ///
     /// # Errors
-    /// `Failed`, when the staging table's store cannot be opened.
-    pub(in crate::run) async fn of(
-        live: &Dataset,
-        live_store: Arc<ObjectStore>,
-        journal: &Journal,
-    ) -> Result<Self> {
-        let staging = journal.staging();
+    /// `Failed`, when a table's store cannot be opened.
+    pub(in crate::run) async fn of(live: &Dataset, journal: &Journal) -> Result<Self> {
         Ok(Self {
             id: journal.header().id.clone(),
-            live_store,
-            live_root: live.branch_location().path,
-            staging_store: store_of(staging).await?,
-            staging_root: staging.branch_location().path,
+            live: deletions_of(live).await?,
+            staging: deletions_of(journal.staging()).await?,
             detachable: live.manifest_location().naming_scheme == ManifestNamingScheme::V2,
         })
     }
@@ -90,12 +74,8 @@ impl Deleter {
     }
 
     /// The rows of a source fragment that are deleted.
-    ///
-    /// # Errors
-    /// `Failed`, when their file is gone or cannot be read.
-    pub(in crate::run) async fn deleted(&self, origin: &Origin) -> Result<RoaringBitmap> {
-        let (store, root) = (&self.live_store, &self.live_root);
-        deletion::read(store, root, origin.id, origin.deletions.as_ref()).await
+    async fn deleted(&self, origin: &Origin) -> Result<RoaringBitmap> {
+        self.live.read(origin.id, origin.deletions.as_ref()).await
     }
 
     /// The rows of a chunk's staged files that have to be deleted, those that are already included.
@@ -113,7 +93,7 @@ impl Deleter {
             reads.push(self.deletions(then, now).boxed());
         }
         let reads = futures::stream::iter(reads).buffered(DELETION_FILES_AT_ONCE);
-        let reads: Vec<Option<Deletions>> = reads.try_collect().await?;
+        let reads: Vec<Option<DeletedRows>> = reads.try_collect().await?;
         let Some(sources) = reads.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
         let Some(already) = self.deleted_already(record, fragments).await? else {
             return Ok(None);
@@ -123,11 +103,11 @@ impl Deleter {
     }
 
     /// The deleted rows of a source fragment, `then` and `now`; `None`, when those of then are gone.
-    async fn deletions(&self, then: &Origin, now: &SourceFragment) -> Result<Option<Deletions>> {
+    async fn deletions(&self, then: &Origin, now: &SourceFragment) -> Result<Option<DeletedRows>> {
         let (live, now) = (now.rows, self.deleted(&now.origin).await?);
         let rows = live + now.len();
         let then = self.deleted(then).await.ok();
-        Ok(then.map(|then| Deletions { rows, then, now }))
+        Ok(then.map(|then| DeletedRows { rows, then, now }))
     }
 
     /// The rows of a chunk's staged files that are deleted; `None`, when the files are too long to tell.
@@ -139,10 +119,9 @@ impl Deleter {
         let mut all = RoaringBitmap::new();
         let mut first: u32 = 0;
         for fragment in fragments {
-            let (store, root) = (&self.staging_store, &self.staging_root);
             let name = own_file(fragment, &self.id);
             if let Some(deleted) = name.and_then(|name| record.deletions.get(name)) {
-                let own = deletion::read_back(store, root, STAGED, deleted).await?;
+                let own = self.staging.read_back(STAGED, deleted).await?;
                 all.extend(own.iter().map(|row| row + first));
             }
             let Some(end) = end_of(first, fragment) else { return Ok(None) };
@@ -162,8 +141,7 @@ impl Deleter {
         let name = own_file(fragment, &self.id).ok_or_else(|| {
             Error::mismatch(format!("chunk {chunk}: a staged fragment has no file"))
         })?;
-        let (store, root) = (&self.staging_store, &self.staging_root);
-        let deleted = deletion::write(store, root, Naming::Staged, rows, &self.id).await?;
+        let deleted = self.staging.write(Naming::Staged, rows, &self.id).await?;
         Ok((name.to_owned(), deleted))
     }
 }

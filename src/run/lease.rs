@@ -8,7 +8,6 @@ use lance::Dataset;
 use lance::dataset::transaction::Operation;
 use tokio::time::interval;
 
-use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Error, Result};
 use crate::journal::{Journal, LEASE_TIME, Lease, Life, Seen};
 use crate::phase::Phase;
@@ -16,8 +15,10 @@ use crate::process::ProcessId;
 use crate::retry::Backoff;
 use crate::run::context::Context;
 use crate::run::hints::unknown;
-use crate::table::newest;
-use crate::{history, span};
+use crate::span;
+use crate::table::commit::{Act, Outcome, exactly_next, properties};
+use crate::table::history;
+use crate::table::open::newest;
 
 /// How often the journal is written while chunks are in progress: what a crash can cost.
 pub(in crate::run) const BEAT: Duration = Duration::from_secs(5);

@@ -12,7 +12,6 @@ mod executor;
 mod hints;
 mod hold;
 mod lease;
-mod pipeline;
 mod planning;
 mod point;
 mod prebuilt;

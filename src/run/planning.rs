@@ -17,8 +17,8 @@ use crate::schema::json::parse_schema;
 use crate::schema::rules::same_field;
 use crate::schema::show::field_text;
 use crate::settings::OnBadValue;
-use crate::table::Opener;
-use crate::{database, index, table};
+use crate::table::open::Opener;
+use crate::table::{database, facts, index};
 
 /// A plan and the dataset that it was made from.
 pub(in crate::run) struct Planned {
@@ -75,7 +75,7 @@ pub(in crate::run) async fn plan_staged(
 
 async fn facts_of(ctx: &Context, dataset: &Dataset) -> Result<Facts> {
     let indices = index::facts(dataset).await?;
-    table::facts(&ctx.location, dataset, indices).await
+    facts::facts(&ctx.location, dataset, indices).await
 }
 
 fn schema_changed(ctx: &Context, difference: &str) -> Error {

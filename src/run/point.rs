@@ -3,10 +3,10 @@
 use lance::Dataset;
 
 use crate::error::{Context as _, Error, Result};
-use crate::history::RollbackPoint;
 use crate::plan::Request;
 use crate::run::context::Context;
-use crate::{history, leftover, table};
+use crate::table::history::RollbackPoint;
+use crate::table::{history, open, orphans};
 
 /// Transaction property of the swap that holds the request, for `verify`.
 pub(in crate::run) const PROPERTY_REQUEST: &str = "relance.request";
@@ -63,9 +63,9 @@ pub(in crate::run) async fn remove_leftovers(
     swapped: u64,
 ) -> Result<()> {
     // Once a cleanup has taken the swapped version, what it named cannot be told from leftovers.
-    if let Ok(swapped) = table::at_version(live, swapped).await {
-        let keep = leftover::named_by(&swapped);
-        leftover::remove(live, &point.id, &keep, point.version, None).await?;
+    if let Ok(swapped) = open::at_version(live, swapped).await {
+        let keep = orphans::named_by(&swapped);
+        orphans::remove(live, &point.id, &keep, point.version).await?;
     }
     Ok(())
 }

@@ -6,10 +6,10 @@ use lance::Dataset;
 use lance_table::format::IndexMetadata;
 use roaring::RoaringBitmap;
 
-use crate::datafile;
 use crate::error::Result;
 use crate::plan::fragment_ids::FragmentIds;
-use crate::table::store_of;
+use crate::storage::files;
+use crate::table::open::store_of;
 
 /// Indices over what is staged, built before it is swapped in.
 #[derive(Debug, Default)]
@@ -59,16 +59,16 @@ pub(in crate::run) async fn index_files(
     indices: &[IndexMetadata],
 ) -> Result<IndexFiles> {
     let store = store_of(live).await?;
-    let mut files = IndexFiles::new();
+    let mut all = IndexFiles::new();
     for index in indices {
         let directory = live.indices_dir().join(index.uuid.to_string());
-        let listed = datafile::list_below(&store, &directory).await?;
+        let listed = files::of(&store).list_below(&directory).await?;
         let paths = listed.iter().map(|meta| meta.location.clone()).collect();
-        datafile::sync(&store, paths, false).await?;
+        files::of(&store).sync(paths, false).await?;
         for meta in listed {
             let mark = format!("{} {:?}", meta.last_modified, meta.e_tag);
-            files.insert(meta.location.to_string(), (meta.size, mark));
+            all.insert(meta.location.to_string(), (meta.size, mark));
         }
     }
-    Ok(files)
+    Ok(all)
 }

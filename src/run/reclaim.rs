@@ -7,7 +7,7 @@ use lance::Dataset;
 use lance::dataset::cleanup::{CleanupPolicy, CleanupPolicyBuilder, RemovalStats};
 
 use crate::error::{Context as _, Result};
-use crate::{history, leftover, table};
+use crate::table::{history, open, orphans};
 
 /// The ids of the migrations that pinned a version of `live` and are not there, if nothing is staged.
 pub(in crate::run) async fn stray_ids(live: &Arc<Dataset>) -> Result<BTreeSet<String>> {
@@ -21,7 +21,7 @@ pub(in crate::run) async fn named_by_all(live: &Dataset) -> Result<(HashSet<Stri
     let versions = versions_of(live).await?;
     let mut names = HashSet::new();
     for version in &versions {
-        names.extend(leftover::named_by(&*table::at_version(live, *version).await?));
+        names.extend(orphans::named_by(&*open::at_version(live, *version).await?));
     }
     Ok((names, versions.first().copied().unwrap_or(live.version_id())))
 }

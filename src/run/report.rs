@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::history::{Other, RollbackPoint, Since};
 use crate::phase::Phase;
 use crate::plan::{Nulled, Plan, SkippedValues, Strategy};
+use crate::table::history::{Other, RollbackPoint, Since};
 
 /// How a migration ended without an error.
 #[derive(Debug)]

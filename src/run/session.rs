@@ -7,10 +7,9 @@ use std::time::Instant;
 use lance::Dataset;
 use uuid::Uuid;
 
-use crate::budget::{Budget, Throttle};
+use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId, Origin};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::history::RollbackPoint;
 use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
 use crate::limits::MemoryPlan;
 use crate::phase::Phase;
@@ -28,11 +27,14 @@ use crate::run::preflight::quarantine::Quarantined;
 use crate::run::report::seconds;
 use crate::run::staged::{describe_locked, expect_writable};
 use crate::settings::{ROWS_PER_FILE, Verify};
-use crate::table::{newest, store_of};
+use crate::storage::files;
+use crate::storage::throttle::Throttle;
+use crate::table::history::RollbackPoint;
+use crate::table::open::{newest, store_of};
+use crate::table::{history, tag};
 use crate::transform::digest::DIGEST_VERSION;
 use crate::transform::pool::Pool;
 use crate::verify::published::{Intent, staged_files};
-use crate::{datafile, history, leftover, tag};
 
 /// A migration that is under way: what a run carries from phase to phase.
 pub(in crate::run) struct Session {
@@ -240,9 +242,7 @@ impl Session {
     pub(in crate::run) async fn remove_orphans(&mut self) -> Result<()> {
         let files = self.journal.records().flat_map(|record| &record.files);
         let keep: HashSet<String> = files.map(|file| file.name.clone()).collect();
-        let header = self.journal.header().clone();
-        let (since, journal) = (header.first_version, Some(&mut self.journal));
-        leftover::remove(&self.source, &header.id, &keep, since, journal).await.map(drop)
+        self.journal.remove_orphans(&self.source, &keep).await.map(drop)
     }
 
     /// Removes staged files of these names.
@@ -251,8 +251,9 @@ impl Session {
     /// `Failed`, when one is there and cannot be removed.
     pub(in crate::run) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
         let store = store_of(&self.source).await?;
+        let files = files::of(&store);
         for name in names {
-            datafile::remove_whole(&store, &self.source.data_dir().join(name)).await?;
+            files.remove_whole(&self.source.data_dir().join(name)).await?;
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use crate::run::context::Context;
 use crate::run::hints::{command, next_steps};
 use crate::run::planning::request_difference;
 use crate::schema::change::Change;
-use crate::table::Opener;
-use crate::{database, history};
+use crate::table::open::Opener;
+use crate::table::{database, history};
 
 /// The staged migration, and the live table.
 pub(in crate::run) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, Journal)> {

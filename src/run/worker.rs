@@ -1,41 +1,34 @@
 //! Does tasks in this process: stages a chunk and verifies it, deletes from it, and looks after its files.
 
-use async_trait::async_trait;
-use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lance_io::object_store::ObjectStore;
+use async_trait::async_trait;
 use lance_table::format::{DataFile, Fragment};
-use object_store::path::Path;
-use roaring::RoaringBitmap;
 
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, Origin};
 use crate::clock::{Clock, StoreTime};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, StagedFile, own_file};
-use crate::limits::{DELETION_FILES_AT_ONCE, TASK_BYTES_MAX};
-use crate::pages::Seen;
-use crate::plan::copies::Copies;
-use crate::readback::{Expected, Reader};
+use crate::limits::TASK_BYTES_MAX;
+use crate::plan::columns::WrittenColumns;
 use crate::run::context::Context;
 use crate::run::deleter::Deleter;
 use crate::run::executor::Executor;
-use crate::run::pipeline::Pipeline;
 use crate::run::session::Session;
 use crate::run::task::{Done, Task};
-use crate::schema::blob;
 use crate::settings::Verify;
-use crate::source::Source;
-use crate::stage::Stager;
-use crate::table::store_of;
-use crate::{datafile, pages, span};
+use crate::stage::{FileSpec, Staged, Stager, StagerParts};
+use crate::storage::names::is_data_file;
+use crate::table::open::store_of;
+use crate::table::source::Source;
+use crate::verify::Verifier;
 
 /// Does the tasks of one session.
 #[derive(Debug)]
 pub(in crate::run) struct Worker {
     stager: Stager,
-    reader: Reader,
+    verifier: Verifier,
     verify: Verify,
     deleter: Deleter,
     clock: Arc<dyn Clock>,
@@ -48,98 +41,90 @@ impl Worker {
     /// # Errors
     /// `Failed`, when a store cannot be opened.
     pub(in crate::run) async fn of(ctx: &Context, session: &Session) -> Result<Self> {
-        let (live, header) = (&session.source, session.journal.header());
+        let (live, plan, header) = (&session.source, &session.plan, session.journal.header());
         let store = store_of(live).await?;
-        let pipeline = Pipeline {
-            plan: &session.plan,
-            copies: Copies::of(&session.plan),
+        let parts = StagerParts {
             settings: &ctx.settings,
+            columns: WrittenColumns::of(plan),
             source: Source::of(Arc::clone(live)),
-            store: Arc::clone(&store),
-            directory: live.data_dir(),
-            id: header.id.clone(),
-            rows_max: if session.plan.is_aligned() { u64::MAX } else { header.rows_per_file },
+            files: FileSpec {
+                id: header.id.clone(),
+                store: Arc::clone(&store),
+                directory: live.data_dir(),
+                rows_max: if plan.is_aligned() { u64::MAX } else { header.rows_per_file },
+                throttle: Arc::clone(&session.throttle),
+                ..FileSpec::of(plan, &ctx.settings)
+            },
             pool: session.pool.clone(),
             budget: session.budget.clone(),
-            throttle: Arc::clone(&session.throttle),
             progress: Arc::clone(&ctx.progress),
         };
-        let (stager, reader) = pipeline.parts();
+        let stager = Stager::of(plan, parts);
         Ok(Self {
+            verifier: Verifier::of(&stager),
             stager,
-            reader,
             verify: ctx.settings.verify,
-            deleter: Deleter::of(live, store, &session.journal).await?,
+            deleter: Deleter::of(live, &session.journal).await?,
             clock: Arc::clone(&ctx.clock),
             time: Arc::clone(session.journal.time()),
         })
     }
 
+    /// Stages a chunk, and verifies what was staged.
     async fn stage_and_verify(&self, chunk: &Chunk) -> Result<Done> {
-        let (done, seen) = self.stage(chunk).await?;
-        let done = self.verify(done, &seen).await?;
+        let mut staged = self.stager.stage(chunk).await?;
+        let mut beside = BTreeMap::new();
+        if self.stager.what.aligned {
+            let fragments = std::mem::take(&mut staged.fragments);
+            (staged.fragments, beside) = self.beside(chunk, fragments)?;
+        }
+        let done = self.verify(staged, chunk.origins(), beside).await?;
         self.wrote(&done.record);
         Ok(done)
     }
 
-    /// Verifies what was staged, but for what was `seen` already, and makes it durable.
-    async fn verify(&self, mut done: Done, seen: &Seen) -> Result<Done> {
-        let Done { record, fragments } = &done;
-        let expected = Expected {
-            chunk: record.chunk,
-            rows: record.rows,
-            digests: &record.digests,
-            copied: record.copied,
-            seen,
-        };
-        let paths = self.own_files(fragments).map(|file| self.path_of(&file.path)).collect();
-        let with_sidecars = !blob::columns(&self.stager.files.schema).is_empty();
-        // The disk writes while the page cache is read.
-        let reading = async {
-            let _verifying = span::verify();
-            self.reader.verify(fragments, &expected, self.verify).await
-        };
-        let syncing = async {
-            let _writing = span::write();
-            datafile::sync(self.store(), paths, with_sidecars).await
-        };
-        futures::try_join!(reading, syncing)?;
-        done.record.verified = Some(self.verify);
-        done.record.files = self.files_of(&done.fragments).await?;
-        Ok(done)
-    }
-
-    /// Stages `chunk`; with what was read back of it already.
-    async fn stage(&self, chunk: &Chunk) -> Result<(Done, Seen)> {
-        let mut hidden = Vec::new();
-        if self.stager.what.aligned {
-            let mut reads = Vec::new();
-            for fragment in &chunk.fragments {
-                reads.push(self.deleter.deleted(&fragment.origin).boxed());
-            }
-            let reads = futures::stream::iter(reads).buffered(DELETION_FILES_AT_ONCE);
-            hidden = reads.try_collect().await?;
-        }
-        let staged = self.stager.stage(chunk, hidden).await?;
-        let mut record = ChunkRecord {
-            chunk: chunk.id,
-            origins: chunk.origins(),
+    /// Verifies what was `staged`, and makes a record of it.
+    async fn verify(
+        &self,
+        staged: Staged,
+        origins: Vec<Origin>,
+        beside: BTreeMap<String, u64>,
+    ) -> Result<Done> {
+        let (staged, how) = self.verifier.verify(staged, self.verify).await?.into_parts();
+        let (digests, copied) = (staged.digests(), staged.is_copied());
+        let record = ChunkRecord {
+            chunk: staged.chunk,
+            origins,
             rows: staged.rows,
             left_out: staged.left_out,
             nulled: staged.nulled,
             deleted: 0,
             deletions: BTreeMap::new(),
-            beside: BTreeMap::new(),
-            files: Vec::new(),
-            digests: staged.digests,
-            copied: staged.copied,
-            verified: None,
+            beside,
+            files: self.files_of(&staged.fragments).await?,
+            digests,
+            copied,
+            verified: Some(how),
         };
-        let mut fragments = staged.fragments;
-        if self.stager.what.aligned {
-            (fragments, record.beside) = self.beside(chunk, fragments)?;
-        }
-        Ok((Done { record, fragments }, staged.seen))
+        Ok(Done { record, fragments: staged.fragments })
+    }
+
+    /// Verifies what was staged by another task, or before its files were touched.
+    async fn verify_again(&self, done: Done) -> Result<Done> {
+        let Done { record, fragments } = done;
+        let columns = &self.stager.columns;
+        let staged = Staged {
+            chunk: record.chunk,
+            fragments,
+            expectations: Staged::expectations(&record.digests, record.copied, columns)?,
+            rows: record.rows,
+            left_out: record.left_out,
+            nulled: record.nulled.clone(),
+            ..Staged::default()
+        };
+        let ChunkRecord { origins, deleted, deletions, beside, .. } = record;
+        let Done { record, fragments } = self.verify(staged, origins, beside).await?;
+        Ok(Done { record: ChunkRecord { deleted, deletions, ..record }, fragments })
     }
 
     /// The source's fragments with the staged file of each beside their own, and by the name of each staged
@@ -179,31 +164,23 @@ impl Worker {
         let Some((done, left)) = self.deleter.delete(chunk, done).await? else {
             return self.stage_and_verify(chunk).await;
         };
-        self.verify_left(chunk, &left).await?;
-        Ok(done)
-    }
-
-    /// Compares the rows of a chunk that are left once rows were deleted from what is staged for it with
-    /// what its source gives now: the digests that were taken when it was staged are of other rows.
-    async fn verify_left(&self, chunk: &Chunk, left: &[(Fragment, RoaringBitmap)]) -> Result<()> {
-        if self.verify == Verify::Quick {
-            return Ok(());
+        if self.verify == Verify::Full {
+            // The digests that were taken when it was staged are of other rows.
+            let expected = self.stager.expect(chunk).await?;
+            self.verifier.verify_left(chunk.id, &left, expected).await?;
         }
-        let _verifying = span::verify();
-        let (wanted, found) =
-            futures::try_join!(self.stager.expect(chunk), self.reader.left(chunk.id, left))?;
-        self.reader.compare_left(chunk.id, &wanted, &found)
+        Ok(done)
     }
 
     /// Makes the files of a chunk young again.
     async fn renew(&self, done: Done) -> Result<Done> {
         let Done { mut record, mut fragments } = done;
-        let id = &self.stager.files.id;
+        let spec = &self.stager.files;
         let now = self.time.now(self.clock.now());
         let files = fragments.iter_mut().flat_map(|fragment| &mut fragment.files);
-        for file in files.filter(|file| datafile::is_of(&file.path, id)) {
-            let path = self.path_of(&file.path);
-            let renewed = datafile::renew(self.store(), &path, id, now.into()).await?;
+        for file in files.filter(|file| is_data_file(&file.path, &spec.id)) {
+            let path = spec.path(&file.path);
+            let renewed = spec.files().renew(&path, &spec.id, now.into()).await?;
             if let Some(name) = renewed.filename().filter(|name| **name != file.path) {
                 record.rename(&file.path, name);
                 name.clone_into(&mut file.path);
@@ -221,29 +198,16 @@ impl Worker {
         }
     }
 
-    /// The files of `fragments` that the migration wrote.
-    fn own_files<'a>(&'a self, fragments: &'a [Fragment]) -> impl Iterator<Item = &'a DataFile> {
-        let files = fragments.iter().flat_map(|fragment| &fragment.files);
-        files.filter(|file| datafile::is_of(&file.path, &self.stager.files.id))
-    }
-
-    /// The files of `fragments`, as the store has them now.
+    /// The files of `fragments` that the migration wrote, as the store has them now.
     async fn files_of(&self, fragments: &[Fragment]) -> Result<Vec<StagedFile>> {
+        let spec = &self.stager.files;
+        let own = |file: &&DataFile| is_data_file(&file.path, &spec.id);
         let mut files = Vec::new();
-        for file in self.own_files(fragments) {
-            let path = self.path_of(&file.path);
-            let meta = datafile::look(self.store(), &path).await?;
+        for file in fragments.iter().flat_map(|fragment| &fragment.files).filter(own) {
+            let meta = spec.files().head(&spec.path(&file.path)).await?;
             files.push(StagedFile::of(&file.path, meta));
         }
         Ok(files)
-    }
-
-    fn store(&self) -> &ObjectStore {
-        &self.stager.files.store
-    }
-
-    fn path_of(&self, name: &str) -> Path {
-        self.stager.files.directory.clone().join(name)
     }
 }
 
@@ -251,16 +215,10 @@ impl Worker {
 impl Executor for Worker {
     fn held_bytes(&self, task: &Task) -> u64 {
         let bytes = match task {
-            Task::Stage(_) if !self.stager.reads() => 0,
-            Task::Stage(chunk) if self.stager.what.aligned => {
-                chunk.fragments.iter().map(|fragment| fragment.bytes).max().unwrap_or_default()
-            }
-            Task::Stage(chunk) if self.stager.copyable(chunk).is_some() => {
-                pages::held_bytes(self.store())
-            }
+            Task::Stage(chunk) => self.stager.held_bytes(chunk),
             // What is left after deletions is compared, value by value.
-            Task::Stage(chunk) | Task::Delete(chunk, _) => chunk.bytes(),
-            Task::Verify(done) if done.record.copied => pages::held_bytes(self.store()),
+            Task::Delete(chunk, _) => chunk.bytes(),
+            Task::Verify(done) if done.record.copied => self.stager.files.files().held_bytes(),
             Task::Verify(done) => done.record.files.iter().map(|file| file.bytes).sum(),
             Task::Renew(_) => 0,
         };
@@ -270,7 +228,7 @@ impl Executor for Worker {
     async fn execute(&self, task: Task) -> Result<Done> {
         match task {
             Task::Stage(chunk) => self.stage_and_verify(&chunk).await,
-            Task::Verify(done) => self.verify(done, &Seen::default()).await,
+            Task::Verify(done) => self.verify_again(done).await,
             Task::Delete(chunk, done) => self.delete(&chunk, done).await,
             Task::Renew(done) => self.renew(done).await,
         }

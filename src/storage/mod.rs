@@ -6,7 +6,6 @@ pub(crate) mod deletion;
 mod disk;
 mod disk_writer;
 pub(crate) mod files;
-pub(crate) mod moving;
 pub(crate) mod names;
 mod object;
 pub(crate) mod page;

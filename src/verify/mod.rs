@@ -1,3 +1,374 @@
-//! Verifies what was staged, and what is about to be published.
+//! Verifies what was staged, as it lies in the store, against what was expected of it; and what is about to be
+//! published. Repairs nothing.
 
+mod known;
 pub(crate) mod published;
+
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::Schema as ArrowSchema;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use lance_file::reader::ReaderProjection;
+use lance_file::versions::{
+    physical_column_count, reader_projection_from_column_names, reader_projection_from_whole_schema,
+};
+use lance_table::format::{DataFile, Fragment};
+use roaring::RoaringBitmap;
+
+use crate::chunk::ChunkId;
+use crate::error::{Context, Error, Kind, Result};
+use crate::limits::{DECODED_AHEAD, SMALL_FILE_BYTES};
+use crate::schema::blob;
+use crate::settings::Verify;
+use crate::span;
+use crate::stage::{Expectation, FileSpec, Staged, Stager};
+use crate::storage::blob::Blobs;
+use crate::storage::page::{self, Blocks, PageFile};
+use crate::table::source::{Batches, joined, with_blobs};
+use crate::transform::digest::Digest;
+use crate::transform::pool::{Digests, Pool};
+use crate::verify::known::{Known, Repeated};
+
+/// Rows that a quick verification reads of each file.
+const QUICK_ROWS: usize = 100;
+
+/// What is left of a chunk once rows of it were deleted: its fragments, and the rows of each that are deleted.
+pub(crate) type Left = Vec<(Fragment, RoaringBitmap)>;
+
+/// Verifies what a stager staged.
+#[derive(Debug, Clone)]
+pub(crate) struct Verifier {
+    files: FileSpec,
+    batch_rows: u32,
+    /// Memory for the pages that are read.
+    blocks: Blocks,
+    /// Where digests are taken.
+    pool: Pool,
+    known: Known,
+}
+
+/// What was staged for a chunk, verified and durable. Nothing else may be recorded.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    staged: Staged,
+    how: Verify,
+}
+
+impl Verified {
+    /// What it is, and how it was verified.
+    pub(crate) fn into_parts(self) -> (Staged, Verify) {
+        (self.staged, self.how)
+    }
+}
+
+/// A column that is compared: its name, and what it has to be.
+#[derive(Clone, Copy)]
+struct Column<'a> {
+    name: &'a str,
+    wanted: Expectation,
+    /// Columns of the file that it is stored as.
+    count: usize,
+}
+
+impl Verifier {
+    /// What verifies what `stager` stages.
+    pub(crate) fn of(stager: &Stager) -> Self {
+        Self {
+            files: stager.files.clone(),
+            batch_rows: stager.scan.batch_rows,
+            blocks: stager.source.blocks.clone(),
+            pool: stager.pool.clone(),
+            known: Known::default(),
+        }
+    }
+
+    /// Compares what was `staged` with what was expected of it, and makes it durable.
+    ///
+    /// # Errors
+    /// `Mismatch`, naming the chunk and column, on any difference, unreadable files included; `Failed`, when a disk
+    /// cannot make it durable.
+    pub(crate) async fn verify(&self, staged: Staged, how: Verify) -> Result<Verified> {
+        let paths = staged.fragments.iter().filter_map(|one| one.files.last());
+        let paths = paths.map(|file| self.files.path(&file.path)).collect();
+        // The disk writes while the page cache is read.
+        let reading = async {
+            let _verifying = span::verify();
+            let compared = match how {
+                Verify::Full if staged.is_copied() => self.pages(&staged).await,
+                Verify::Full => self.values(&staged, &self.columns(&staged)).await,
+                Verify::Quick => self.first_rows(&staged).await,
+            };
+            compared.map_err(|error| unreadable(staged.chunk, error))
+        };
+        let syncing = async {
+            let _writing = span::write();
+            self.files.files().sync(paths, self.has_blobs()).await
+        };
+        futures::try_join!(reading, syncing)?;
+        Ok(Verified { staged, how })
+    }
+
+    /// Compares the rows that are `left` of `chunk` with what its source gives now.
+    ///
+    /// # Errors
+    /// `Mismatch`, naming the chunk and column, on any difference.
+    pub(crate) async fn verify_left(
+        &self,
+        chunk: ChunkId,
+        left: &Left,
+        (wanted, wanted_rows): (Vec<Digest>, u64),
+    ) -> Result<()> {
+        let _verifying = span::verify();
+        let read = async {
+            let mut digests = Digests::of(&ArrowSchema::from(&self.files.schema))?;
+            for (fragment, deleted) in left {
+                let batches = self.read(fragment, u64::MAX, self.everything(), self.batch_rows);
+                digests = self.digest(digests, batches.await?, deleted).await?;
+            }
+            Ok(digests)
+        };
+        let found = read.await.map_err(|error| unreadable(chunk, error))?;
+        let found_rows = found.rows();
+        let found = found.finish();
+        if wanted_rows != found_rows || wanted.len() != found.len() {
+            return Err(Error::mismatch(format!(
+                "{found_rows} rows are left of chunk {chunk}, its source has {wanted_rows}"
+            )));
+        }
+        let names = self.files.schema.fields.iter().map(|field| field.name.as_str());
+        let mut pairs = names.zip(wanted.iter().zip(found));
+        pairs.try_for_each(|(name, (wanted, found))| compare_column(chunk, name, *wanted, found))
+    }
+
+    /// The columns of the file, and what each has to be.
+    fn columns<'a>(&'a self, staged: &Staged) -> Vec<Column<'a>> {
+        let fields = self.files.schema.fields.iter().zip(&staged.expectations);
+        let columns = fields.map(|(field, wanted)| Column {
+            name: field.name.as_str(),
+            wanted: *wanted,
+            count: physical_column_count(self.files.version, field),
+        });
+        columns.collect()
+    }
+
+    /// Compares the pages of the columns that were copied, and the values of the others, unless their pages are
+    /// known to hold them.
+    async fn pages(&self, staged: &Staged) -> Result<()> {
+        // Whether Lance's own reader takes the file for what it should be.
+        self.first_rows(staged).await?;
+        let [fragment] = staged.fragments.as_slice() else {
+            return Err(Error::mismatch("pages were copied that should not have been"));
+        };
+        let (store, directory) = (&self.files.store, &self.files.directory);
+        let opened = Arc::new(PageFile::open(store, directory, file_of(fragment)?).await?);
+        let columns = self.columns(staged);
+        let places: Vec<usize> = (0..columns.iter().map(|column| column.count).sum()).collect();
+        let hashes = page::hashes(&opened, &places, &staged.seen).await?;
+        let mut hashes = hashes.as_slice();
+        let mut unknown = Vec::new();
+        for column in columns {
+            let (own, rest) = hashes.split_at_checked(column.count).unwrap_or((hashes, &[]));
+            hashes = rest;
+            let found = page::digest_of(own);
+            match column.wanted {
+                Expectation::Pages(wanted) => {
+                    compare_column(staged.chunk, column.name, wanted, found)?;
+                }
+                Expectation::Values(wanted) if self.known.holds(found, wanted) => {}
+                Expectation::Values(wanted) => unknown.push((column, found, wanted)),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let columns: Vec<_> = unknown.iter().map(|(column, ..)| *column).collect();
+        self.values(staged, &columns).await?;
+        for (_, pages, values) in unknown {
+            self.known.learn(pages, values);
+        }
+        Ok(())
+    }
+
+    /// Compares the values of `columns`, which are all or some.
+    async fn values(&self, staged: &Staged, columns: &[Column<'_>]) -> Result<()> {
+        let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+        let all = names.len() == self.files.schema.fields.len();
+        let (version, schema) = (self.files.version, &self.files.schema);
+        let projection = if all {
+            self.everything()
+        } else {
+            let some = reader_projection_from_column_names(version, schema, &names);
+            some.doing(|| "read the columns that were encoded".to_owned())?
+        };
+        let read =
+            if all { ArrowSchema::from(schema) } else { ArrowSchema::from(&*projection.schema) };
+        let mut digests = Digests::of(&read)?;
+        let mut repeated = None;
+        for fragment in &staged.fragments {
+            let batches = if all {
+                self.read_unless(fragment, u64::MAX, &mut repeated).await?
+            } else {
+                self.read(fragment, u64::MAX, projection.clone(), self.batch_rows).await?
+            };
+            digests = self.digest(digests, batches, &RoaringBitmap::new()).await?;
+        }
+        compare_rows(staged, digests.rows())?;
+        let found = digests.finish();
+        for column in columns {
+            let name = column.name;
+            let found = read.index_of(name).ok().and_then(|place| found.get(place));
+            let found =
+                found.ok_or_else(|| Error::mismatch(format!("there is no column `{name}`")))?;
+            let (Expectation::Values(wanted) | Expectation::Pages(wanted)) = column.wanted;
+            compare_column(staged.chunk, name, wanted, *found)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the rows of every file, and reads the first ones.
+    async fn first_rows(&self, staged: &Staged) -> Result<()> {
+        let mut rows = 0;
+        let mut repeated = None;
+        for fragment in &staged.fragments {
+            rows += fragment.physical_rows.unwrap_or_default() as u64;
+            let first = fragment.physical_rows.unwrap_or_default().min(QUICK_ROWS);
+            let batches = self.read_unless(fragment, first as u64, &mut repeated).await?;
+            let read: Vec<RecordBatch> = batches.try_collect().await?;
+            let read: usize = read.iter().map(RecordBatch::num_rows).sum();
+            if read != first {
+                let chunk = staged.chunk;
+                return Err(Error::mismatch(format!(
+                    "chunk {chunk} gave {read} of its first {first} rows"
+                )));
+            }
+        }
+        compare_rows(staged, rows)
+    }
+
+    /// Takes `batches`, without the rows that are `deleted`, into `digests`.
+    async fn digest(
+        &self,
+        mut digests: Digests,
+        mut batches: Batches,
+        deleted: &RoaringBitmap,
+    ) -> Result<Digests> {
+        let mut row: u64 = 0;
+        while let Some(batch) = batches.try_next().await? {
+            let rows = row..row + batch.num_rows() as u64;
+            row = rows.end;
+            let batch = if deleted.is_empty() { batch } else { without(batch, deleted, rows)? };
+            digests = self.pool.digest(digests, batch).await?;
+        }
+        Ok(digests)
+    }
+
+    /// Every column that was staged.
+    fn everything(&self) -> ReaderProjection {
+        reader_projection_from_whole_schema(&blob::stored(&self.files.schema), self.files.version)
+    }
+
+    fn has_blobs(&self) -> bool {
+        !blob::columns(&self.files.schema).is_empty()
+    }
+
+    /// The first `rows` of the staged file of a fragment. A small file that is byte for byte the one before it
+    /// holds the same rows, and is not decoded again.
+    async fn read_unless(
+        &self,
+        fragment: &Fragment,
+        rows: u64,
+        before: &mut Option<Repeated>,
+    ) -> Result<Batches> {
+        let file = file_of(fragment)?;
+        let read = self.read(fragment, rows, self.everything(), self.batch_rows);
+        if self.has_blobs() || !Repeated::may_be(file, fragment.physical_rows) {
+            return read.await;
+        }
+        let bytes = self.files.files().read(&self.files.path(&file.path)).await?;
+        let now = match before.take().filter(|before| before.is(&bytes, fragment.physical_rows)) {
+            Some(before) => before,
+            None => Repeated::of(bytes, fragment.physical_rows, read.await?.try_collect().await?),
+        };
+        Ok(before.insert(now).batches())
+    }
+
+    /// The first `rows` of some columns of the staged file of a fragment.
+    async fn read(
+        &self,
+        fragment: &Fragment,
+        rows: u64,
+        projection: ReaderProjection,
+        batch_rows: u32,
+    ) -> Result<Batches> {
+        let file = file_of(fragment)?;
+        let (store, directory) = (&self.files.store, &self.files.directory);
+        let name = file.path.clone();
+        let opened = PageFile::open(store, directory, file).await?;
+        let held = opened.rows();
+        if held != fragment.physical_rows.unwrap_or_default() as u64 {
+            return Err(Error::mismatch(format!(
+                "{name} holds {held} rows, not those that were staged"
+            )));
+        }
+        let blobs = Blobs::of_file(store, directory, &self.files.schema, &name);
+        let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
+        // Decoding is most of the work: each batch on a task of its own, in order, but for those of small files.
+        let here = size <= SMALL_FILE_BYTES;
+        let tasks = opened.read(projection, rows, batch_rows, &self.blocks).await?;
+        let batches = tasks.map(move |task| match task {
+            Ok(task) if here => task.task,
+            Ok(task) => tokio::spawn(task.task).map(joined).boxed(),
+            Err(error) => std::future::ready(Err(error)).boxed(),
+        });
+        let named = batches.buffered(DECODED_AHEAD);
+        let named = named.map(move |batch| batch.doing(|| format!("read {name}")));
+        Ok(with_blobs(named.boxed(), blobs))
+    }
+}
+
+/// The staged file of `fragment`: its last one.
+fn file_of(fragment: &Fragment) -> Result<&DataFile> {
+    let file = fragment.files.last();
+    file.ok_or_else(|| Error::mismatch("a staged fragment names no file"))
+}
+
+/// `batch`, whose rows are `rows` of a fragment, without those that are `deleted`.
+fn without(
+    batch: RecordBatch,
+    deleted: &RoaringBitmap,
+    rows: std::ops::Range<u64>,
+) -> Result<RecordBatch> {
+    let lives = |row| !u32::try_from(row).is_ok_and(|row| deleted.contains(row));
+    let lives: BooleanArray = rows.map(|row| Some(lives(row))).collect();
+    if lives.true_count() == batch.num_rows() {
+        return Ok(batch);
+    }
+    filter_record_batch(&batch, &lives).doing(|| "leave out deleted rows".to_owned())
+}
+
+fn unreadable(chunk: ChunkId, error: Error) -> Error {
+    if error.kind() == Kind::Mismatch {
+        return error;
+    }
+    Error::mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
+}
+
+fn compare_column(chunk: ChunkId, name: &str, wanted: Digest, found: Digest) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::mismatch(format!(
+        "column `{name}` of chunk {chunk} was staged with other values than the source has \
+         (expected digest {wanted}, found {found})"
+    )))
+}
+
+fn compare_rows(staged: &Staged, found: u64) -> Result<()> {
+    if found == staged.rows {
+        return Ok(());
+    }
+    let (chunk, rows) = (staged.chunk, staged.rows);
+    Err(Error::mismatch(format!("chunk {chunk} was staged with {found} rows instead of {rows}")))
+}

@@ -17,15 +17,15 @@ use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
 use object_store::path::Path;
 
 use crate::chunk::ChunkId;
-use crate::datafile;
-use crate::deletion::{self, Deleted};
 use crate::error::{Context as _, Error, Result};
 use crate::guard::guarded;
 use crate::journal::{Journal, StagedFile, own_file};
 use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::{Plan, Strategy};
 use crate::schema::rules::same_field;
-use crate::table::store_of;
+use crate::storage::deletion::{self, Deleted};
+use crate::storage::files;
+use crate::table::open::{deletions_of, store_of};
 
 /// What a version is made of.
 pub(crate) struct Published {
@@ -276,18 +276,14 @@ fn expect_beside(
 /// `Mismatch`, naming the file, when it does not hold the rows that were written.
 pub(crate) async fn expect_deletions(intent: Intent<'_>, published: &Published) -> Result<()> {
     let Intent { live, journal, .. } = intent;
-    let store = store_of(live).await?;
-    let store = store.as_ref();
+    let deletions = &deletions_of(live).await?;
     let id = &journal.header().id;
     let meant = meant(journal)?;
-    let root = live.branch_location().path;
     let reads = published.fragments.iter().filter_map(|fragment| {
         let deleted = meant.get(own_file(fragment, id)?)?.deleted?;
         let file = fragment.deletion_file.clone()?;
         let wanted = Deleted { file, hash: deleted.hash };
-        let root = root.clone();
-        let read =
-            async move { deletion::read_back(store, &root, fragment.id, &wanted).await.map(drop) };
+        let read = async move { deletions.read_back(fragment.id, &wanted).await.map(drop) };
         Some(read.boxed())
     });
     let reads: Vec<_> = reads.collect();
@@ -330,7 +326,7 @@ pub(crate) async fn touched(intent: Intent<'_>) -> Result<Vec<ChunkId>> {
 /// `Failed`, when they cannot be listed.
 pub(crate) async fn staged_files(live: &Dataset, id: &str) -> Result<HashMap<String, StagedFile>> {
     let store = store_of(live).await?;
-    let listed = datafile::list(&store, &live.data_dir(), id).await?;
+    let listed = files::of(&store).list(&live.data_dir(), id).await?;
     let files = listed.into_iter().filter_map(|meta| {
         let name = meta.location.filename()?.to_owned();
         Some((name.clone(), StagedFile::of(&name, meta)))
@@ -386,7 +382,7 @@ async fn expect_index_files(dataset: &Dataset, store: &ObjectStore) -> Result<()
 
 /// The names below `directory`, relative to it.
 async fn names(store: &ObjectStore, directory: &Path) -> Result<HashSet<String>> {
-    let listed = datafile::list_below(store, directory).await?;
+    let listed = files::of(store).list_below(directory).await?;
     let relative = listed.iter().filter_map(|meta| {
         let parts: Vec<_> = meta.location.prefix_match(directory)?.collect();
         Some(parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"))
@@ -404,7 +400,8 @@ pub(crate) async fn sync_commit(version: &Dataset) -> Result<()> {
     let transaction = version.manifest().transaction_file.as_ref();
     let transaction = transaction.map(|name| version.transactions_dir().join(name.as_str()));
     let manifest = version.manifest_location().path.clone();
-    datafile::sync(&store, transaction.into_iter().chain([manifest]).collect(), false).await
+    let written = transaction.into_iter().chain([manifest]).collect();
+    files::of(&store).sync(written, false).await
 }
 
 /// Reads the manifest of `version`, a prepared one, as it lies in the store. Beside the indices of `live`, it has

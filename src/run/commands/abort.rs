@@ -7,7 +7,6 @@ use lance::Dataset;
 
 use crate::error::{Error, Result, is_storage_full};
 use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
-use crate::leftover::Removed;
 use crate::phase::Phase;
 use crate::process::ProcessId;
 use crate::run::context::Context;
@@ -16,8 +15,9 @@ use crate::run::lease::{checkpoint, expect_free_or_waiting, take_over};
 use crate::run::reclaim::{named_by_all, stray_ids};
 use crate::run::report::Aborted;
 use crate::run::staged::nothing_staged;
-use crate::table::{Opener, newest};
-use crate::{database, history, leftover, tag};
+use crate::table::open::{Opener, newest};
+use crate::table::orphans::Removed;
+use crate::table::{database, history, orphans, tag};
 
 pub(in crate::run) async fn run(ctx: &Context) -> Result<Aborted> {
     let opener = ctx.opener();
@@ -64,8 +64,7 @@ async fn abort_staged(ctx: &Context, live: &Arc<Dataset>, mut journal: Journal) 
     // Nobody adopts what the journal does not name: forgotten first, removed then.
     journal.forget_all();
     checkpoint(ctx, &mut journal, Phase::Plan, false).await?;
-    let (keep, first) = (HashSet::new(), header.first_version);
-    let removed = leftover::remove(&live, &header.id, &keep, first, Some(&mut journal)).await?;
+    let removed = journal.remove_orphans(&live, &HashSet::new()).await?;
     tag::unpin(&live, &header.id).await?;
     let left = journal.remove().await?;
     tell_left(ctx, &left);
@@ -94,7 +93,7 @@ async fn abort_full(
     }
     let left = journal.remove().await?;
     let (keep, first) = (HashSet::new(), header.first_version);
-    let removed = leftover::remove(live, &header.id, &keep, first, None).await?;
+    let removed = orphans::remove(live, &header.id, &keep, first).await?;
     tag::unpin(live, &header.id).await?;
     Ok(aborted(ctx, header.id, removed, left))
 }
@@ -114,7 +113,7 @@ async fn abort_pins(ctx: &Context, live: &Arc<Dataset>) -> Result<Option<Aborted
     let (keep, first) = named_by_all(&live).await?;
     let mut all = Removed::default();
     for id in &ids {
-        let removed = leftover::remove(&live, id, &keep, first, None).await?;
+        let removed = orphans::remove(&live, id, &keep, first).await?;
         all.files += removed.files;
         all.bytes += removed.bytes;
         tag::unpin(&live, id).await?;
@@ -148,7 +147,7 @@ async fn abort_wreck(ctx: &Context, live: &Dataset, wreck: &Wreck) -> Result<Abo
     let mut left = wreck.remove().await?;
     let mut all = Removed::default();
     for id in &ids {
-        let removed = leftover::remove(live, id, &keep, first, None).await?;
+        let removed = orphans::remove(live, id, &keep, first).await?;
         all.files += removed.files;
         all.bytes += removed.bytes;
         let point = history::rollback_point(live, id).await?;

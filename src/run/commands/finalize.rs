@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use lance::Dataset;
 
 use crate::error::{Error, Result};
-use crate::history::TakenBack;
 use crate::run::context::Context;
 use crate::run::point::{find_last_point, remove_leftovers};
 use crate::run::reclaim::{files_removed, remove_versions, versions_of};
 use crate::run::report::Finalized;
 use crate::run::staged::refuse_staged;
-use crate::{database, history, tag};
+use crate::table::history::TakenBack;
+use crate::table::{database, history, tag};
 
 pub(in crate::run) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     let opener = ctx.opener();

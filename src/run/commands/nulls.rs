@@ -20,8 +20,8 @@ use crate::run::point::requested;
 use crate::run::report::NullsStatus;
 use crate::schema::filled::filled;
 use crate::schema::path::{field_at, find};
-use crate::source::{ScanLimits, Source, What};
-use crate::table;
+use crate::table::source::{ScanLimits, Source, What};
+use crate::table::{facts, open};
 
 /// Rows that are read of a column: beyond, there are at least as many nulls as were found.
 const ROWS_MAX: u64 = 4_000_000;
@@ -38,7 +38,7 @@ pub(in crate::run) async fn nulls_since(
     if filled.is_empty() {
         return Ok(Vec::new());
     }
-    let then = table::at_version(live, swapped).await?;
+    let then = open::at_version(live, swapped).await?;
     let since = Since::of(ctx, &then, live).await?;
     let mut all = Vec::new();
     for one in filled {
@@ -67,7 +67,7 @@ impl Since {
         let known: HashSet<u64> = then.iter_fragments().map(|fragment| fragment.id).collect();
         let mut fragments = Vec::new();
         if live.iter_fragments().any(|fragment| !known.contains(&fragment.id)) {
-            fragments = table::source_fragments(live).await?;
+            fragments = facts::source_fragments(live).await?;
             fragments.retain(|fragment| !known.contains(&fragment.origin.id));
         }
         // One column is read.

@@ -17,7 +17,7 @@ use crate::run::planning::{expect_same_request, plan_staged};
 use crate::run::report::Ended;
 use crate::run::session::{Session, pin_head};
 use crate::run::staged::open_staged;
-use crate::{history, table};
+use crate::table::{history, open};
 
 pub(in crate::run) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;
@@ -51,9 +51,9 @@ async fn resume_swapped(
 ) -> Result<Ended> {
     ctx.say(format!("the swap landed as version {version}; tidying up"));
     let landed = async {
-        let source = table::at_version(live, journal.header().source_version).await?;
+        let source = open::at_version(live, journal.header().source_version).await?;
         let plan = plan_staged(ctx, &source, &journal).await?;
-        let swapped = table::at_version(live, version).await?;
+        let swapped = open::at_version(live, version).await?;
         Ok((Session::of(ctx, source, plan, journal, run)?, swapped))
     };
     let (session, swapped) = landed.await.map_err(|error| unfinished(ctx, version, error))?;

@@ -8,9 +8,7 @@ use lance::Dataset;
 use lance::dataset::transaction::Operation;
 
 use crate::chunk::SourceFragment;
-use crate::commit::{Act, Outcome, exactly_next, properties};
 use crate::error::{Context as _, Error, Result};
-use crate::history::{Other, RollbackPoint};
 use crate::journal::{Journal, Undo};
 use crate::phase::Phase;
 use crate::plan::Request;
@@ -26,9 +24,11 @@ use crate::run::report::{Ended, RolledBack, Unused, commits_text};
 use crate::run::session::Session;
 use crate::run::staged::refuse_staged;
 use crate::settings::{Hold, Settings};
-use crate::table::Opener;
+use crate::table::commit::{Act, Outcome, exactly_next, properties};
+use crate::table::history::{Other, RollbackPoint};
+use crate::table::open::Opener;
+use crate::table::{database, facts, history, index, open, tag};
 use crate::verify::published::sync_commit;
-use crate::{database, history, index, table, tag};
 
 /// What `rollback` does about what others wrote after the swap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -219,9 +219,9 @@ async fn refuse_writes(
     let discard = command_with(ctx, "rollback", &["--discard-writes"]);
     let discard = format!("{discard} gives them up");
     // A cleanup may have taken the swapped version: then how much was written is not known.
-    if let Ok(swapped) = table::at_version(live, swapped).await {
-        let then = table::source_fragments(&swapped).await?;
-        let now = table::source_fragments(live).await?;
+    if let Ok(swapped) = open::at_version(live, swapped).await {
+        let then = facts::source_fragments(&swapped).await?;
+        let now = facts::source_fragments(live).await?;
         let rows = |all: &[SourceFragment]| all.iter().map(|one| one.rows).sum::<u64>();
         let known: HashSet<u64> = then.iter().map(|one| one.origin.id).collect();
         let new = now.iter().filter(|one| !known.contains(&one.origin.id));

@@ -9,10 +9,10 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::datafile;
 use crate::error::{Context as _, Result};
 use crate::location::{Location, tried_table};
 use crate::process::{Presence, ProcessId, Running};
+use crate::storage::files;
 
 /// Says whose a folder is. It is there before anything else is, and goes last.
 const OWNER: &str = "owner.json";
@@ -102,12 +102,12 @@ async fn remove_dead(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let here = ProcessId::current();
-    for name in datafile::names(store, directory).await? {
+    for name in files::of(store).names(directory).await? {
         if name.strip_suffix(".lance").and_then(tried_table) != Some(table) {
             continue;
         }
         let root = directory.clone().join(name);
-        if datafile::is_link(store, &root) {
+        if files::of(store).is_link(&root) {
             continue;
         }
         let stays = match owner(store, &root).await? {
@@ -135,22 +135,24 @@ async fn owner(store: &ObjectStore, root: &Path) -> Result<Option<Owner>> {
 
 /// Removes what trials wrote below `root`, and gives how many files that were.
 async fn clear(store: &ObjectStore, root: &Path) -> Result<usize> {
+    let files = files::of(store);
     let mut removed = 0;
-    for meta in datafile::list_below(store, root).await? {
+    for meta in files.list_below(root).await? {
         let name = meta.location.filename().unwrap_or_default();
         if name.contains("-relance-") || meta.location.extension() == Some("blob") {
-            datafile::remove(store, &meta.location).await?;
+            files.remove(&meta.location).await?;
             removed += 1;
         }
     }
-    datafile::remove_empty(store, &root.clone().join("data"));
+    files.remove_empty(&root.clone().join("data"));
     Ok(removed)
 }
 
 async fn remove(store: &ObjectStore, root: &Path) -> Result<()> {
     clear(store, root).await?;
-    datafile::remove(store, &root.clone().join(OWNER)).await?;
-    datafile::remove_empty(store, root);
+    let files = files::of(store);
+    files.remove(&root.clone().join(OWNER)).await?;
+    files.remove_empty(root);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::run::context::Context;
 use crate::run::hints::command;
 use crate::run::report::{PinStatus, PointStatus, StagedStatus, TableStatus};
 use crate::schema::change::Change;
-use crate::{database, history};
+use crate::table::{database, history};
 
 pub(in crate::run) async fn run(ctx: &Context) -> Result<TableStatus> {
     database::expect_table(&ctx.location).await?;

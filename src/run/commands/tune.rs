@@ -6,27 +6,28 @@ use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_io::object_store::ObjectStore;
-use object_store::path::Path;
 
-use crate::budget::{Budget, Throttle};
+use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
-use crate::datafile;
 use crate::error::{Error, Result};
 use crate::limits::MemoryPlan;
 use crate::phase::Phase;
+use crate::plan::columns::WrittenColumns;
 use crate::plan::tuning::{Knobs, Trial, Tuned, batch_sizes, best, median, queues, workers};
 use crate::plan::{Plan, Request, Strategy};
 use crate::process::{peak_bytes, reset_peak};
 use crate::progress::Amount;
-use crate::readback::Expected;
 use crate::run::commands::scratch::Scratch;
 use crate::run::context::Context;
-use crate::run::pipeline::Pipeline;
 use crate::run::planning::{Planned, plan_head};
 use crate::settings::{ROWS_PER_FILE, Settings};
-use crate::source::Source;
-use crate::table::{source_fragments, store_of};
+use crate::stage::{FileSpec, Stager, StagerParts};
+use crate::storage::names::directory_of;
+use crate::table::facts::source_fragments;
+use crate::table::open::store_of;
+use crate::table::source::Source;
 use crate::transform::pool::Pool;
+use crate::verify::Verifier;
 
 /// Bytes of a trial, about: long enough that starting it costs nothing beside it.
 const SAMPLE_BYTES: u64 = 256 << 20;
@@ -66,7 +67,7 @@ async fn bench_of(ctx: &Context) -> Result<Bench<'_>> {
     if chunks.is_empty() {
         return Err(Error::failed(format!("`{}` has no rows to try on", ctx.table())));
     }
-    let directory = datafile::directory_of(&live.branch_location().path);
+    let directory = directory_of(&live.branch_location().path);
     let now = ctx.clock.now();
     let scratch = Scratch::begin_in(&store, &directory, &ctx.location, now).await?;
     let source = Source::of(live);
@@ -160,41 +161,31 @@ impl Bench<'_> {
             queue: knobs.queue,
             ..self.ctx.settings.clone()
         };
-        let pipeline = Pipeline {
-            plan: &self.plan,
-            // What is copied page by page depends on none of the settings.
-            copies: None,
-            settings: &settings,
-            source: self.source.clone(),
+        let files = FileSpec {
+            id: self.ctx.run.chars().take(12).collect(),
             store: Arc::clone(&self.store),
             directory: self.scratch.data(),
-            id: self.ctx.run.chars().take(12).collect(),
             rows_max: ROWS_PER_FILE,
+            ..FileSpec::of(&self.plan, &settings)
+        };
+        let parts = StagerParts {
+            settings: &settings,
+            // What is copied page by page depends on none of the settings.
+            columns: WrittenColumns::all_encoded(&self.plan),
+            source: self.source.clone(),
+            files,
             pool: Pool::of(knobs.workers)?,
             budget: Budget::of(MemoryPlan::of(&settings).batches),
-            throttle: Arc::new(Throttle::of(settings.max_rate)),
             progress: Arc::clone(&self.ctx.progress),
         };
-        let (stager, reader) = pipeline.parts();
+        let stager = Stager::of(&self.plan, parts);
+        let verifier = Verifier::of(&stager);
         let told = reset_peak();
         let began = Instant::now();
-        let tasks = self.chunks.iter().map(|chunk| {
-            let (stager, reader, verify) = (stager.clone(), reader.clone(), settings.verify);
-            let (chunk, directory) = (chunk.clone(), self.scratch.data());
-            let task = async move {
-                let done = stager.stage(&chunk, Vec::new()).await?;
-                let files = done.fragments.iter().flat_map(|fragment| &fragment.files);
-                let paths: Vec<Path> =
-                    files.map(|file| directory.clone().join(file.path.as_str())).collect();
-                let (rows, digests) = (done.rows, &done.digests);
-                let (copied, seen) = (done.copied, &done.seen);
-                let expected = Expected { chunk: chunk.id, rows, digests, copied, seen };
-                futures::try_join!(
-                    reader.verify(&done.fragments, &expected, verify),
-                    datafile::sync(&stager.files.store, paths, false)
-                )?;
-                Ok(())
-            };
+        let tasks = self.chunks.iter().cloned().map(|chunk| {
+            let (stager, verifier, how) = (stager.clone(), verifier.clone(), settings.verify);
+            let task =
+                async move { verifier.verify(stager.stage(&chunk).await?, how).await.map(drop) };
             // On a task of its own, as a migration's chunks are, which begins when there is a worker free.
             let died = |_| Err(Error::failed("a trial died"));
             async move { tokio::spawn(task).await.unwrap_or_else(died) }.boxed()

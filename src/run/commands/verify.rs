@@ -15,11 +15,11 @@ use crate::progress::{Amount, Event};
 use crate::run::context::Context;
 use crate::run::point::{cleaned, last_point, requested};
 use crate::run::report::Verified;
-use crate::source::{ScanLimits, Source};
+use crate::table::source::{ScanLimits, Source};
+use crate::table::{database, facts, history, open};
 use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::{Transform, batch_bytes};
-use crate::{database, history, table};
 
 pub(in crate::run) async fn run(ctx: &Context) -> Result<Verified> {
     database::expect_table(&ctx.location).await?;
@@ -30,9 +30,9 @@ pub(in crate::run) async fn run(ctx: &Context) -> Result<Verified> {
     let request = request.ok_or_else(|| {
         cleaned(swapped).with_advice("there is nothing left to compare its rollback point with")
     })?;
-    let before = table::at_version(&live, point.version).await?;
-    let after = table::at_version(&live, swapped).await?;
-    let facts = table::facts(&ctx.location, &before, Vec::new()).await?;
+    let before = open::at_version(&live, point.version).await?;
+    let after = open::at_version(&live, swapped).await?;
+    let facts = facts::facts(&ctx.location, &before, Vec::new()).await?;
     let facts = crate::plan::Facts { free_bytes: None, ..facts };
     let request = Request { drop_indices: Vec::new(), ..request };
     let plan = Plan::choose(&facts, &request, ctx.clock.now())?;
@@ -93,7 +93,7 @@ async fn digests(
     let source = Source::of(Arc::clone(&dataset));
     let mut batches = if is_shown_otherwise(dataset.schema()) {
         // JSON as text, blobs as places.
-        let fragments = table::source_fragments(&dataset).await?;
+        let fragments = facts::source_fragments(&dataset).await?;
         let all = Chunk { id: ChunkId(0), fragments };
         source.scan(&all, &source.all(), limits).await?
     } else {

@@ -15,7 +15,8 @@ use crate::run::copier::Whole;
 use crate::run::cutover::prepare::Prepared;
 use crate::run::lease::beating;
 use crate::run::prebuilt::index_files;
-use crate::{index, span};
+use crate::span;
+use crate::table::index;
 
 /// Builds the indices that what is staged will need, so that they are swapped in with it. True, when
 /// there were any.

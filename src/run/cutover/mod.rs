@@ -9,7 +9,6 @@ use std::time::Instant;
 use lance::Dataset;
 
 use crate::chunk::ChunkId;
-use crate::commit::{Act, Outcome, commit_next, properties};
 use crate::error::{Context as _, Error, Result};
 use crate::phase::Phase;
 use crate::progress::Amount;
@@ -23,6 +22,7 @@ use crate::run::point::PROPERTY_REQUEST;
 use crate::run::report::seconds;
 use crate::run::session::{Session, touched_text};
 use crate::span;
+use crate::table::commit::{Act, Outcome, commit_next, properties};
 use crate::verify::published;
 
 /// What became of the swap.

@@ -11,8 +11,6 @@ use lance_file::version::ConcreteFileVersion;
 use lance_table::format::{DataFile, Fragment, IndexMetadata};
 use object_store::path::Path;
 
-use crate::commit::detach;
-use crate::deletion::Deleted;
 use crate::error::{Error, Result};
 use crate::journal::{Journal, deleted_rows, own_file};
 use crate::limits::DELETION_FILES_AT_ONCE;
@@ -20,10 +18,14 @@ use crate::plan::fragment_ids::FragmentIds;
 use crate::plan::{Plan, Strategy};
 use crate::run::prebuilt::index_files;
 use crate::run::session::Session;
-use crate::table::store_of;
+use crate::storage::deletion::{Deleted, Naming};
+use crate::storage::files;
+use crate::storage::names::is_data_file;
+use crate::table::commit::detach;
+use crate::table::index;
+use crate::table::open::{deletions_of, store_of};
 use crate::verify::published;
 use crate::verify::published::Published;
-use crate::{datafile, deletion, index};
 
 /// The swap's operation, and the files that it was prepared with.
 pub(in crate::run) struct Prepared {
@@ -131,11 +133,14 @@ impl Prepared {
         let staged = journal.records().flat_map(|record| &record.deletions);
         let staged: HashMap<&str, &Deleted> =
             staged.map(|(name, deleted)| (name.as_str(), deleted)).collect();
+        let staging = &deletions_of(journal.staging()).await?;
+        let own = &deletions_of(live).await?;
+        let version = live.version_id();
         let adopted = all.iter_fragments().filter_map(|there| {
             let deleted = *staged.get(own_file(there, id)?)?;
             let adopt = async move {
-                let adopted =
-                    deletion::adopt(journal.staging(), deleted, there.id, live, id).await?;
+                let naming = Naming::Of { fragment: there.id, version };
+                let adopted = staging.copy_staged(deleted, own, naming, id).await?;
                 Ok::<_, Error>((there.clone(), adopted))
             };
             Some(adopt.boxed())
@@ -144,7 +149,7 @@ impl Prepared {
         let mut adopted = stream::iter(adopted).buffered(DELETION_FILES_AT_ONCE);
         let mut deleted = Vec::new();
         while let Some((there, adopted)) = adopted.try_next().await? {
-            self.deletions.push(deletion::path(live, there.id, &adopted.file));
+            self.deletions.push(own.path(there.id, &adopted.file));
             deleted.push(Fragment { deletion_file: Some(adopted.file), ..there });
         }
         drop(adopted);
@@ -238,7 +243,7 @@ impl Prepared {
         let lost = if lost { self.deletions.as_slice() } else { &[] };
         let versions = self.versions.iter().map(|version| &version.manifest_location().path);
         for path in versions.chain(lost) {
-            datafile::remove(&store, path).await?;
+            files::of(&store).remove(path).await?;
         }
         Ok(())
     }
@@ -307,7 +312,7 @@ fn files_beside(journal: &Journal) -> HashMap<u64, DataFile> {
     let mut files = HashMap::new();
     for record in journal.records() {
         for fragment in journal.fragments(record.chunk) {
-            let own = fragment.files.iter().find(|file| datafile::is_of(&file.path, id));
+            let own = fragment.files.iter().find(|file| is_data_file(&file.path, id));
             if let Some(file) = own
                 && let Some(source) = record.beside.get(&file.path)
             {

@@ -24,7 +24,7 @@ use crate::run::preflight::trial::{Trial, Tried, trial_of, tried_at_once};
 use crate::schema::cast::Problem;
 use crate::settings::{OnBadValue, Preflight};
 use crate::span;
-use crate::table::source_fragments;
+use crate::table::facts::source_fragments;
 
 /// Rows of each fragment that a sample looks at.
 const SAMPLE_ROWS: u64 = 1_000;

@@ -26,7 +26,8 @@ use crate::progress::Amount;
 use crate::run::context::Context;
 use crate::run::preflight::trial::{Trial, trial_of, tried_at_once};
 use crate::settings::OnBadValue;
-use crate::table::{Opener, source_fragments};
+use crate::table::facts::source_fragments;
+use crate::table::open::Opener;
 
 /// What is added to a table's name for its quarantine.
 const SUFFIX: &str = "__relance_quarantine";

@@ -10,16 +10,14 @@ use lance::Dataset;
 use roaring::RoaringTreemap;
 
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
-use crate::deletion;
 use crate::error::Result;
 use crate::limits::{LOOK_ROWS, MemoryPlan, SMALL_FILE_BYTES, TRANSFORMS_AT_ONCE};
 use crate::plan::{Example, Finding, Plan};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::run::context::Context;
 use crate::schema::cast::Problem;
-use crate::source::{ScanLimits, Source, What};
 use crate::stage::hidden_of;
-use crate::table::store_of;
+use crate::table::source::{ScanLimits, Source, What};
 use crate::transform::evaluate::BadValues;
 use crate::transform::pool::Pool;
 use crate::transform::{Transform, batch_bytes};
@@ -75,7 +73,6 @@ impl Tried {
 #[derive(Clone)]
 pub(in crate::run) struct Trial {
     source: Source,
-    dataset: Arc<Dataset>,
     transform: Arc<Transform>,
     what: What,
     pool: Pool,
@@ -101,7 +98,6 @@ pub(in crate::run) fn trial_of(
     let what = What { schema: Arc::new(transform.inputs()), aligned: true };
     Ok(Some(Trial {
         source: Source::of(Arc::clone(live)),
-        dataset: Arc::clone(live),
         transform: Arc::new(transform),
         what,
         pool: Pool::of(ctx.settings.workers)?,
@@ -144,10 +140,9 @@ impl Trial {
         mut tried: Tried,
         progress: &SharedProgress,
     ) -> Result<Tried> {
-        let store = store_of(&self.dataset).await?;
-        let root = self.dataset.branch_location().path;
         let origin = &fragment.origin;
-        let deleted = deletion::read(&store, &root, origin.id, origin.deletions.as_ref()).await?;
+        let whole = Chunk { id: ChunkId(0), fragments: vec![fragment.clone()] };
+        let deleted = self.source.deleted_rows(&whole).await?.pop().unwrap_or_default();
         let part = SourceFragment {
             physical_rows: fragment.physical_rows.min(self.rows_max),
             ..fragment.clone()

@@ -1,172 +1,22 @@
-//! Opens tables, and gathers the facts that the planner needs.
+//! Gathers the facts that the planner needs.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
-use lance::dataset::builder::DatasetBuilder;
 use lance::index::DatasetIndexExt;
-use lance::session::Session;
 use lance_file::version::ConcreteFileVersion;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
-use lance_io::object_store::{
-    ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore,
-};
 use lance_table::feature_flags::can_write_dataset;
 use lance_table::format::Fragment;
 use lance_table::io::commit::ManifestNamingScheme;
-use object_store::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk::{Origin, Signature, SourceFragment};
-use crate::error::{Context, Error, Result};
-use crate::guard::guarded;
+use crate::error::{Context, Result};
 use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, TableState};
-use crate::storage::deletion::Deletions;
-
-/// Caches of Lance's: enough for footers and manifests, small beside the batches in flight.
-const INDEX_CACHE_BYTES: usize = 256 << 20;
-const METADATA_CACHE_BYTES: usize = 64 << 20;
-
-/// Opens datasets of one database, with one set of options and caches.
-#[derive(Debug, Clone)]
-pub(crate) struct Opener {
-    location: Location,
-    session: Arc<Session>,
-    params: ObjectStoreParams,
-}
-
-impl Opener {
-    /// Opens datasets beside `location`; `wrapper`, if any, stands between Lance and the store.
-    pub(crate) fn of(location: &Location, wrapper: Option<Arc<dyn WrappingObjectStore>>) -> Self {
-        let options: HashMap<_, _> = location.storage_options().clone().into_iter().collect();
-        let accessor = (!options.is_empty())
-            .then(|| Arc::new(StorageOptionsAccessor::with_static_options(options)));
-        let params = ObjectStoreParams {
-            storage_options_accessor: accessor,
-            object_store_wrapper: wrapper,
-            ..ObjectStoreParams::default()
-        };
-        let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
-        Self { location: location.clone(), session: Arc::new(session), params }
-    }
-
-    /// The same, with nothing in its caches.
-    pub(crate) fn anew(&self) -> Self {
-        let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
-        Self { session: Arc::new(session), ..self.clone() }
-    }
-
-    /// The store and the root of the staging table, whether it can be read or not.
-    ///
-    /// # Errors
-    /// `Failed`, when the store cannot be opened.
-    pub(crate) async fn staging_place(&self) -> Result<(Arc<ObjectStore>, Path)> {
-        let (uri, registry) = (self.location.staging_uri(), self.session.store_registry());
-        let opened = ObjectStore::from_uri_and_params(registry, &uri, &self.params).await;
-        opened.doing(|| format!("open the store of {uri}"))
-    }
-
-    /// Where the table is.
-    pub(crate) fn location(&self) -> &Location {
-        &self.location
-    }
-
-    /// The options and wrapper that datasets are opened with.
-    pub(crate) fn params(&self) -> &ObjectStoreParams {
-        &self.params
-    }
-
-    /// The caches that datasets share.
-    pub(crate) fn session(&self) -> &Arc<Session> {
-        &self.session
-    }
-
-    /// The newest version of the live table.
-    ///
-    /// # Errors
-    /// `Failed`, when it is not there or cannot be read; `Refused`, when this Lance cannot read it.
-    pub(crate) async fn live(&self) -> Result<Arc<Dataset>> {
-        let table = self.location.table();
-        let found = self.open(&self.location.uri()).await?;
-        found.ok_or_else(|| Error::failed(format!("no table is called `{table}`")))
-    }
-
-    /// The newest version of the table, if it is there.
-    ///
-    /// # Errors
-    /// `Failed`, when it cannot be read.
-    pub(crate) async fn found(&self) -> Result<Option<Arc<Dataset>>> {
-        self.open(&self.location.uri()).await
-    }
-
-    /// The newest version of the staging table, if there is one.
-    ///
-    /// # Errors
-    /// `Failed`, when it cannot be read.
-    pub(crate) async fn staging(&self) -> Result<Option<Arc<Dataset>>> {
-        self.open(&self.location.staging_uri()).await
-    }
-
-    async fn open(&self, uri: &str) -> Result<Option<Arc<Dataset>>> {
-        let opened = DatasetBuilder::from_uri(uri)
-            .with_session(Arc::clone(&self.session))
-            .with_store_params(self.params.clone())
-            .load();
-        // Lance panics at some manifests that were cut short.
-        match guarded(&format!("open {uri}"), async { Ok(opened.await) }).await? {
-            Ok(dataset) => Ok(Some(Arc::new(dataset))),
-            Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => Ok(None),
-            Err(error @ lance::Error::NotSupported { .. }) => {
-                let table = self.location.table();
-                let what = format!("`{table}` uses features that this version of Lance lacks");
-                Err(Error::refused(what).caused_by(error))
-            }
-            Err(error) => Err(error).doing(|| format!("open {uri}")),
-        }
-    }
-}
-
-/// Opens `version` of `dataset`.
-///
-/// # Errors
-/// `Failed`, when it is gone or cannot be read.
-pub(crate) async fn at_version(dataset: &Dataset, version: u64) -> Result<Arc<Dataset>> {
-    let opened = dataset.checkout_version(version).await;
-    let opened = opened.doing(|| format!("open version {version} of {}", dataset.uri()))?;
-    Ok(Arc::new(opened))
-}
-
-/// Opens the newest version of `dataset`.
-///
-/// # Errors
-/// `Failed`, when it cannot be read.
-pub(crate) async fn newest(dataset: &Dataset) -> Result<Arc<Dataset>> {
-    let mut newest = dataset.clone();
-    let opened = newest.checkout_latest().await;
-    opened.doing(|| format!("open the newest version of {}", dataset.uri()))?;
-    Ok(Arc::new(newest))
-}
-
-/// The store that `dataset` is in.
-///
-/// # Errors
-/// `Failed`, when it cannot be opened.
-pub(crate) async fn store_of(dataset: &Dataset) -> Result<Arc<ObjectStore>> {
-    let store = dataset.object_store(None).await;
-    store.doing(|| format!("open the store of {}", dataset.uri()))
-}
-
-/// The deletion files of `dataset`.
-///
-/// # Errors
-/// `Failed`, when its store cannot be opened.
-pub(crate) async fn deletions_of(dataset: &Dataset) -> Result<Deletions> {
-    Ok(Deletions::of(store_of(dataset).await?.as_ref(), &dataset.branch_location().path))
-}
 
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
 ///

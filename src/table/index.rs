@@ -26,11 +26,11 @@ use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
 use lance_table::format::IndexMetadata;
 use serde::Deserialize;
 
-use crate::commit::{Act, properties};
 use crate::error::{Context, Error, Result};
 use crate::plan::{IndexFacts, Rebuild};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::storage::names::new_uuid;
+use crate::table::commit::{Act, properties};
 
 /// What is needed to build an index again as it was.
 enum Recipe {

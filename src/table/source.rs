@@ -14,19 +14,20 @@ use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::Fragment;
 use lance_table::utils::stream::ReadBatchFut;
-use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
+use roaring::RoaringBitmap;
 use tokio::task::JoinError;
 
 use crate::chunk::{Chunk, SourceFragment};
-use crate::datafile;
 use crate::error::{Context, Error, Result};
-use crate::pages::{self, Blocks, PageFile};
+use crate::limits::{
+    BATCHES_A_READ, DELETION_FILES_AT_ONCE, FRAGMENTS_OPENED_AHEAD, READS_AHEAD, SCAN_DECODED_AHEAD,
+};
 use crate::schema::blob;
-use crate::sidecar::Blobs;
-
-/// What the name of every tag of relance's begins with.
-pub(crate) const TAG_PREFIX: &str = "relance-";
+use crate::storage::blob::Blobs;
+use crate::storage::files;
+use crate::storage::page::{self, Blocks, PageFile};
+use crate::table::open::{deletions_of, store_of};
 
 /// How a chunk is scanned.
 #[derive(Debug, Clone, Copy)]
@@ -46,146 +47,11 @@ pub(crate) struct What {
     pub aligned: bool,
 }
 
-/// Batches of a chunk that are decoded ahead.
-const BATCH_READAHEAD: usize = 4;
-/// Batches that are asked of a fragment at once: many enough that finding a page again costs little,
-/// few enough that little of a large page is held.
-const BATCHES_A_READ: u32 = 8;
-/// Reads of a fragment that are begun at once. Each has a buffer of its own: Lance gives a read more than its
-/// buffer holds only if nothing that is asked for earlier waits to be used; of two reads that share one, each
-/// can wait for what the other has taken, forever, where a page is larger than what is left.
-const READS_AHEAD: usize = 2;
-/// Fragments of a chunk whose footers are read ahead.
-const FRAGMENT_READAHEAD: usize = 4;
-
 /// Batches that are still to be decoded.
 type Reads = BoxStream<'static, lance::Result<ReadBatchFut>>;
 
 /// Rows in order.
 pub(crate) type Batches = BoxStream<'static, Result<RecordBatch>>;
-
-/// What the name of the tag on a swapped version ends with.
-pub(crate) const SWAP_SUFFIX: &str = ".swap";
-
-/// The tag of the migration `id`: it pins the source while staging, and is the rollback point after.
-pub(crate) fn tag_of(id: &str) -> String {
-    format!("{TAG_PREFIX}{id}")
-}
-
-/// The tag on the version that the migration `id` was swapped in as: what going back reads there stays as
-/// long as the rollback point.
-pub(crate) fn swap_tag_of(id: &str) -> String {
-    format!("{TAG_PREFIX}{id}{SWAP_SUFFIX}")
-}
-
-/// Tags `version`, so that no cleanup can take it.
-///
-/// # Errors
-/// `Failed`, when the tag cannot be written.
-pub(crate) async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
-    let tag = tag_of(id);
-    if is_damaged(dataset, &tag).await? {
-        remove_tag_file(dataset, &tag).await?;
-    }
-    match dataset.tags().create(&tag, version).await {
-        // The reply to an earlier attempt may have been lost; the name is nobody else's.
-        Err(lance::Error::RefConflict { .. }) => {}
-        created => return created.doing(|| format!("tag version {version} as {tag}")),
-    }
-    let there = dataset.tags().get_version(&tag).await;
-    let there = there.doing(|| format!("read the tag {tag}"))?;
-    if there == version {
-        return Ok(());
-    }
-    Err(Error::failed(format!("the tag {tag} is at version {there} already, not {version}")))
-}
-
-/// Tags `version`, which the migration `id` was swapped in as, so that no cleanup takes it. Where the tag
-/// is on another version, it is moved.
-///
-/// # Errors
-/// `Failed`, when the tag cannot be written.
-pub(crate) async fn pin_swap(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
-    let (tag, tags) = (swap_tag_of(id), dataset.tags());
-    let written = match tags.get_version(&tag).await {
-        Ok(there) if there == version => return Ok(()),
-        Ok(_) => tags.update(&tag, version).await,
-        Err(lance::Error::RefNotFound { .. }) => tags.create(&tag, version).await,
-        Err(error) => Err(error),
-    };
-    written.doing(|| format!("tag version {version} as {tag}"))
-}
-
-/// Removes the tags of the migration `id`; what is gone already is as good. The rollback point goes last:
-/// as long as it is there, it can be removed again.
-///
-/// # Errors
-/// `Failed`, when one is there and cannot be removed.
-pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
-    for tag in [swap_tag_of(id), tag_of(id)] {
-        match dataset.tags().delete(&tag).await {
-            Ok(()) | Err(lance::Error::RefNotFound { .. }) => {}
-            // What is no tag any more goes as a file.
-            Err(_) if is_damaged(dataset, &tag).await? => remove_tag_file(dataset, &tag).await?,
-            Err(error) => return Err(error).doing(|| format!("remove the tag {tag}")),
-        }
-    }
-    remove_half_written(dataset, id).await
-}
-
-/// Removes the tags of the migration `id` that were not written to their end: Lance's store writes a file on a
-/// disk under another name first.
-async fn remove_half_written(dataset: &Dataset, id: &str) -> Result<()> {
-    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
-    let directory = datafile::directory_of(&tag_file(dataset, "any"));
-    let begins = format!("{}.json.", tag_of(id));
-    for meta in datafile::list_below(&store, &directory).await? {
-        if meta.location.filename().is_some_and(|name| name.starts_with(&begins)) {
-            datafile::remove(&store, &meta.location).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Where the tags of `dataset` lie (lance 14 `src/dataset/refs.rs`).
-fn tag_file(dataset: &Dataset, tag: &str) -> Path {
-    let root = dataset.branch_location().path;
-    root.join("_refs").join("tags").join(format!("{tag}.json"))
-}
-
-/// Whether the file of `tag` is there and does not read as a tag.
-///
-/// # Errors
-/// `Failed`, when it cannot be looked at.
-pub(crate) async fn is_damaged(dataset: &Dataset, tag: &str) -> Result<bool> {
-    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
-    let file = tag_file(dataset, tag);
-    let text = match store.inner.get(&file).await {
-        Err(object_store::Error::NotFound { .. }) => return Ok(false),
-        got => got.doing(|| format!("read the tag {tag}"))?.bytes().await,
-    };
-    let text = text.doing(|| format!("read the tag {tag}"))?;
-    let read: Option<serde_json::Value> = serde_json::from_slice(&text).ok();
-    let version = read.as_ref().and_then(|read| read.get("version"));
-    Ok(version.and_then(serde_json::Value::as_u64).is_none())
-}
-
-async fn remove_tag_file(dataset: &Dataset, tag: &str) -> Result<()> {
-    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
-    datafile::remove(&store, &tag_file(dataset, tag)).await
-}
-
-/// The names of the tags of `dataset`, read or not.
-///
-/// # Errors
-/// `Failed`, when they cannot be listed.
-pub(crate) async fn tag_names(dataset: &Dataset) -> Result<Vec<String>> {
-    let store = dataset.object_store(None).await.doing(|| "open the table's store".to_owned())?;
-    let directory = datafile::directory_of(&tag_file(dataset, "any"));
-    let files = datafile::list_below(&store, &directory).await?;
-    let names = files.iter().filter_map(|meta| meta.location.filename()?.strip_suffix(".json"));
-    Ok(names.map(str::to_owned).collect())
-}
 
 /// A pinned version, ready to be scanned.
 #[derive(Debug, Clone)]
@@ -207,8 +73,7 @@ impl Source {
     /// Streams the rows of `chunk`, in order.
     ///
     /// A fragment is read a few batches at a time: a plain scan holds the pages that it reads from
-    /// whole, and a writer that was given large batches made pages of 100 MB and more. On a disk, one that is
-    /// in a single file is read page by page.
+    /// whole, and a writer that was given large batches made pages of 100 MB and more.
     ///
     /// # Errors
     /// The stream's items carry what fails.
@@ -221,92 +86,61 @@ impl Source {
         let counted = |fragment: &SourceFragment| {
             if what.aligned { fragment.physical_rows } else { fragment.rows }
         };
-        if what.schema.fields.is_empty() {
-            let rows = chunk.fragments.iter().map(counted).sum();
-            return Ok(bare(rows, limits.batch_rows));
-        }
-        let place = self.place().await?;
-        let (store, directory) = &place;
         let rows = chunk.fragments.iter().map(counted);
+        if what.schema.fields.is_empty() {
+            return Ok(bare(rows.sum(), limits.batch_rows));
+        }
         let fragments = self.fragments_of(chunk)?;
-        let blobs = Blobs::of_fragments(store, directory, &what.schema, &fragments)?;
-        let configs = configs(store, limits, what.aligned, blobs.is_some());
-        let schema = Arc::new(blob::stored(&what.schema));
-        let fragments: Vec<_> = fragments.into_iter().zip(rows).collect();
-        let files = fragments.iter().flat_map(|(fragment, _)| &fragment.files);
+        let (store, directory) = self.place().await?;
+        let blobs = Blobs::of_fragments(&store, &directory, &what.schema, &fragments)?;
+        let files = fragments.iter().flat_map(|fragment| &fragment.files);
         let names: Vec<String> = files.map(|file| file.path.clone()).collect();
-        let source = self.clone();
-        let direct = blobs.is_none() && store.has_direct_local_paths();
-        let aligned = what.aligned;
         // Decoding is most of the work: each batch on a task of its own.
         let here = chunk.is_small();
+        let reader = RowReader {
+            source: self.clone(),
+            schema: Arc::new(blob::stored(&what.schema)),
+            configs: configs(&store, limits, what.aligned, blobs.is_some()),
+            direct: blobs.is_none() && files::of(&store).has_local_files(),
+            store,
+            directory,
+            aligned: what.aligned,
+            batch_rows: limits.batch_rows,
+            here,
+        };
+        let fragments: Vec<_> = fragments.into_iter().zip(rows).collect();
         let reads = stream::iter(fragments)
             .map(move |(fragment, rows)| {
-                let (source, schema, configs) =
-                    (source.clone(), Arc::clone(&schema), configs.clone());
-                let (place, batch_rows) = (place.clone(), limits.batch_rows);
-                let direct = direct && (aligned || fragment.deletion_file.is_none());
-                let opened = async move {
-                    if direct {
-                        let tasks =
-                            source.pages(&place, &fragment, &schema, rows, batch_rows).await;
-                        // Its own message is kept as the cause.
-                        let tasks = tasks.map_err(|error| lance::Error::io_source(error.into()))?;
-                        if let Some(tasks) = tasks {
-                            return lance::Result::Ok(tasks);
-                        }
-                    }
-                    let fragment = FileFragment::new(Arc::clone(&source.dataset), fragment);
-                    let mut readers = Vec::new();
-                    for config in configs {
-                        readers.push(Arc::new(fragment.open(&schema, config).await?));
-                        if rows <= u64::from(step(batch_rows)) {
-                            break;
-                        }
-                    }
-                    Ok(reads(readers, rows, batch_rows, here))
-                };
+                let reader = reader.clone();
+                let opened = async move { reader.open(fragment, rows).await };
                 // What is left lying of a footer would be in the way of pages that are asked for later.
                 if here { opened.boxed() } else { tokio::spawn(opened).map(joined).boxed() }
             })
-            .buffered(FRAGMENT_READAHEAD)
+            .buffered(FRAGMENTS_OPENED_AHEAD)
             .try_flatten();
-        let (id, uri, files) = (chunk.id, self.dataset.uri().to_owned(), files_text(&names));
         let batches = reads.map(move |read| {
             let decoded = async move { read?.await };
             if here { decoded.boxed() } else { tokio::spawn(decoded).map(joined).boxed() }
         });
+        let (id, uri, files) = (chunk.id, self.dataset.uri().to_owned(), files_text(&names));
         let told = batches
-            .buffered(BATCH_READAHEAD)
+            .buffered(SCAN_DECODED_AHEAD)
             .map(move |batch| batch.doing(|| format!("read chunk {id} of {uri} ({files})")));
-        let Some(blobs) = blobs else { return Ok(told.boxed()) };
-        let carried = told.and_then(move |batch| {
-            let blobs = blobs.clone();
-            async move { blobs.carry(batch).await }
-        });
-        Ok(carried.boxed())
+        Ok(with_blobs(told.boxed(), blobs))
     }
 
-    /// The first `rows` rows of `fragment`, page by page, if one of its files holds all of `schema`.
-    async fn pages(
-        &self,
-        (store, directory): &(Arc<ObjectStore>, Path),
-        fragment: &Fragment,
-        schema: &Schema,
-        rows: u64,
-        batch_rows: u32,
-    ) -> Result<Option<Reads>> {
-        let mut held = fragment.files.iter();
-        let held = held.find_map(|file| Some((file, pages::projection(file, schema)?)));
-        let Some((file, projection)) = held.filter(|_| fragment.overlays.is_empty()) else {
-            return Ok(None);
-        };
-        let file = PageFile::open(store, directory, file).await?;
-        if usize::try_from(file.rows()).ok() != fragment.physical_rows {
-            return Ok(None);
+    /// The deleted rows of each fragment of `chunk`.
+    ///
+    /// # Errors
+    /// `Failed`, when a deletion file is gone or cannot be read.
+    pub(crate) async fn deleted_rows(&self, chunk: &Chunk) -> Result<Vec<RoaringBitmap>> {
+        let deletions = &deletions_of(&self.dataset).await?;
+        let mut reads = Vec::new();
+        for fragment in &chunk.fragments {
+            let origin = &fragment.origin;
+            reads.push(deletions.read(origin.id, origin.deletions.as_ref()).boxed());
         }
-        let tasks = file.read(projection, rows, batch_rows, &self.blocks).await?;
-        Ok(Some(tasks.map_ok(|task| task.task).boxed()))
+        stream::iter(reads).buffered(DELETION_FILES_AT_ONCE).try_collect().await
     }
 
     /// Streams all rows with Lance's own scanner, for those who check what [`scan`](Self::scan) gave.
@@ -319,7 +153,7 @@ impl Source {
         scanner
             .scan_in_order(true)
             .batch_size(limits.batch_rows as usize)
-            .batch_readahead(BATCH_READAHEAD)
+            .batch_readahead(SCAN_DECODED_AHEAD)
             .io_buffer_size(limits.io_buffer_bytes);
         let stream = scanner.try_into_stream().await;
         let stream = stream.doing(|| format!("scan {uri}"))?;
@@ -331,9 +165,7 @@ impl Source {
     /// # Errors
     /// `Failed`, when the store cannot be opened.
     pub(crate) async fn place(&self) -> Result<(Arc<ObjectStore>, Path)> {
-        let store = self.dataset.object_store(None).await;
-        let store = store.doing(|| format!("open the store of {}", self.dataset.uri()))?;
-        Ok((store, self.dataset.data_dir()))
+        Ok((store_of(&self.dataset).await?, self.dataset.data_dir()))
     }
 
     /// All columns of the source, deleted rows left out.
@@ -355,8 +187,75 @@ impl Source {
     }
 }
 
+/// Reads rows of fragments: the one place that decides how.
+#[derive(Clone)]
+struct RowReader {
+    source: Source,
+    /// The columns, as files store them.
+    schema: Arc<Schema>,
+    store: Arc<ObjectStore>,
+    directory: Path,
+    /// How Lance's own reader is opened, for each of the reads that are begun at once.
+    configs: [FragReadConfig; READS_AHEAD],
+    /// Whether pages may be read from their file, past Lance's own reader.
+    direct: bool,
+    /// Whether deleted rows are read too.
+    aligned: bool,
+    batch_rows: u32,
+    /// Whether it is so little that it is read on this task.
+    here: bool,
+}
+
+impl RowReader {
+    /// The first `rows` rows of `fragment`, page by page from their file where that can be, else by Lance's own
+    /// reader.
+    async fn open(&self, fragment: Fragment, rows: u64) -> lance::Result<Reads> {
+        if self.direct && (self.aligned || fragment.deletion_file.is_none()) {
+            let pages = self.pages(&fragment, rows).await;
+            // Its own message is kept as the cause.
+            if let Some(reads) = pages.map_err(|error| lance::Error::io_source(error.into()))? {
+                return Ok(reads);
+            }
+        }
+        let fragment = FileFragment::new(Arc::clone(&self.source.dataset), fragment);
+        let mut readers = Vec::new();
+        for config in self.configs.clone() {
+            readers.push(Arc::new(fragment.open(&self.schema, config).await?));
+            if rows <= u64::from(step(self.batch_rows)) {
+                break;
+            }
+        }
+        Ok(reads(readers, rows, self.batch_rows, self.here))
+    }
+
+    /// The first `rows` rows of `fragment`, page by page, if one of its files holds all of the columns.
+    async fn pages(&self, fragment: &Fragment, rows: u64) -> Result<Option<Reads>> {
+        let mut held = fragment.files.iter();
+        let held = held.find_map(|file| Some((file, page::projection(file, &self.schema)?)));
+        let Some((file, projection)) = held.filter(|_| fragment.overlays.is_empty()) else {
+            return Ok(None);
+        };
+        let file = PageFile::open(&self.store, &self.directory, file).await?;
+        if usize::try_from(file.rows()).ok() != fragment.physical_rows {
+            return Ok(None);
+        }
+        let tasks = file.read(projection, rows, self.batch_rows, &self.source.blocks).await?;
+        Ok(Some(tasks.map_ok(|task| task.task).boxed()))
+    }
+}
+
+/// `batches`, with what belongs to their `blobs`.
+pub(crate) fn with_blobs(batches: Batches, blobs: Option<Blobs>) -> Batches {
+    let Some(blobs) = blobs else { return batches };
+    let carried = batches.and_then(move |batch| {
+        let blobs = blobs.clone();
+        async move { blobs.carry(batch).await }
+    });
+    carried.boxed()
+}
+
 /// So many rows of no columns.
-fn bare(rows: u64, batch_rows: u32) -> Batches {
+pub(crate) fn bare(rows: u64, batch_rows: u32) -> Batches {
     let step = u64::from(batch_rows.max(1));
     let starts = (0..rows.div_ceil(step)).map(move |batch| batch * step);
     let batches = starts.map(move |start| {
@@ -428,7 +327,8 @@ mod tests {
     use super::*;
     use crate::chunk::ChunkId;
     use crate::location::Location;
-    use crate::table::{Opener, source_fragments};
+    use crate::table::facts::source_fragments;
+    use crate::table::open::Opener;
     use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatchIterator};
     use std::time::Duration;
 

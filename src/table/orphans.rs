@@ -2,6 +2,7 @@
 //! names. Nobody else's file is touched.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use lance::Dataset;
 use lance::index::DatasetIndexExt;
@@ -12,12 +13,11 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::error::{Context, Result};
-use crate::history;
-use crate::journal::Journal;
 use crate::storage::deletion;
 use crate::storage::files::{self, DataFiles};
 use crate::storage::names::{data_file_of, directory_of, is_deletion_file, is_uuid};
-use crate::table::newest;
+use crate::table::history;
+use crate::table::open::{newest, store_of};
 
 /// How much was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,59 +39,83 @@ pub(crate) fn named_by(live: &Dataset) -> HashSet<String> {
     names
 }
 
-/// Removes every file of the migration `id` below `live` that is not in `keep` (names of data files and
-/// deletion files) and that no version of the table made since `since` names. With a `journal`, only while
-/// it is this run's own; without one, transactions and indices that none of the first versions names are left
-/// to Lance's cleanup, when there are more versions than those.
+/// Files of a migration that nothing names.
+#[derive(Debug)]
+pub(crate) struct Orphans {
+    files: Arc<dyn DataFiles>,
+    found: Vec<ObjectMeta>,
+}
+
+/// Finds every file of the migration `id` below `live` that is not in `keep` (names of data files and
+/// deletion files) and that no version of the table made since `since` names; of `at_most` so many versions, if that
+/// is given: transactions and indices that none of the first versions names are left to Lance's cleanup, when there
+/// are more versions than those.
 ///
 /// # Errors
-/// `Locked`, when another run took the journal over; nothing was removed then.
-/// `Failed`, when a directory cannot be listed, or a file is there and cannot be removed.
+/// `Failed`, when a directory cannot be listed.
+pub(crate) async fn find(
+    live: &Dataset,
+    id: &str,
+    keep: &HashSet<String>,
+    since: u64,
+    at_most: Option<u64>,
+) -> Result<Orphans> {
+    let store = store_of(live).await?;
+    let files = files::of(&store);
+    let root = live.branch_location().path;
+    let mut found = Vec::new();
+    for meta in files.list_whole(&live.data_dir(), id).await? {
+        found.extend((!keep.contains(&data_file_of(&meta.location))).then_some(meta));
+    }
+    for meta in files.list_below(&deletion::directory(&root)).await? {
+        let ours = is_deletion_file(name_of(&meta), id) && !keep.contains(name_of(&meta));
+        found.extend(ours.then_some(meta));
+    }
+    for meta in files.list_below(&live.versions_dir()).await? {
+        let ours = is_no_version(&meta) && is_manifest_of(&store, &meta, id).await;
+        found.extend(ours.then_some(meta));
+    }
+    found.extend(uncommitted(live, files.as_ref(), id, since, at_most).await?);
+    // After the listing: what is made after it is not in it, and what was adopted before is in the newest version.
+    let named = named_by(&*newest(live).await?);
+    found.retain(|meta| !named.contains(&data_file_of(&meta.location)));
+    Ok(Orphans { files, found })
+}
+
+impl Orphans {
+    /// Removes them. Whoever has a journal makes sure before this that it is still its own: whoever adopts a file
+    /// after it was found has taken the journal over.
+    ///
+    /// # Errors
+    /// `Failed`, when one is there and cannot be removed.
+    ///
+    /// # Crash
+    /// Finding and removing them again removes the rest.
+    pub(crate) async fn remove(self) -> Result<Removed> {
+        let mut removed = Removed::default();
+        for meta in self.found {
+            self.files.remove(&meta.location).await?;
+            if meta.location.extension() == Some("blob") {
+                self.files.remove_empty(&directory_of(&meta.location));
+            }
+            removed.files += 1;
+            removed.bytes += meta.size;
+        }
+        Ok(removed)
+    }
+}
+
+/// Finds and removes them, for those who have no journal.
 ///
-/// # Crash
-/// Calling it again removes the rest.
+/// # Errors
+/// As [`find`] and [`Orphans::remove`].
 pub(crate) async fn remove(
     live: &Dataset,
     id: &str,
     keep: &HashSet<String>,
     since: u64,
-    journal: Option<&mut Journal>,
 ) -> Result<Removed> {
-    let store = live.object_store(None).await;
-    let store = store.doing(|| format!("open the store of {}", live.uri()))?;
-    let files = files::of(&store);
-    let root = live.branch_location().path;
-    let mut gone = Vec::new();
-    for meta in files.list_whole(&live.data_dir(), id).await? {
-        gone.extend((!keep.contains(&data_file_of(&meta.location))).then_some(meta));
-    }
-    for meta in files.list_below(&deletion::directory(&root)).await? {
-        let ours = is_deletion_file(name_of(&meta), id) && !keep.contains(name_of(&meta));
-        gone.extend(ours.then_some(meta));
-    }
-    for meta in files.list_below(&live.versions_dir()).await? {
-        let ours = is_no_version(&meta) && is_manifest_of(&store, &meta, id).await;
-        gone.extend(ours.then_some(meta));
-    }
-    let at_most = journal.is_none().then_some(history::LOOK_MAX);
-    gone.extend(uncommitted(live, files.as_ref(), id, since, at_most).await?);
-    // In this order: what is made after the listing is not in it, what was adopted before is in the
-    // newest version, and whoever adopts anything in between has taken the journal over.
-    let named = named_by(&*newest(live).await?);
-    gone.retain(|meta| !named.contains(&data_file_of(&meta.location)));
-    if let Some(journal) = journal {
-        journal.expect_own().await?;
-    }
-    let mut removed = Removed::default();
-    for meta in gone {
-        files.remove(&meta.location).await?;
-        if meta.location.extension() == Some("blob") {
-            files.remove_empty(&directory_of(&meta.location));
-        }
-        removed.files += 1;
-        removed.bytes += meta.size;
-    }
-    Ok(removed)
+    find(live, id, keep, since, Some(history::LOOK_MAX)).await?.remove().await
 }
 
 /// The transaction files and index files of the migration that no version names; of `at_most` so many

@@ -12,9 +12,9 @@ use lance::dataset::WriteParams;
 use lancedb::table::WriteOptions;
 use serde::Serialize;
 
-use crate::database;
 use crate::error::{Context, Error, Kind, Result};
 use crate::location::Location;
+use crate::table::database;
 
 const WORDS: &[&str] = &[
     "lance", "vector", "table", "column", "schema", "migrate", "stream", "batch", "arrow", "rust",

@@ -1,0 +1,256 @@
+//! Stages a chunk by copying the encoded pages of the columns that stay as they are, with constants beside them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lance_core::datatypes::{Field, Schema};
+use lance_encoding::decoder::ColumnInfo;
+use lance_file::version::ConcreteFileVersion;
+use lance_file::versions::physical_column_count;
+use lance_table::format::Fragment;
+
+use crate::chunk::Chunk;
+use crate::error::{Error, Result};
+use crate::limits::COPIED_FRAGMENT_BYTES_MIN;
+use crate::plan::columns::{ColumnSource, is_encoded_alike};
+use crate::progress::{Amount, Event};
+use crate::stage::file::FileBuilder;
+use crate::stage::{Expectation, Staged, Stager};
+use crate::storage::page::{self, ColumnPart, CopiedColumns, PageFile, ReadBack, ReadBackHashes};
+use crate::transform::digest::Digest;
+
+/// A source fragment whose pages can be copied, as far as the manifest tells.
+#[derive(Debug)]
+pub(super) struct CopyableFragment {
+    fragment: Fragment,
+    /// For each column that is copied: the file that holds it, and its columns there.
+    columns: Vec<(usize, Vec<usize>)>,
+}
+
+/// The files that are copied from, and what becomes of their columns.
+#[derive(Default)]
+struct CopyInputs {
+    files: Vec<Arc<PageFile>>,
+    /// For each column of the table, those of the file.
+    columns: Vec<Vec<Vec<ColumnPart>>>,
+}
+
+impl Stager {
+    /// The source fragments of `chunk`, if their pages can be copied as far as the manifest tells.
+    pub(super) fn copyable(&self, chunk: &Chunk) -> Option<Vec<CopyableFragment>> {
+        let count = chunk.fragments.len() as u64;
+        let small = count > 1 && chunk.bytes() / count < COPIED_FRAGMENT_BYTES_MIN;
+        let whole = chunk.fragments.iter().all(|fragment| {
+            fragment.rows == fragment.physical_rows && fragment.origin.deletions.is_none()
+        });
+        let too_long = self.columns.rows_max.is_some_and(|rows_max| chunk.rows() > rows_max);
+        if !self.columns.copies_pages() || small || !whole || too_long {
+            return None;
+        }
+        let fragments = self.source.fragments_of(chunk).ok()?.into_iter();
+        let wanted = chunk.fragments.iter().map(|fragment| usize::try_from(fragment.rows).ok());
+        let copyable = fragments.zip(wanted).map(|(fragment, rows)| {
+            let plain = fragment.overlays.is_empty() && fragment.deletion_file.is_none();
+            if !plain || rows.is_none() || fragment.physical_rows != rows {
+                return None;
+            }
+            let copied = self.columns.copied_fields().flatten();
+            let columns = copied.map(|field| holder_of(field, &fragment, self.files.version));
+            let columns = columns.collect::<Option<_>>()?;
+            Some(CopyableFragment { fragment, columns })
+        });
+        copyable.collect()
+    }
+
+    /// Stages `chunk` by copying pages of its `sources`; `None`, when their files do not allow it, and
+    /// nothing is written.
+    pub(super) async fn stage_copied(
+        &self,
+        chunk: &Chunk,
+        sources: &[CopyableFragment],
+    ) -> Result<Option<Staged>> {
+        let Some(inputs) = self.copy_inputs(sources).await? else {
+            return Ok(None);
+        };
+        let _share = self.budget.take(self.files.files().held_bytes()).await;
+        let mut file = FileBuilder::copied(&self.files).await?;
+        file.rows = chunk.rows();
+        let (columns, expectations, seen) = match self.copy_into(&mut file, chunk, &inputs).await {
+            Ok(copied) => copied,
+            Err(error) => {
+                file.discard().await;
+                return Err(error);
+            }
+        };
+        let fragments = vec![file.finish(Some(&columns)).await?];
+        self.files.throttle.wait().await;
+        Ok(Some(Staged {
+            chunk: chunk.id,
+            fragments,
+            expectations,
+            rows: chunk.rows(),
+            left_out: 0,
+            nulled: Vec::new(),
+            seen,
+        }))
+    }
+
+    /// The files of `sources` and the columns in them, unless one of them cannot be copied from.
+    async fn copy_inputs(&self, sources: &[CopyableFragment]) -> Result<Option<CopyInputs>> {
+        let (store, directory) = self.source.place().await?;
+        let mut inputs = CopyInputs::default();
+        let mut opened: BTreeMap<String, usize> = BTreeMap::new();
+        let mut parts: Vec<Vec<Vec<ColumnPart>>> = vec![Vec::new(); self.columns.sources.len()];
+        let mut rows_before = 0;
+        for source in sources {
+            let rows = source.fragment.physical_rows.unwrap_or_default() as u64;
+            let copied = self.columns.copied_fields().zip(&mut parts);
+            let copied = copied.filter_map(|(field, parts)| Some((field?, parts)));
+            for ((field, parts), (place, columns)) in copied.zip(&source.columns) {
+                let Some(data_file) = source.fragment.files.get(*place) else { return Ok(None) };
+                let file = if let Some(file) = opened.get(&data_file.path) {
+                    *file
+                } else {
+                    let file = PageFile::open(&store, &directory, data_file).await?;
+                    inputs.files.push(Arc::new(file));
+                    opened.insert(data_file.path.clone(), inputs.files.len() - 1);
+                    inputs.files.len() - 1
+                };
+                let Some(opened) = inputs.files.get(file) else { return Ok(None) };
+                let Some(found) = columns_of(opened, field, columns, rows, self.files.version)
+                else {
+                    return Ok(None);
+                };
+                parts.resize(found.len(), Vec::new());
+                for (column, parts) in found.into_iter().zip(parts) {
+                    let first: Option<&ColumnPart> = parts.first();
+                    if first.is_some_and(|first| first.column.encoding != column.encoding) {
+                        return Ok(None);
+                    }
+                    parts.push(ColumnPart { file, column, rows_before });
+                }
+            }
+            rows_before += rows;
+        }
+        inputs.columns = parts;
+        Ok(Some(inputs))
+    }
+
+    /// Copies the pages of `inputs` and those of the constants into `file`. Gives its columns, what they have to
+    /// read back as, and what was read back of them already.
+    async fn copy_into(
+        &self,
+        file: &mut FileBuilder<'_>,
+        chunk: &Chunk,
+        inputs: &CopyInputs,
+    ) -> Result<(Vec<Arc<ColumnInfo>>, Vec<Expectation>, ReadBackHashes)> {
+        let path = file.path();
+        // What an object store writes is not there yet.
+        let back = self.reads_back.then(|| self.files.files().local_file(&path).ok()).flatten();
+        let back = back.flatten().map(ReadBack::of);
+        let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
+        let mut told = Told { rows: chunk.rows(), bytes: page::bytes_of(&columns), done: 0 };
+        let copied = page::copy(&inputs.files, &columns, &mut file.writer, back, |bytes| {
+            self.progress.event(Event::Advanced(told.more(bytes)));
+            self.files.throttle.wait()
+        });
+        let copied = copied.await?;
+        let mut constants = (Vec::new(), Vec::new());
+        if self.columns.sources.iter().any(|source| matches!(source, ColumnSource::Constant)) {
+            let throttle = &self.files.throttle;
+            let pages = self.constants.copy(chunk.rows(), &mut file.writer, throttle).await?;
+            constants = (pages, self.constants.digests(chunk.rows()).await?);
+        }
+        let (columns, expectations) = self.in_order(inputs, &copied, constants)?;
+        Ok((columns, expectations, copied.seen))
+    }
+
+    /// The columns, and what they have to read back as, in the table's order: those that were `copied`, and the
+    /// `constants`.
+    fn in_order(
+        &self,
+        inputs: &CopyInputs,
+        copied: &CopiedColumns,
+        (pages, digests): (Vec<Arc<ColumnInfo>>, Vec<Digest>),
+    ) -> Result<(Vec<Arc<ColumnInfo>>, Vec<Expectation>)> {
+        let (mut columns, mut expectations) = (Vec::new(), Vec::new());
+        let mut copied = copied.columns.iter().zip(&copied.hashes);
+        let (mut pages, mut digests) = (pages.into_iter(), digests.into_iter());
+        let fields = self.files.schema.fields.iter().zip(&self.columns.sources);
+        for ((field, source), parts) in fields.zip(&inputs.columns) {
+            if matches!(source, ColumnSource::CopiedPages(_)) {
+                let own = copied.by_ref().take(parts.len());
+                let (own, hashes): (Vec<_>, Vec<_>) =
+                    own.map(|(column, hash)| (Arc::clone(column), *hash)).unzip();
+                columns.extend(own);
+                expectations.push(Expectation::Pages(page::digest_of(&hashes)));
+            } else {
+                let count = physical_column_count(self.files.version, field);
+                columns.extend(pages.by_ref().take(count));
+                let digest = digests.next();
+                let digest = digest.ok_or_else(|| Error::failed("a constant has no digest"))?;
+                expectations.push(Expectation::Values(digest));
+            }
+        }
+        Ok((columns, expectations))
+    }
+}
+
+/// How much of a chunk was told of.
+struct Told {
+    rows: u64,
+    bytes: u64,
+    done: u64,
+}
+
+impl Told {
+    /// What `bytes` more are: rows by their share.
+    fn more(&mut self, bytes: u64) -> Amount {
+        let rows = |done: u64| {
+            let rows = u128::from(self.rows) * u128::from(done.min(self.bytes));
+            u64::try_from(rows / u128::from(self.bytes.max(1))).unwrap_or_default()
+        };
+        let before = rows(self.done);
+        let rows = rows(self.done + bytes) - before;
+        self.done += bytes;
+        Amount { rows, bytes, chunks: 0 }
+    }
+}
+
+/// The file of `fragment` that holds all of `field`, and its columns there.
+fn holder_of(
+    field: &Field,
+    fragment: &Fragment,
+    version: ConcreteFileVersion,
+) -> Option<(usize, Vec<usize>)> {
+    let schema = Schema { fields: vec![field.clone()], ..Schema::default() };
+    let mut held = fragment.files.iter().enumerate().filter_map(|(place, file)| {
+        let found = page::projection(file, &schema)?;
+        let columns = found.column_indices.into_iter().map(usize::try_from);
+        let columns = columns.collect::<std::result::Result<Vec<_>, _>>().ok()?;
+        (file.file_version().ok() == Some(version)).then_some((place, columns))
+    });
+    held.next()
+}
+
+/// The columns of `file` at `places`, which hold all `rows` of `field`; `None`, when they cannot be
+/// copied: the conditions are those of Lance's own compaction.
+fn columns_of(
+    file: &PageFile,
+    field: &Field,
+    places: &[usize],
+    rows: u64,
+    version: ConcreteFileVersion,
+) -> Option<Vec<Arc<ColumnInfo>>> {
+    let metadata = file.metadata();
+    let written = metadata.file_schema.field_by_id(field.id)?;
+    let plain = metadata.version == version
+        && metadata.num_rows == rows
+        && metadata.file_buffers.len() <= 1
+        && is_encoded_alike(field, written);
+    let columns = places.iter().map(|place| {
+        let column = file.columns().get(*place)?;
+        column.buffer_offsets_and_sizes.is_empty().then(|| Arc::clone(column))
+    });
+    if plain { columns.collect() } else { None }
+}

@@ -1,0 +1,241 @@
+//! Writes staged data files: columns from any source become one file.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use lance_core::datatypes::Schema;
+use lance_encoding::decoder::ColumnInfo;
+use lance_file::version::ConcreteFileVersion;
+use lance_file::versions::{create_lazy_writer, create_writer, data_file_columns};
+use lance_file::writer::{FileWriteSummary, FileWriter, FileWriterOptions};
+use lance_io::object_store::ObjectStore;
+use lance_io::traits::Writer;
+use lance_table::format::{DataFile, Fragment};
+use object_store::path::Path;
+
+use crate::error::{Context, Result};
+use crate::limits::{MemoryPlan, PAGE_BYTES};
+use crate::plan::Plan;
+use crate::settings::Settings;
+use crate::storage::blob::Sidecars;
+use crate::storage::files::{self, DataFiles};
+use crate::storage::names::new_data_file;
+use crate::storage::throttle::Throttle;
+
+/// Where staged files go, and how they are written.
+#[derive(Debug, Clone)]
+pub(crate) struct FileSpec {
+    /// The migration whose files they are.
+    pub id: String,
+    /// The live table's store.
+    pub store: Arc<ObjectStore>,
+    /// The live table's `data/`.
+    pub directory: Path,
+    /// The schema of what is written.
+    pub schema: Schema,
+    /// The format.
+    pub version: ConcreteFileVersion,
+    /// Rows after which a file is closed.
+    pub rows_max: u64,
+    /// Bytes that wait for their page to be full, all columns of a file together.
+    pub cache_bytes: u64,
+    /// Bytes a second.
+    pub throttle: Arc<Throttle>,
+}
+
+impl FileSpec {
+    /// What `plan` writes, in a store in memory so far.
+    pub(crate) fn of(plan: &Plan, settings: &Settings) -> Self {
+        Self {
+            id: String::new(),
+            store: Arc::new(ObjectStore::memory()),
+            directory: Path::default(),
+            schema: plan.written_schema(),
+            version: plan.storage_version,
+            rows_max: u64::MAX,
+            cache_bytes: MemoryPlan::of(settings).open_pages,
+            throttle: Arc::new(Throttle::of(settings.max_rate)),
+        }
+    }
+
+    /// Where the file `name` lies.
+    pub(crate) fn path(&self, name: &str) -> Path {
+        self.directory.clone().join(name)
+    }
+
+    pub(crate) fn files(&self) -> Arc<dyn DataFiles> {
+        files::of(&self.store)
+    }
+
+    /// Removes the files of `fragments`, as far as that goes: a later `abort` finds the rest by name.
+    pub(super) async fn discard(&self, fragments: Vec<Fragment>) {
+        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
+            let _ = self.files().remove_whole(&self.path(&file.path)).await;
+        }
+    }
+
+    /// The fragment of the file `name`, which has `rows` and `bytes`.
+    pub(super) fn fragment(&self, name: String, summary: &FileWriteSummary) -> Fragment {
+        let (fields, columns) = data_file_columns(self.version, &self.schema);
+        let size = NonZeroU64::new(summary.size_bytes);
+        let mut fragment = Fragment::new(0);
+        fragment.physical_rows = usize::try_from(summary.num_rows).ok();
+        fragment.files.push(DataFile::new(name, fields, columns, self.version, size, None));
+        fragment
+    }
+
+    /// Batches are ours alone, so their arrays can be kept until their page is full instead of copied.
+    fn options(&self) -> FileWriterOptions {
+        let columns = self.schema.fields.len() as u64;
+        let (most, least) = PAGE_BYTES;
+        // Lance gives each column an equal share.
+        let cache_bytes = self.cache_bytes.clamp(columns * least, columns * most);
+        FileWriterOptions {
+            keep_original_array: Some(true),
+            data_cache_bytes: (columns > 0).then_some(cache_bytes),
+            ..FileWriterOptions::default()
+        }
+    }
+}
+
+/// A staged file that is being written, under a name that tells whose it is.
+pub(super) struct FileBuilder<'a> {
+    spec: &'a FileSpec,
+    name: String,
+    pub rows: u64,
+    /// What pages are copied to.
+    pub writer: FileWriter,
+    sidecars: Sidecars,
+}
+
+impl<'a> FileBuilder<'a> {
+    /// A file whose columns are encoded from batches.
+    pub(super) async fn encoded(spec: &'a FileSpec) -> Result<Self> {
+        Self::create(spec, |object| {
+            create_writer(spec.version, object, spec.schema.clone(), spec.options())
+        })
+        .await
+    }
+
+    /// A file whose columns are copied as pages.
+    pub(super) async fn copied(spec: &'a FileSpec) -> Result<Self> {
+        Self::create(spec, |object| create_lazy_writer(spec.version, object, spec.options())).await
+    }
+
+    async fn create(
+        spec: &'a FileSpec,
+        writer: impl FnOnce(Box<dyn Writer>) -> lance::Result<FileWriter>,
+    ) -> Result<Self> {
+        let name = new_data_file(&spec.id);
+        let files = spec.files();
+        let object = files.create(&spec.path(&name), &spec.throttle).await?;
+        let writer = writer(object).doing(|| format!("write {name}"))?;
+        let sidecars = Sidecars::of(&files, &spec.directory, &name, &spec.throttle);
+        Ok(Self { spec, name, rows: 0, writer, sidecars })
+    }
+
+    /// Where it lies.
+    pub(super) fn path(&self) -> Path {
+        self.spec.path(&self.name)
+    }
+
+    /// Encodes `batch` after the rows before it.
+    pub(super) async fn encode(&mut self, batch: RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows() as u64;
+        let batch = self.sidecars.prepare(&self.spec.schema, batch).await?;
+        self.writer.write_batch(&batch).await.doing(|| format!("write {}", self.name))
+    }
+
+    /// Finishes it; where its `columns` were copied as pages, they are all of its `rows`.
+    pub(super) async fn finish(mut self, columns: Option<&[Arc<ColumnInfo>]>) -> Result<Fragment> {
+        let finished = self.finish_in_place(columns).await;
+        match finished {
+            Ok(summary) => Ok(self.spec.fragment(self.name, &summary)),
+            Err(error) => {
+                self.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish_in_place(
+        &mut self,
+        columns: Option<&[Arc<ColumnInfo>]>,
+    ) -> Result<FileWriteSummary> {
+        let name = &self.name;
+        self.sidecars.finish().await?;
+        if let Some(columns) = columns {
+            // Lance's readers want what follows the pages aligned.
+            let aligned = self.writer.write_external_buffer(&[]).await;
+            aligned.doing(|| format!("write {name}"))?;
+            let schema = self.spec.schema.clone();
+            let begun = self.writer.initialize_with_external_columns(schema, columns, self.rows);
+            begun.doing(|| format!("write {name}"))?;
+        }
+        self.writer.finish().await.doing(|| format!("finish {name}"))
+    }
+
+    /// Removes it, as far as that goes.
+    pub(super) async fn discard(mut self) {
+        self.writer.abort().await;
+        let (files, path) = (self.spec.files(), self.path());
+        drop(self);
+        // What lies beside it is finished already.
+        let _ = files.remove_whole(&path).await;
+    }
+}
+
+/// Encodes batches into files of at most so many rows.
+pub(super) struct EncodedFiles<'a> {
+    spec: &'a FileSpec,
+    open: Option<FileBuilder<'a>>,
+    done: Vec<Fragment>,
+}
+
+impl<'a> EncodedFiles<'a> {
+    pub(super) fn of(spec: &'a FileSpec) -> Self {
+        Self { spec, open: None, done: Vec::new() }
+    }
+
+    pub(super) async fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let open = match &mut self.open {
+                Some(open) => open,
+                none => none.insert(FileBuilder::encoded(self.spec).await?),
+            };
+            let room = self.spec.rows_max.saturating_sub(open.rows);
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            let rows = room.min(batch.num_rows() - from);
+            open.encode(batch.slice(from, rows)).await?;
+            from += rows;
+            if open.rows >= self.spec.rows_max {
+                self.close().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        if let Some(open) = self.open.take() {
+            self.done.push(open.finish(None).await?);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn finish(mut self) -> Result<Vec<Fragment>> {
+        if let Err(error) = self.close().await {
+            self.discard().await;
+            return Err(error);
+        }
+        Ok(self.done)
+    }
+
+    pub(super) async fn discard(self) {
+        if let Some(open) = self.open {
+            open.discard().await;
+        }
+        self.spec.discard(self.done).await;
+    }
+}

@@ -1,0 +1,137 @@
+//! The tags that keep versions from cleanups: on the source while it is staged, which is the rollback point
+//! after the swap, and on the swapped version.
+
+use lance::Dataset;
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+
+use crate::error::{Context, Error, Result};
+use crate::storage::files;
+use crate::storage::names::directory_of;
+use crate::table::open::store_of;
+
+/// What the name of every tag of relance's begins with.
+pub(crate) const TAG_PREFIX: &str = "relance-";
+
+/// What the name of the tag on a swapped version ends with.
+pub(crate) const SWAP_SUFFIX: &str = ".swap";
+
+/// The tag of the migration `id`: it pins the source while staging, and is the rollback point after.
+pub(crate) fn tag_of(id: &str) -> String {
+    format!("{TAG_PREFIX}{id}")
+}
+
+/// The tag on the version that the migration `id` was swapped in as: what going back reads there stays as
+/// long as the rollback point.
+pub(crate) fn swap_tag_of(id: &str) -> String {
+    format!("{TAG_PREFIX}{id}{SWAP_SUFFIX}")
+}
+
+/// Tags `version`, so that no cleanup can take it.
+///
+/// # Errors
+/// `Failed`, when the tag cannot be written.
+pub(crate) async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
+    let tag = tag_of(id);
+    if is_damaged(dataset, &tag).await? {
+        remove_tag_file(dataset, &tag).await?;
+    }
+    match dataset.tags().create(&tag, version).await {
+        // The reply to an earlier attempt may have been lost; the name is nobody else's.
+        Err(lance::Error::RefConflict { .. }) => {}
+        created => return created.doing(|| format!("tag version {version} as {tag}")),
+    }
+    let there = dataset.tags().get_version(&tag).await;
+    let there = there.doing(|| format!("read the tag {tag}"))?;
+    if there == version {
+        return Ok(());
+    }
+    Err(Error::failed(format!("the tag {tag} is at version {there} already, not {version}")))
+}
+
+/// Tags `version`, which the migration `id` was swapped in as, so that no cleanup takes it. Where the tag
+/// is on another version, it is moved.
+///
+/// # Errors
+/// `Failed`, when the tag cannot be written.
+pub(crate) async fn pin_swap(dataset: &Dataset, id: &str, version: u64) -> Result<()> {
+    let (tag, tags) = (swap_tag_of(id), dataset.tags());
+    let written = match tags.get_version(&tag).await {
+        Ok(there) if there == version => return Ok(()),
+        Ok(_) => tags.update(&tag, version).await,
+        Err(lance::Error::RefNotFound { .. }) => tags.create(&tag, version).await,
+        Err(error) => Err(error),
+    };
+    written.doing(|| format!("tag version {version} as {tag}"))
+}
+
+/// Removes the tags of the migration `id`; what is gone already is as good. The rollback point goes last:
+/// as long as it is there, it can be removed again.
+///
+/// # Errors
+/// `Failed`, when one is there and cannot be removed.
+pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
+    for tag in [swap_tag_of(id), tag_of(id)] {
+        match dataset.tags().delete(&tag).await {
+            Ok(()) | Err(lance::Error::RefNotFound { .. }) => {}
+            // What is no tag any more goes as a file.
+            Err(_) if is_damaged(dataset, &tag).await? => remove_tag_file(dataset, &tag).await?,
+            Err(error) => return Err(error).doing(|| format!("remove the tag {tag}")),
+        }
+    }
+    remove_half_written(dataset, id).await
+}
+
+/// Removes the tags of the migration `id` that were not written to their end: Lance's store writes a file on a
+/// disk under another name first.
+async fn remove_half_written(dataset: &Dataset, id: &str) -> Result<()> {
+    let store = store_of(dataset).await?;
+    let directory = directory_of(&tag_file(dataset, "any"));
+    let begins = format!("{}.json.", tag_of(id));
+    for meta in files::of(&store).list_below(&directory).await? {
+        if meta.location.filename().is_some_and(|name| name.starts_with(&begins)) {
+            files::of(&store).remove(&meta.location).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the tags of `dataset` lie (lance 14 `src/dataset/refs.rs`).
+fn tag_file(dataset: &Dataset, tag: &str) -> Path {
+    let root = dataset.branch_location().path;
+    root.join("_refs").join("tags").join(format!("{tag}.json"))
+}
+
+/// Whether the file of `tag` is there and does not read as a tag.
+///
+/// # Errors
+/// `Failed`, when it cannot be looked at.
+pub(crate) async fn is_damaged(dataset: &Dataset, tag: &str) -> Result<bool> {
+    let store = store_of(dataset).await?;
+    let file = tag_file(dataset, tag);
+    let text = match store.inner.get(&file).await {
+        Err(object_store::Error::NotFound { .. }) => return Ok(false),
+        got => got.doing(|| format!("read the tag {tag}"))?.bytes().await,
+    };
+    let text = text.doing(|| format!("read the tag {tag}"))?;
+    let read: Option<serde_json::Value> = serde_json::from_slice(&text).ok();
+    let version = read.as_ref().and_then(|read| read.get("version"));
+    Ok(version.and_then(serde_json::Value::as_u64).is_none())
+}
+
+async fn remove_tag_file(dataset: &Dataset, tag: &str) -> Result<()> {
+    let store = store_of(dataset).await?;
+    files::of(&store).remove(&tag_file(dataset, tag)).await
+}
+
+/// The names of the tags of `dataset`, read or not.
+///
+/// # Errors
+/// `Failed`, when they cannot be listed.
+pub(crate) async fn tag_names(dataset: &Dataset) -> Result<Vec<String>> {
+    let store = store_of(dataset).await?;
+    let directory = directory_of(&tag_file(dataset, "any"));
+    let files = files::of(&store).list_below(&directory).await?;
+    let names = files.iter().filter_map(|meta| meta.location.filename()?.strip_suffix(".json"));
+    Ok(names.map(str::to_owned).collect())
+}
