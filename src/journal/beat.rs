@@ -22,8 +22,9 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, StoreTime};
 use crate::error::{Context, Error, Result};
+use crate::journal::config::{KEY_HEADER, KEY_LEASE, from_config, to_json};
 use crate::journal::record::LEASE_TIME;
-use crate::journal::{Header, Journal, KEY_HEADER, KEY_LEASE, Lease, from_config, to_json};
+use crate::journal::{Header, Journal, Lease};
 use crate::progress::{SharedProgress, note};
 use crate::storage::files::{self, DataFiles};
 use crate::storage::names::directory_of;

@@ -12,7 +12,8 @@ use object_store::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::guard::guarded;
-use crate::journal::{Journal, KEY_HEADER, KEY_LEASE, Lease, Life, Seen, is_id};
+use crate::journal::config::{KEY_HEADER, KEY_LEASE, is_id};
+use crate::journal::{Journal, Lease, Life, Seen};
 use crate::process::ProcessId;
 use crate::storage::files;
 use crate::storage::tree::{clear_table, list_table};

@@ -35,7 +35,7 @@ use crate::verify::published::sync_commit;
 /// # Errors
 /// `Mismatch`, when the version was not whole and was taken back; otherwise `Unfinished`, whatever it is that
 /// fails: the swap has landed. `Locked`, when another run took over.
-pub(in crate::run) async fn finish(
+pub(crate) async fn finish(
     ctx: &Context,
     session: Box<Session>,
     swapped: Arc<Dataset>,

@@ -18,7 +18,7 @@ use crate::table::open::Opener;
 
 /// What every command is given: plain values, and the parts that it runs with.
 #[derive(Debug, Clone)]
-pub(in crate::run) struct Context {
+pub(crate) struct Context {
     pub location: Location,
     pub request: Request,
     pub settings: Settings,
@@ -32,7 +32,7 @@ pub(in crate::run) struct Context {
 
 impl Context {
     /// The context of a table, with nothing asked of it.
-    pub(in crate::run) fn of(location: Location) -> Self {
+    pub(crate) fn of(location: Location) -> Self {
         Self {
             location,
             request: Request::default(),
@@ -45,36 +45,36 @@ impl Context {
         }
     }
 
-    pub(in crate::run) fn table(&self) -> &str {
+    pub(crate) fn table(&self) -> &str {
         self.location.table()
     }
 
-    pub(in crate::run) fn opener(&self) -> Opener {
+    pub(crate) fn opener(&self) -> Opener {
         self.opener_of(&self.location)
     }
 
     /// What opens the table at `location`, in the same database.
-    pub(in crate::run) fn opener_of(&self, location: &Location) -> Opener {
+    pub(crate) fn opener_of(&self, location: &Location) -> Opener {
         Opener::of(location, self.wrapper.clone())
     }
 
-    pub(in crate::run) fn say(&self, text: impl Into<String>) {
+    pub(crate) fn say(&self, text: impl Into<String>) {
         note(&self.progress, text);
     }
 
-    pub(in crate::run) fn begin_phase(&self, phase: Phase, total: Amount) {
+    pub(crate) fn begin_phase(&self, phase: Phase, total: Amount) {
         let done = Amount::default();
         self.progress.event(Event::Began { phase, total, done });
     }
 
     /// The error of a run that was asked to stop.
-    pub(in crate::run) fn interrupted(&self) -> Error {
+    pub(crate) fn interrupted(&self) -> Error {
         self.say("stopping");
         Error::interrupted("interrupted; what is staged is kept")
     }
 
     /// Waits for `time`, or until it is asked to stop. False when it was.
-    pub(in crate::run) async fn pause(&self, time: Duration) -> bool {
+    pub(crate) async fn pause(&self, time: Duration) -> bool {
         tokio::select! {
             () = self.cancel.cancelled() => false,
             () = self.clock.sleep(time) => true,

@@ -13,7 +13,7 @@ use crate::storage::throttle::Throttle;
 
 /// A file that says how fast a run may go.
 #[derive(Debug)]
-pub(in crate::run) struct Control {
+pub(crate) struct Control {
     path: PathBuf,
     /// The rate where the file says none.
     default: Option<u64>,
@@ -23,13 +23,13 @@ pub(in crate::run) struct Control {
 }
 
 impl Control {
-    pub(in crate::run) fn of(path: &Path, default: Option<u64>) -> Self {
+    pub(crate) fn of(path: &Path, default: Option<u64>) -> Self {
         Self { path: path.to_path_buf(), default, looked: false, heard: None }
     }
 
     /// Looks whether the file says something else than before, and has `throttle` follow. What cannot be
     /// understood is told and changes nothing.
-    pub(in crate::run) fn hear(&mut self, throttle: &Throttle, progress: &SharedProgress) {
+    pub(crate) fn hear(&mut self, throttle: &Throttle, progress: &SharedProgress) {
         let written = std::fs::metadata(&self.path).and_then(|meta| meta.modified()).ok();
         if self.looked && self.heard == written {
             return;

@@ -77,12 +77,12 @@ struct Lap {
 }
 
 /// A session of which everything that the live table has is staged and verified: what a swap takes.
-pub(in crate::run) struct Whole<'a> {
+pub(crate) struct Whole<'a> {
     session: &'a mut Session,
 }
 
 impl Whole<'_> {
-    pub(in crate::run) fn session(&mut self) -> &mut Session {
+    pub(crate) fn session(&mut self) -> &mut Session {
         self.session
     }
 }
@@ -95,7 +95,7 @@ impl Whole<'_> {
 ///
 /// # Crash
 /// The journal holds what was staged and verified until its last checkpoint.
-pub(in crate::run) async fn copy<'a>(
+pub(crate) async fn copy<'a>(
     ctx: &Context,
     session: &'a mut Session,
     lease: Phase,
@@ -135,7 +135,7 @@ fn check_whole(ctx: &Context, session: &Session) -> Result<()> {
 }
 
 /// Says what was verified.
-pub(in crate::run) fn tell_verified(ctx: &Context, session: &Session) {
+pub(crate) fn tell_verified(ctx: &Context, session: &Session) {
     if session.plan.chunks.is_empty() {
         return;
     }

@@ -18,7 +18,7 @@ use crate::verify::Left;
 
 /// Reads the deletion files of the live table, and writes those of the staging table.
 #[derive(Debug)]
-pub(in crate::run) struct Deleter {
+pub(crate) struct Deleter {
     id: String,
     live: Deletions,
     staging: Deletions,
@@ -31,7 +31,7 @@ impl Deleter {
     ///
     /// # Errors
     /// `Failed`, when a table's store cannot be opened.
-    pub(in crate::run) async fn of(live: &Dataset, journal: &Journal) -> Result<Self> {
+    pub(crate) async fn of(live: &Dataset, journal: &Journal) -> Result<Self> {
         Ok(Self {
             id: journal.header().id.clone(),
             live: deletions_of(live).await?,
@@ -46,11 +46,7 @@ impl Deleter {
     /// # Errors
     /// `Mismatch`, when a deletion file does not read back as it was written; `Failed`, when one cannot be
     /// written.
-    pub(in crate::run) async fn delete(
-        &self,
-        chunk: &Chunk,
-        done: Done,
-    ) -> Result<Option<(Done, Left)>> {
+    pub(crate) async fn delete(&self, chunk: &Chunk, done: Done) -> Result<Option<(Done, Left)>> {
         let Done { mut record, mut fragments } = done;
         let Some(all) = self.rows_to_delete(chunk, &record, &fragments).await? else {
             return Ok(None);

@@ -10,7 +10,7 @@ use crate::run::task::{Done, Task};
 /// Does tasks, somewhere. A task can be done again: what an attempt wrote that is in no record is found by its
 /// name, and removed.
 #[async_trait]
-pub(in crate::run) trait Executor: Debug + Send + Sync {
+pub(crate) trait Executor: Debug + Send + Sync {
     /// Bytes that `task` holds at once, at most: pages that are read, decoded, encoded and read back.
     fn held_bytes(&self, task: &Task) -> u64;
 

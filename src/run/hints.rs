@@ -8,13 +8,13 @@ use crate::run::context::Context;
 const LEFT_SHOWN: usize = 5;
 
 /// What goes on with the staged migration, and what drops it.
-pub(in crate::run) fn next_steps(ctx: &Context) -> String {
+pub(crate) fn next_steps(ctx: &Context) -> String {
     let (resume, abort) = (command(ctx, "resume"), command(ctx, "abort"));
     format!("{resume} goes on, {abort} drops what is staged")
 }
 
 /// Says what was left alone in the staging table's folder, if anything was.
-pub(in crate::run) fn tell_left(ctx: &Context, left: &[String]) {
+pub(crate) fn tell_left(ctx: &Context, left: &[String]) {
     let (first, staging) = (left.iter().take(LEFT_SHOWN), ctx.location.staging_table());
     let first: Vec<_> = first.map(|name| format!("`{name}`")).collect();
     let (count, first) = (left.len(), first.join(", "));
@@ -25,17 +25,17 @@ pub(in crate::run) fn tell_left(ctx: &Context, left: &[String]) {
 }
 
 /// A command of relance's on this table, as it is typed.
-pub(in crate::run) fn command(ctx: &Context, verb: &str) -> String {
+pub(crate) fn command(ctx: &Context, verb: &str) -> String {
     command_with(ctx, verb, &[])
 }
 
 /// The same with `flags`.
-pub(in crate::run) fn command_with(ctx: &Context, verb: &str, flags: &[&str]) -> String {
+pub(crate) fn command_with(ctx: &Context, verb: &str, flags: &[&str]) -> String {
     format!("`{}`", bare_command(ctx, verb, flags))
 }
 
 /// The same without backticks around it.
-pub(in crate::run) fn bare_command(ctx: &Context, verb: &str, flags: &[&str]) -> String {
+pub(crate) fn bare_command(ctx: &Context, verb: &str, flags: &[&str]) -> String {
     typed(verb, flags, ctx.location.database(), ctx.table())
 }
 
@@ -56,7 +56,7 @@ fn typed(verb: &str, flags: &[&str], database: &str, table: &str) -> String {
 }
 
 /// `error`, with what is kept and what to do.
-pub(in crate::run) fn kept(ctx: &Context, error: Error) -> Error {
+pub(crate) fn kept(ctx: &Context, error: Error) -> Error {
     if matches!(error.kind(), Kind::Locked | Kind::OutcomeUnknown) {
         return error;
     }
@@ -65,7 +65,7 @@ pub(in crate::run) fn kept(ctx: &Context, error: Error) -> Error {
 
 /// `error`, which came after the swap as `version`, as what it is there: nothing of the table's is lost,
 /// and something is left to do.
-pub(in crate::run) fn unfinished(ctx: &Context, version: u64, error: Error) -> Error {
+pub(crate) fn unfinished(ctx: &Context, version: u64, error: Error) -> Error {
     let swapped = format!("swapped in as version {version}, whole");
     let resume = command(ctx, "resume");
     match error.kind() {
@@ -86,7 +86,7 @@ pub(in crate::run) fn unfinished(ctx: &Context, version: u64, error: Error) -> E
     }
 }
 
-pub(in crate::run) fn landed(ctx: &Context, version: u64) -> Error {
+pub(crate) fn landed(ctx: &Context, version: u64) -> Error {
     Error::refused(format!("the swap landed as version {version}, so there is nothing to abort"))
         .with_advice(&format!(
             "{} finishes it; {} takes it back",
@@ -96,7 +96,7 @@ pub(in crate::run) fn landed(ctx: &Context, version: u64) -> Error {
 }
 
 /// The error of a commit that may or may not have landed.
-pub(in crate::run) fn unknown(ctx: &Context, attempted: u64) -> Error {
+pub(crate) fn unknown(ctx: &Context, attempted: u64) -> Error {
     let table = ctx.table();
     let message = format!(
         "whether version {attempted} of `{table}` was committed is not known: the store gave no \

@@ -18,7 +18,7 @@ use crate::settings::Hold;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Stages and verifies, and ends there, or goes on catching up until another run takes over.
-pub(in crate::run) async fn hold(ctx: &Context, session: &mut Session) -> Result<Held> {
+pub(crate) async fn hold(ctx: &Context, session: &mut Session) -> Result<Held> {
     let mut whole = copy(ctx, session, Phase::Stage).await?;
     tell_verified(ctx, whole.session());
     ctx.begin_phase(Phase::Hold, Amount::default());

@@ -21,13 +21,13 @@ use crate::table::history;
 use crate::table::open::newest;
 
 /// How often the journal is written while chunks are in progress: what a crash can cost.
-pub(in crate::run) const BEAT: Duration = Duration::from_secs(5);
+pub(crate) const BEAT: Duration = Duration::from_secs(5);
 
 /// How often a run that is watched is looked at: as often as the lease's time has seconds.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// The lease of this run, in `phase`.
-pub(in crate::run) fn lease_of(ctx: &Context, phase: Phase, released: bool) -> Lease {
+pub(crate) fn lease_of(ctx: &Context, phase: Phase, released: bool) -> Lease {
     Lease {
         process: ProcessId::current(),
         run: ctx.run.clone(),
@@ -38,7 +38,7 @@ pub(in crate::run) fn lease_of(ctx: &Context, phase: Phase, released: bool) -> L
 }
 
 /// Makes what is done durable, and shows that this run is alive in `phase`, or lets go.
-pub(in crate::run) async fn checkpoint(
+pub(crate) async fn checkpoint(
     ctx: &Context,
     journal: &mut Journal,
     phase: Phase,
@@ -58,7 +58,7 @@ pub(in crate::run) async fn checkpoint(
 ///
 /// # Errors
 /// Those of `act`; `Locked`, when another run took over: `act` is dropped then.
-pub(in crate::run) async fn beating<T>(
+pub(crate) async fn beating<T>(
     ctx: &Context,
     journal: &mut Journal,
     phase: Phase,
@@ -83,7 +83,7 @@ pub(in crate::run) async fn beating<T>(
 ///
 /// A run that was last seen at its swap may be asleep just before its commit, which names what this
 /// run may be about to remove. The version that it would commit is taken from it first.
-pub(in crate::run) async fn take_over(
+pub(crate) async fn take_over(
     ctx: &Context,
     live: &Arc<Dataset>,
     journal: &mut Journal,
@@ -100,7 +100,7 @@ pub(in crate::run) async fn take_over(
 }
 
 /// The store's time now.
-pub(in crate::run) fn store_time(ctx: &Context, journal: &Journal) -> DateTime<Utc> {
+pub(crate) fn store_time(ctx: &Context, journal: &Journal) -> DateTime<Utc> {
     journal.time().now(ctx.clock.now())
 }
 
@@ -124,7 +124,7 @@ async fn fence(ctx: &Context, live: &Arc<Dataset>, id: &str) -> Result<Arc<Datas
 }
 
 /// Fails when a run of the staged migration is alive.
-pub(in crate::run) async fn expect_free(ctx: &Context, journal: &Journal) -> Result<()> {
+pub(crate) async fn expect_free(ctx: &Context, journal: &Journal) -> Result<()> {
     let lease = journal.lease();
     let alive = match lease.life(&ProcessId::current()) {
         Life::Dead => false,
@@ -146,7 +146,7 @@ pub(in crate::run) async fn expect_free(ctx: &Context, journal: &Journal) -> Res
 }
 
 /// As [`expect_free`](Self::expect_free), but a run that only waits may be taken over.
-pub(in crate::run) async fn expect_free_or_waiting(ctx: &Context, journal: &Journal) -> Result<()> {
+pub(crate) async fn expect_free_or_waiting(ctx: &Context, journal: &Journal) -> Result<()> {
     if journal.lease().phase == Phase::Hold { Ok(()) } else { expect_free(ctx, journal).await }
 }
 

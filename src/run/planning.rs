@@ -21,12 +21,12 @@ use crate::table::open::Opener;
 use crate::table::{database, facts, index};
 
 /// A plan and the dataset that it was made from.
-pub(in crate::run) struct Planned {
-    pub(in crate::run) plan: Plan,
-    pub(in crate::run) live: Arc<Dataset>,
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    pub(crate) live: Arc<Dataset>,
 }
 
-pub(in crate::run) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<Planned> {
+pub(crate) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<Planned> {
     database::expect_table(&ctx.location).await?;
     ctx.say(format!("connected to {}", ctx.location.database()));
     let live = opener.live().await?;
@@ -36,7 +36,7 @@ pub(in crate::run) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<
 }
 
 /// The plan of the staged migration at `source`.
-pub(in crate::run) async fn plan_staged(
+pub(crate) async fn plan_staged(
     ctx: &Context,
     source: &Dataset,
     journal: &Journal,
@@ -117,7 +117,7 @@ fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
 /// # Errors
 /// `Usage`, when the file is no schema; `Failed`, when there is neither such a file nor such a table;
 /// `Refused`, when a column would come that may not be null.
-pub(in crate::run) async fn ask_for_schema(mut ctx: Context, schema: &str) -> Result<Context> {
+pub(crate) async fn ask_for_schema(mut ctx: Context, schema: &str) -> Result<Context> {
     let is_file = std::path::Path::new(schema)
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
@@ -142,11 +142,7 @@ pub(in crate::run) async fn ask_for_schema(mut ctx: Context, schema: &str) -> Re
 }
 
 /// Fails when something else is asked than what is staged.
-pub(in crate::run) fn expect_same_request(
-    ctx: &Context,
-    live: &Dataset,
-    journal: &Journal,
-) -> Result<()> {
+pub(crate) fn expect_same_request(ctx: &Context, live: &Dataset, journal: &Journal) -> Result<()> {
     let header = journal.header();
     let mut lines = Vec::new();
     let (asked, staged) = (&ctx.request, &header.request);
@@ -186,11 +182,7 @@ pub(in crate::run) fn expect_same_request(
 
 /// What is staged and not asked, and the other way round. What is asked and there already is no
 /// difference.
-pub(in crate::run) fn request_difference(
-    live: &Schema,
-    asked: &Request,
-    staged: &Request,
-) -> Vec<String> {
+pub(crate) fn request_difference(live: &Schema, asked: &Request, staged: &Request) -> Vec<String> {
     let (asked, staged) = (&asked.changes, &staged.changes);
     let missing = staged.iter().filter(|staged| !asked.iter().any(|asked| asked.asks(staged)));
     let there = |asked: &&Change| {

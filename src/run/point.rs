@@ -9,12 +9,10 @@ use crate::table::history::RollbackPoint;
 use crate::table::{history, open, orphans};
 
 /// Transaction property of the swap that holds the request, for `verify`.
-pub(in crate::run) const PROPERTY_REQUEST: &str = "relance.request";
+pub(crate) const PROPERTY_REQUEST: &str = "relance.request";
 
 /// The rollback point of the last swap, and the version that is the swap.
-pub(in crate::run) async fn find_last_point(
-    live: &Dataset,
-) -> Result<Option<(RollbackPoint, u64)>> {
+pub(crate) async fn find_last_point(live: &Dataset) -> Result<Option<(RollbackPoint, u64)>> {
     let points = history::rollback_points(live).await?;
     Ok(points.into_iter().rev().find_map(|point| {
         let swapped = point.swapped?;
@@ -23,10 +21,7 @@ pub(in crate::run) async fn find_last_point(
 }
 
 /// The rollback point of the last swap.
-pub(in crate::run) async fn last_point(
-    ctx: &Context,
-    live: &Dataset,
-) -> Result<(RollbackPoint, u64)> {
+pub(crate) async fn last_point(ctx: &Context, live: &Dataset) -> Result<(RollbackPoint, u64)> {
     find_last_point(live).await?.ok_or_else(|| {
         let table = ctx.table();
         Error::failed(format!("`{table}` has no rollback point"))
@@ -34,7 +29,7 @@ pub(in crate::run) async fn last_point(
 }
 
 /// What was asked, from the swap's own transaction; `None`, when a cleanup has taken that version.
-pub(in crate::run) async fn requested(live: &Dataset, swapped: u64) -> Result<Option<Request>> {
+pub(crate) async fn requested(live: &Dataset, swapped: u64) -> Result<Option<Request>> {
     let transaction = match live.read_transaction_by_version(swapped).await {
         Err(error) if history::is_gone(&error) => return Ok(None),
         read => read.doing(|| format!("read the transaction of version {swapped}"))?,
@@ -49,7 +44,7 @@ pub(in crate::run) async fn requested(live: &Dataset, swapped: u64) -> Result<Op
 }
 
 /// The error of those who need the version that was swapped in, when a cleanup has taken it.
-pub(in crate::run) fn cleaned(swapped: u64) -> Error {
+pub(crate) fn cleaned(swapped: u64) -> Error {
     Error::refused(format!(
         "version {swapped}, which the migration was swapped in as, was cleaned away, and with it what was \
          asked of the migration"
@@ -57,7 +52,7 @@ pub(in crate::run) fn cleaned(swapped: u64) -> Error {
 }
 
 /// Removes what earlier attempts of the same thing left behind; what the swapped version names stays.
-pub(in crate::run) async fn remove_leftovers(
+pub(crate) async fn remove_leftovers(
     live: &Dataset,
     point: &RollbackPoint,
     swapped: u64,
@@ -65,7 +60,7 @@ pub(in crate::run) async fn remove_leftovers(
     // Once a cleanup has taken the swapped version, what it named cannot be told from leftovers.
     if let Ok(swapped) = open::at_version(live, swapped).await {
         let keep = orphans::named_by(&swapped);
-        orphans::remove(live, &point.id, &keep, point.version).await?;
+        orphans::clear(live, &point.id, &keep, point.version).await?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::table::open::store_of;
 
 /// Indices over what is staged, built before it is swapped in.
 #[derive(Debug, Default)]
-pub(in crate::run) struct Prebuilt {
+pub(crate) struct Prebuilt {
     pub indices: Vec<IndexMetadata>,
     /// Their files, as they lay in the store when they were built.
     pub index_files: IndexFiles,
@@ -24,7 +24,7 @@ pub(in crate::run) struct Prebuilt {
 
 impl Prebuilt {
     /// The indices, over those fragments of `prepared` that they were built over, as of `version`.
-    pub(in crate::run) fn fitting(&self, prepared: &Dataset, version: u64) -> Vec<IndexMetadata> {
+    pub(crate) fn fitting(&self, prepared: &Dataset, version: u64) -> Vec<IndexMetadata> {
         let there: RoaringBitmap = prepared
             .iter_fragments()
             .filter(|fragment| {
@@ -47,17 +47,14 @@ impl Prebuilt {
 }
 
 /// The files of prepared indices, as they lay in the store when they were built.
-pub(in crate::run) type IndexFiles = BTreeMap<String, (u64, String)>;
+pub(crate) type IndexFiles = BTreeMap<String, (u64, String)>;
 
 /// What the store has of the files of `indices`, which are made durable: by name, the size, and what tells one
 /// content from another.
 ///
 /// # Errors
 /// `Failed`, when they cannot be listed.
-pub(in crate::run) async fn index_files(
-    live: &Dataset,
-    indices: &[IndexMetadata],
-) -> Result<IndexFiles> {
+pub(crate) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Result<IndexFiles> {
     let store = store_of(live).await?;
     let mut all = IndexFiles::new();
     for index in indices {

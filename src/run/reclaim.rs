@@ -10,14 +10,14 @@ use crate::error::{Context as _, Result};
 use crate::table::{history, open, orphans};
 
 /// The ids of the migrations that pinned a version of `live` and are not there, if nothing is staged.
-pub(in crate::run) async fn stray_ids(live: &Arc<Dataset>) -> Result<BTreeSet<String>> {
+pub(crate) async fn stray_ids(live: &Arc<Dataset>) -> Result<BTreeSet<String>> {
     let points = history::rollback_points(live).await?;
     let strays = history::strays(live, &points, None).await?;
     Ok(strays.into_iter().map(|stray| stray.id).collect())
 }
 
 /// The names of the files that any version of `live` is made of, and the oldest version.
-pub(in crate::run) async fn named_by_all(live: &Dataset) -> Result<(HashSet<String>, u64)> {
+pub(crate) async fn named_by_all(live: &Dataset) -> Result<(HashSet<String>, u64)> {
     let versions = versions_of(live).await?;
     let mut names = HashSet::new();
     for version in &versions {
@@ -27,28 +27,25 @@ pub(in crate::run) async fn named_by_all(live: &Dataset) -> Result<(HashSet<Stri
 }
 
 /// The versions of `live`, oldest first.
-pub(in crate::run) async fn versions_of(live: &Dataset) -> Result<Vec<u64>> {
+pub(crate) async fn versions_of(live: &Dataset) -> Result<Vec<u64>> {
     let versions = live.versions().await.doing(|| "list the table's versions".to_owned())?;
     Ok(versions.iter().map(|version| version.version).collect())
 }
 
 /// Removes `versions`, those under a tag excepted, and what only they use.
-pub(in crate::run) async fn remove_versions(
-    live: &Dataset,
-    versions: Vec<u64>,
-) -> Result<RemovalStats> {
+pub(crate) async fn remove_versions(live: &Dataset, versions: Vec<u64>) -> Result<RemovalStats> {
     let names: Vec<String> = versions.iter().map(u64::to_string).collect();
     let stats = live.cleanup(cleanup_of(versions)?).execute().await;
     stats.doing(|| format!("remove the versions {}", names.join(", ")))
 }
 
-pub(in crate::run) fn cleanup_of(versions: Vec<u64>) -> Result<CleanupPolicy> {
+pub(crate) fn cleanup_of(versions: Vec<u64>) -> Result<CleanupPolicy> {
     let policy = CleanupPolicyBuilder::default().versions(versions);
     let policy = policy.doing(|| "plan the cleanup".to_owned())?;
     Ok(policy.error_if_tagged_old_versions(false).build())
 }
 
 /// The files that `stats` tells of, manifests and transactions left out.
-pub(in crate::run) fn files_removed(stats: &RemovalStats) -> u64 {
+pub(crate) fn files_removed(stats: &RemovalStats) -> u64 {
     stats.data_files_removed + stats.index_files_removed + stats.deletion_files_removed
 }

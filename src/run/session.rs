@@ -37,7 +37,7 @@ use crate::transform::pool::Pool;
 use crate::verify::published::{Intent, staged_files};
 
 /// A migration that is under way: what a run carries from phase to phase.
-pub(in crate::run) struct Session {
+pub(crate) struct Session {
     /// The live table at the version that is staged.
     pub source: Arc<Dataset>,
     pub plan: Plan,
@@ -71,7 +71,7 @@ impl Session {
     ///
     /// # Crash
     /// A staging table without a record, and perhaps a tag: `abort` removes both.
-    pub(in crate::run) async fn begin(
+    pub(crate) async fn begin(
         ctx: &Context,
         planned: Planned,
         undo: Option<Undo>,
@@ -88,7 +88,7 @@ impl Session {
     ///
     /// # Errors
     /// `Failed`, when the machine gives no threads.
-    pub(in crate::run) fn of(
+    pub(crate) fn of(
         ctx: &Context,
         source: Arc<Dataset>,
         plan: Plan,
@@ -117,7 +117,7 @@ impl Session {
 
     /// The values that became null in what is staged, by column and problem. Rows that were deleted after
     /// they were staged may be among them: then it is said that there are no more than so many.
-    pub(in crate::run) fn values_nulled(&self) -> Vec<Nulled> {
+    pub(crate) fn values_nulled(&self) -> Vec<Nulled> {
         let origins = self.plan.chunks.iter().flat_map(Chunk::origins);
         let now: HashMap<u64, Origin> = origins.map(|origin| (origin.id, origin)).collect();
         let mut all = Vec::new();
@@ -131,18 +131,18 @@ impl Session {
     }
 
     /// What the swap may publish.
-    pub(in crate::run) fn intent(&self) -> Intent<'_> {
+    pub(crate) fn intent(&self) -> Intent<'_> {
         Intent { live: &self.source, plan: &self.plan, journal: &self.journal }
     }
 
     /// Rows of the table once it is swapped in.
-    pub(in crate::run) fn rows_swapped(&self) -> u64 {
+    pub(crate) fn rows_swapped(&self) -> u64 {
         let left_out: u64 = self.journal.records().map(|record| record.left_out).sum();
         self.plan.rows.saturating_sub(left_out)
     }
 
     /// Adds what has passed since `began` to the time that `phase` took.
-    pub(in crate::run) fn took(&mut self, phase: Phase, began: Instant) {
+    pub(crate) fn took(&mut self, phase: Phase, began: Instant) {
         let more = seconds(began.elapsed());
         match self.seconds.iter_mut().find(|(known, _)| *known == phase) {
             Some((_, sum)) => *sum = ((*sum + more) * 1_000.0).round() / 1_000.0,
@@ -155,7 +155,7 @@ impl Session {
     ///
     /// # Errors
     /// `Locked`, when another run took over; `Refused`, when others changed the schema.
-    pub(in crate::run) async fn move_to_head(&mut self, ctx: &Context) -> Result<()> {
+    pub(crate) async fn move_to_head(&mut self, ctx: &Context) -> Result<()> {
         // A run that was taken over must not move another one's pin.
         self.journal.expect_own().await?;
         let live = newest(&self.source).await?;
@@ -171,14 +171,14 @@ impl Session {
     }
 
     /// Whether the live table has moved on from the version that is staged.
-    pub(in crate::run) async fn lags(&self, ctx: &Context) -> Result<bool> {
+    pub(crate) async fn lags(&self, ctx: &Context) -> Result<bool> {
         let looking = || history::head(&self.source);
         let head = retrying(&ctx.progress, &ctx.cancel, "looking at the table", looking).await?;
         Ok(head != self.source.version_id())
     }
 
     /// Moves the journal to the plan, and says what is kept.
-    pub(in crate::run) fn keep_staged(&mut self, ctx: &Context) {
+    pub(crate) fn keep_staged(&mut self, ctx: &Context) {
         let (plan, journal) = (&self.plan, &mut self.journal);
         journal.expect_schema(&plan.target.schema);
         journal.move_to(self.source.version_id(), &plan.chunks);
@@ -205,7 +205,7 @@ impl Session {
     ///
     /// # Errors
     /// `Failed`, when they cannot be listed.
-    pub(in crate::run) async fn inspect(&mut self, ctx: &Context) -> Result<()> {
+    pub(crate) async fn inspect(&mut self, ctx: &Context) -> Result<()> {
         let there = staged_files(&self.source, &self.journal.header().id).await?;
         let full = ctx.settings.verify == Verify::Full;
         let (mut quick, mut distrusted, mut gone) = (0, Vec::new(), Vec::new());
@@ -239,7 +239,7 @@ impl Session {
     ///
     /// # Errors
     /// `Locked`, when another run took over; `Failed`, when something cannot be removed.
-    pub(in crate::run) async fn remove_orphans(&mut self) -> Result<()> {
+    pub(crate) async fn remove_orphans(&mut self) -> Result<()> {
         let files = self.journal.records().flat_map(|record| &record.files);
         let keep: HashSet<String> = files.map(|file| file.name.clone()).collect();
         self.journal.remove_orphans(&self.source, &keep).await.map(drop)
@@ -249,7 +249,7 @@ impl Session {
     ///
     /// # Errors
     /// `Failed`, when one is there and cannot be removed.
-    pub(in crate::run) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
+    pub(crate) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
         let store = store_of(&self.source).await?;
         let files = files::of(&store);
         for name in names {
@@ -262,7 +262,7 @@ impl Session {
     ///
     /// # Errors
     /// `Failed`, when one is there and cannot be removed.
-    pub(in crate::run) async fn remove_fresh(&mut self) -> Result<()> {
+    pub(crate) async fn remove_fresh(&mut self) -> Result<()> {
         let fresh = self.journal.take_fresh();
         self.remove_files(fresh).await
     }
@@ -271,12 +271,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`checkpoint`]; `Failed`, when a file cannot be removed.
-    pub(in crate::run) async fn save(
-        &mut self,
-        ctx: &Context,
-        phase: Phase,
-        released: bool,
-    ) -> Result<()> {
+    pub(crate) async fn save(&mut self, ctx: &Context, phase: Phase, released: bool) -> Result<()> {
         checkpoint(ctx, &mut self.journal, phase, released).await?;
         let doomed = self.journal.take_doomed();
         self.remove_files(doomed).await
@@ -284,7 +279,7 @@ impl Session {
 }
 
 /// Says that the files of a chunk are not as they were.
-pub(in crate::run) fn touched_text(chunk: ChunkId) -> String {
+pub(crate) fn touched_text(chunk: ChunkId) -> String {
     format!("files of chunk {chunk} were touched; it is verified again")
 }
 
@@ -343,11 +338,7 @@ fn header_of(ctx: &Context, planned: &Planned, id: String, undo: Option<Undo>) -
 ///
 /// # Errors
 /// `Interrupted`, when the swap has landed; `Failed`, when the tag cannot be written.
-pub(in crate::run) async fn pin_head(
-    ctx: &Context,
-    live: &Dataset,
-    journal: &Journal,
-) -> Result<()> {
+pub(crate) async fn pin_head(ctx: &Context, live: &Dataset, journal: &Journal) -> Result<()> {
     let id = &journal.header().id;
     let head = live.version_id();
     match history::rollback_point(live, id).await? {

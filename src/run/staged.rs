@@ -14,7 +14,7 @@ use crate::table::open::Opener;
 use crate::table::{database, history};
 
 /// The staged migration, and the live table.
-pub(in crate::run) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, Journal)> {
+pub(crate) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, Journal)> {
     let opener = ctx.opener();
     database::expect_table(&ctx.location).await?;
     let live = opener.live().await?;
@@ -22,13 +22,13 @@ pub(in crate::run) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, 
     Ok((live, journal.ok_or_else(|| nothing_staged(ctx))?))
 }
 
-pub(in crate::run) fn nothing_staged(ctx: &Context) -> Error {
+pub(crate) fn nothing_staged(ctx: &Context) -> Error {
     let table = ctx.table();
     Error::failed(format!("no migration of `{table}` is staged"))
 }
 
 /// Fails when a migration is staged.
-pub(in crate::run) async fn refuse_staged(ctx: &Context, opener: &Opener) -> Result<()> {
+pub(crate) async fn refuse_staged(ctx: &Context, opener: &Opener) -> Result<()> {
     match Opened::look(opener).await? {
         Opened::Nothing => Ok(()),
         Opened::Journal(_) => Err(describe_locked(ctx, opener, locked(opener)).await),
@@ -41,7 +41,7 @@ pub(in crate::run) async fn refuse_staged(ctx: &Context, opener: &Opener) -> Res
 }
 
 /// `error`, with what is staged and what to do.
-pub(in crate::run) async fn describe_locked(ctx: &Context, opener: &Opener, error: Error) -> Error {
+pub(crate) async fn describe_locked(ctx: &Context, opener: &Opener, error: Error) -> Error {
     let mut error = error;
     if let Ok(Some(journal)) = Journal::open(opener).await {
         let header = journal.header();
@@ -80,7 +80,7 @@ async fn swap_landed(opener: &Opener) -> Option<u64> {
 }
 
 /// Fails when the table's directory cannot be written to, before anything is.
-pub(in crate::run) fn expect_writable(ctx: &Context) -> Result<()> {
+pub(crate) fn expect_writable(ctx: &Context) -> Result<()> {
     let Some(directory) = ctx.location.directory() else {
         return Ok(());
     };

@@ -10,14 +10,14 @@ use crate::plan::catchup::Need;
 
 /// A chunk that is staged: what the journal records of it, and the fragments that hold it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(in crate::run) struct Done {
+pub(crate) struct Done {
     pub record: ChunkRecord,
     pub fragments: Vec<Fragment>,
 }
 
 /// What is to be done for a chunk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(in crate::run) enum Task {
+pub(crate) enum Task {
     /// Its rows have to be staged and verified.
     Stage(Chunk),
     /// Its files have to be verified.
@@ -30,7 +30,7 @@ pub(in crate::run) enum Task {
 
 impl Task {
     /// What `chunk` needs, if it needs anything.
-    pub(in crate::run) fn of(chunk: &Chunk, journal: &Journal, now: DateTime<Utc>) -> Option<Self> {
+    pub(crate) fn of(chunk: &Chunk, journal: &Journal, now: DateTime<Utc>) -> Option<Self> {
         let done = || {
             let record = journal.record(chunk.id)?.clone();
             Some(Done { record, fragments: journal.fragments(chunk.id).to_vec() })
@@ -45,7 +45,7 @@ impl Task {
     }
 
     /// The chunk.
-    pub(in crate::run) fn chunk_id(&self) -> ChunkId {
+    pub(crate) fn chunk_id(&self) -> ChunkId {
         match self {
             Self::Stage(chunk) => chunk.id,
             Self::Verify(done) | Self::Delete(_, done) | Self::Renew(done) => done.record.chunk,
@@ -53,7 +53,7 @@ impl Task {
     }
 
     /// The source fragments that the chunk will have been staged from.
-    pub(in crate::run) fn origins(&self) -> Vec<Origin> {
+    pub(crate) fn origins(&self) -> Vec<Origin> {
         match self {
             Self::Stage(chunk) | Self::Delete(chunk, _) => chunk.origins(),
             Self::Verify(done) | Self::Renew(done) => done.record.origins.clone(),
@@ -61,7 +61,7 @@ impl Task {
     }
 
     /// Rows that have to be staged.
-    pub(in crate::run) fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         match self {
             Self::Stage(chunk) => chunk.rows(),
             Self::Delete(chunk, done) => done.record.rows_left().saturating_sub(chunk.rows()),
@@ -70,7 +70,7 @@ impl Task {
     }
 
     /// The chunk, if it has to be staged.
-    pub(in crate::run) fn to_stage(&self) -> Option<&Chunk> {
+    pub(crate) fn to_stage(&self) -> Option<&Chunk> {
         match self {
             Self::Stage(chunk) => Some(chunk),
             Self::Delete(..) | Self::Verify(_) | Self::Renew(_) => None,

@@ -26,7 +26,7 @@ use crate::verify::Verifier;
 
 /// Does the tasks of one session.
 #[derive(Debug)]
-pub(in crate::run) struct Worker {
+pub(crate) struct Worker {
     stager: Stager,
     verifier: Verifier,
     verify: Verify,
@@ -40,7 +40,7 @@ impl Worker {
     ///
     /// # Errors
     /// `Failed`, when a store cannot be opened.
-    pub(in crate::run) async fn of(ctx: &Context, session: &Session) -> Result<Self> {
+    pub(crate) async fn of(ctx: &Context, session: &Session) -> Result<Self> {
         let (live, plan, header) = (&session.source, &session.plan, session.journal.header());
         let store = store_of(live).await?;
         let parts = StagerParts {
@@ -215,7 +215,7 @@ impl Worker {
 impl Executor for Worker {
     fn held_bytes(&self, task: &Task) -> u64 {
         let bytes = match task {
-            Task::Stage(chunk) => self.stager.held_bytes(chunk),
+            Task::Stage(chunk) => self.stager.held_for(chunk),
             // What is left after deletions is compared, value by value.
             Task::Delete(chunk, _) => chunk.bytes(),
             Task::Verify(done) if done.record.copied => self.stager.files.files().held_bytes(),

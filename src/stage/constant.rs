@@ -109,7 +109,7 @@ impl Constants {
     ///
     /// # Errors
     /// `Mismatch`, when they do not read back as they were encoded; `Failed`, when they cannot be written.
-    pub(super) async fn copy(
+    pub(super) async fn copy_pages(
         &self,
         rows: u64,
         writer: &mut FileWriter,
@@ -156,13 +156,13 @@ impl Constants {
         }
         let name = new_data_file(&spec.id);
         let (files, path) = (spec.files(), spec.path(&name));
-        let first = constant.first();
+        let first = constant.staged_path();
         if !first.is_some_and(|first| files.link(&first, &path)) {
             let mut writer = files.create(&path, &spec.throttle).await?;
             writer.write_all(&constant.bytes).await.doing(|| format!("write {name}"))?;
             // The trait's own: the other one leaves the file unfinished.
             Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {name}"))?;
-            constant.set_first(path);
+            constant.set_staged_path(path);
         }
         let mut fragment = constant.fragment.clone();
         for file in &mut fragment.files {
@@ -233,11 +233,11 @@ impl Constants {
 }
 
 impl Constant {
-    fn first(&self) -> Option<Path> {
+    fn staged_path(&self) -> Option<Path> {
         self.staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    fn set_first(&self, path: Path) {
+    fn set_staged_path(&self, path: Path) {
         *self.staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(path);
     }
 }

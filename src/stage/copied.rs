@@ -158,7 +158,7 @@ impl Stager {
         let mut constants = (Vec::new(), Vec::new());
         if self.columns.sources.iter().any(|source| matches!(source, ColumnSource::Constant)) {
             let throttle = &self.files.throttle;
-            let pages = self.constants.copy(chunk.rows(), &mut file.writer, throttle).await?;
+            let pages = self.constants.copy_pages(chunk.rows(), &mut file.writer, throttle).await?;
             constants = (pages, self.constants.digests(chunk.rows()).await?);
         }
         let (columns, expectations) = self.in_order(inputs, &copied, constants)?;

@@ -87,6 +87,11 @@ impl Stager {
         }
     }
 
+    /// Whether anything is read to stage a chunk.
+    pub(super) fn reads(&self) -> bool {
+        !self.what.schema.fields.is_empty()
+    }
+
     /// Stages the parts of `chunk` one after the other; what is written is put into `fragments`.
     async fn stage_parts(
         &self,
@@ -188,7 +193,7 @@ impl Stager {
         let (sender, receiver) = mpsc::channel(self.queue);
         let (read, fragments) = if part.chunk.is_small() {
             let (read, written) =
-                tokio::join!(self.read(part, digests, sender), self.clone().write(receiver));
+                tokio::join!(self.read_part(part, digests, sender), self.clone().write(receiver));
             match read {
                 Ok(read) => (read, written?),
                 Err(error) => {
@@ -218,7 +223,7 @@ impl Stager {
     ) -> Result<(Option<(Digests, Aside)>, Vec<Fragment>)> {
         let mut writer = JoinSet::new();
         writer.spawn(self.clone().write(receiver));
-        let read = match self.read(part, digests, sender).await {
+        let read = match self.read_part(part, digests, sender).await {
             Ok(read) => read,
             Err(error) => {
                 writer.shutdown().await;
@@ -242,7 +247,7 @@ impl Stager {
     /// Scans and transforms, several batches at a time, and takes digests in row order; counts the rows
     /// that are left out, and the values that become null. `None` when the writer stopped listening: it
     /// knows why.
-    async fn read(
+    async fn read_part(
         &self,
         part: &Part,
         mut digests: Digests,

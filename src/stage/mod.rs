@@ -140,7 +140,7 @@ impl Stager {
     }
 
     /// Bytes that staging `chunk` holds at once, beside its batches.
-    pub(crate) fn held_bytes(&self, chunk: &Chunk) -> u64 {
+    pub(crate) fn held_for(&self, chunk: &Chunk) -> u64 {
         if !self.reads() {
             return 0;
         }
@@ -148,11 +148,6 @@ impl Stager {
             return chunk.fragments.iter().map(|fragment| fragment.bytes).max().unwrap_or_default();
         }
         if self.copyable(chunk).is_some() { self.files.files().held_bytes() } else { chunk.bytes() }
-    }
-
-    /// Whether anything is read to stage a chunk.
-    fn reads(&self) -> bool {
-        !self.what.schema.fields.is_empty()
     }
 }
 

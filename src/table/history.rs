@@ -53,7 +53,7 @@ impl Other {
 /// `Failed`, when tags or transactions cannot be read.
 pub(crate) async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>> {
     let mut points = Vec::new();
-    for (tag, version) in tags(live).await? {
+    for (tag, version) in read_tags(live).await? {
         let Some(id) = tag.strip_prefix(TAG_PREFIX).filter(|id| !id.ends_with(SWAP_SUFFIX)) else {
             continue;
         };
@@ -76,7 +76,7 @@ pub(crate) async fn strays(
 ) -> Result<Vec<RollbackPoint>> {
     let unswapped = points.iter().filter(|point| point.swapped.is_none()).cloned();
     let mut strays: Vec<_> = unswapped.collect();
-    for (tag, version) in tags(live).await? {
+    for (tag, version) in read_tags(live).await? {
         let id = tag.strip_prefix(TAG_PREFIX).and_then(|rest| rest.strip_suffix(SWAP_SUFFIX));
         let lone = id.filter(|id| points.iter().all(|point| point.id != *id));
         strays.extend(lone.map(|id| RollbackPoint { id: id.to_owned(), version, swapped: None }));
@@ -87,7 +87,7 @@ pub(crate) async fn strays(
 }
 
 /// The tags of a table, and their versions; without those that are damaged.
-async fn tags(live: &Dataset) -> Result<HashMap<String, u64>> {
+async fn read_tags(live: &Dataset) -> Result<HashMap<String, u64>> {
     if let Ok(tags) = live.tags().list().await {
         return Ok(tags.into_iter().map(|(tag, contents)| (tag, contents.version)).collect());
     }

@@ -109,7 +109,7 @@ pub(crate) async fn rebuild(
 ) -> Result<Arc<Dataset>> {
     let mut live = live.as_ref().clone();
     for wanted in missing(&live, wanted).await? {
-        let built = build(source, &live, &wanted, id, progress).await.map_err(|error| {
+        let built = build_one(source, &live, &wanted, id, progress).await.map_err(|error| {
             error.with_advice(&format!(
                 "`relance resume` builds index `{name}` again, with `--drop-index {name}` it does without",
                 name = wanted.name
@@ -176,7 +176,7 @@ pub(crate) async fn prebuild(
 ) -> Result<Vec<IndexMetadata>> {
     let mut all = Vec::new();
     for wanted in wanted {
-        let built = build(source, prepared, wanted, id, progress).await.map_err(|error| {
+        let built = build_one(source, prepared, wanted, id, progress).await.map_err(|error| {
             error.with_advice(&format!("--drop-index {} goes on without it", wanted.name))
         })?;
         all.push(built);
@@ -246,7 +246,7 @@ fn details_of(description: &dyn IndexDescription) -> Details {
 }
 
 /// Builds `wanted` over the rows of `on`, with the parameters that it has in `source`.
-async fn build(
+async fn build_one(
     source: &Dataset,
     on: &Dataset,
     wanted: &Rebuild,

@@ -91,7 +91,7 @@ impl Orphans {
     ///
     /// # Crash
     /// Finding and removing them again removes the rest.
-    pub(crate) async fn remove(self) -> Result<Removed> {
+    pub(crate) async fn clear(self) -> Result<Removed> {
         let mut removed = Removed::default();
         for meta in self.found {
             self.files.remove(&meta.location).await?;
@@ -108,14 +108,14 @@ impl Orphans {
 /// Finds and removes them, for those who have no journal.
 ///
 /// # Errors
-/// As [`find`] and [`Orphans::remove`].
-pub(crate) async fn remove(
+/// As [`find`] and [`Orphans::clear`].
+pub(crate) async fn clear(
     live: &Dataset,
     id: &str,
     keep: &HashSet<String>,
     since: u64,
 ) -> Result<Removed> {
-    find(live, id, keep, since, Some(history::LOOK_MAX)).await?.remove().await
+    find(live, id, keep, since, Some(history::LOOK_MAX)).await?.clear().await
 }
 
 /// The transaction files and index files of the migration that no version names; of `at_most` so many

@@ -89,14 +89,14 @@ impl Sample {
     }
 }
 
-fn schema(dim: u32) -> SchemaRef {
+fn sample_schema(dim: u32) -> SchemaRef {
     let item = DataType::new_fixed_size_list(DataType::Float32, dim_i32(dim), true);
     let fields = vec![Field::new("text", DataType::Utf8, true), Field::new("vector", item, true)];
     Arc::new(Schema::new(fields))
 }
 
 fn reader(rows: u64, dim: u32) -> impl RecordBatchReader + Send {
-    let schema = schema(dim);
+    let schema = sample_schema(dim);
     let batch_schema = Arc::clone(&schema);
     let starts = (0..rows).step_by(usize::try_from(BATCH_ROWS).unwrap_or(1));
     let batches =

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 5] = [
 ];
 
 /// Folders whose files call each other in no circle.
-const FOLDERS_WITHOUT_CIRCLES: &[&str] = &["run", "table", "stage", "verify"];
+const FOLDERS_WITHOUT_CIRCLES: &[&str] = &["run", "table", "journal", "stage", "verify"];
 
 #[test]
 fn imports_go_one_way() {

@@ -19,7 +19,7 @@ use crate::table::open::{Opener, newest};
 use crate::table::orphans::Removed;
 use crate::table::{database, history, orphans, tag};
 
-pub(in crate::run) async fn run(ctx: &Context) -> Result<Aborted> {
+pub(crate) async fn run(ctx: &Context) -> Result<Aborted> {
     let opener = ctx.opener();
     database::expect_table(&ctx.location).await?;
     let live = opener.live().await?;
@@ -93,7 +93,7 @@ async fn abort_full(
     }
     let left = journal.remove().await?;
     let (keep, first) = (HashSet::new(), header.first_version);
-    let removed = orphans::remove(live, &header.id, &keep, first).await?;
+    let removed = orphans::clear(live, &header.id, &keep, first).await?;
     tag::unpin(live, &header.id).await?;
     Ok(aborted(ctx, header.id, removed, left))
 }
@@ -113,7 +113,7 @@ async fn abort_pins(ctx: &Context, live: &Arc<Dataset>) -> Result<Option<Aborted
     let (keep, first) = named_by_all(&live).await?;
     let mut all = Removed::default();
     for id in &ids {
-        let removed = orphans::remove(&live, id, &keep, first).await?;
+        let removed = orphans::clear(&live, id, &keep, first).await?;
         all.files += removed.files;
         all.bytes += removed.bytes;
         tag::unpin(&live, id).await?;
@@ -147,7 +147,7 @@ async fn abort_wreck(ctx: &Context, live: &Dataset, wreck: &Wreck) -> Result<Abo
     let mut left = wreck.remove().await?;
     let mut all = Removed::default();
     for id in &ids {
-        let removed = orphans::remove(live, id, &keep, first).await?;
+        let removed = orphans::clear(live, id, &keep, first).await?;
         all.files += removed.files;
         all.bytes += removed.bytes;
         let point = history::rollback_point(live, id).await?;

@@ -13,7 +13,7 @@ use crate::run::staged::refuse_staged;
 use crate::table::history::TakenBack;
 use crate::table::{database, history, tag};
 
-pub(in crate::run) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
+pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     let opener = ctx.opener();
     database::expect_table(&ctx.location).await?;
     refuse_staged(ctx, &opener).await?;

@@ -22,7 +22,7 @@ use crate::run::session::Session;
 use crate::run::staged::refuse_staged;
 use crate::settings::Hold;
 
-pub(in crate::run) async fn run(ctx: &Context) -> Result<Ended> {
+pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;
     let opener = ctx.opener();
     let began = Instant::now();
@@ -40,7 +40,7 @@ pub(in crate::run) async fn run(ctx: &Context) -> Result<Ended> {
 ///
 /// # Errors
 /// As [`migrate`](crate::Migration::migrate).
-pub(in crate::run) async fn carry_out(ctx: &Context, mut session: Box<Session>) -> Result<Ended> {
+pub(crate) async fn carry_out(ctx: &Context, mut session: Box<Session>) -> Result<Ended> {
     if ctx.settings.hold != Hold::No {
         return match hold(ctx, &mut session).await {
             Ok(held) => Ok(Ended::Held(held)),

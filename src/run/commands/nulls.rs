@@ -28,7 +28,7 @@ const ROWS_MAX: u64 = 4_000_000;
 
 /// For each column that the migration which is `swapped` added with a value: the rows written since in
 /// which it is null, if there are any.
-pub(in crate::run) async fn nulls_since(
+pub(crate) async fn nulls_since(
     ctx: &Context,
     live: &Arc<Dataset>,
     swapped: u64,

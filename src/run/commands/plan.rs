@@ -6,7 +6,7 @@ use crate::run::context::Context;
 use crate::run::planning::plan_head;
 use crate::run::preflight::preflight;
 
-pub(in crate::run) async fn run(ctx: &Context) -> Result<Plan> {
+pub(crate) async fn run(ctx: &Context) -> Result<Plan> {
     ctx.settings.validate()?;
     let planned = plan_head(ctx, &ctx.opener()).await?;
     Ok(preflight(ctx, planned).await?.plan)

@@ -19,7 +19,7 @@ use crate::run::session::{Session, pin_head};
 use crate::run::staged::open_staged;
 use crate::table::{history, open};
 
-pub(in crate::run) async fn run(ctx: &Context) -> Result<Ended> {
+pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;
     let began = Instant::now();
     let (live, mut journal) = open_staged(ctx).await?;

@@ -43,7 +43,7 @@ pub enum Writes {
     Keep,
 }
 
-pub(in crate::run) async fn run(ctx: &Context, writes: Writes) -> Result<RolledBack> {
+pub(crate) async fn run(ctx: &Context, writes: Writes) -> Result<RolledBack> {
     let opener = ctx.opener();
     database::expect_table(&ctx.location).await?;
     expect_tidied(ctx, &opener).await?;

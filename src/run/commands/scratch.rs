@@ -22,7 +22,7 @@ const LIFE: TimeDelta = TimeDelta::days(1);
 
 /// A folder that only this run writes to.
 #[derive(Debug)]
-pub(in crate::run) struct Scratch {
+pub(crate) struct Scratch {
     store: Arc<ObjectStore>,
     root: Path,
     _running: Running,
@@ -56,7 +56,7 @@ impl Scratch {
     ///
     /// # Crash
     /// The next one removes it.
-    pub(in crate::run) async fn begin_in(
+    pub(crate) async fn begin_in(
         store: &Arc<ObjectStore>,
         directory: &Path,
         location: &Location,
@@ -74,7 +74,7 @@ impl Scratch {
     }
 
     /// Where data files go.
-    pub(in crate::run) fn data(&self) -> Path {
+    pub(crate) fn data(&self) -> Path {
         self.root.clone().join("data")
     }
 
@@ -82,7 +82,7 @@ impl Scratch {
     ///
     /// # Errors
     /// `Failed`, when something is there and cannot be removed.
-    pub(in crate::run) async fn clear(&self) -> Result<()> {
+    pub(crate) async fn clear(&self) -> Result<()> {
         clear(&self.store, &self.root).await.map(drop)
     }
 
@@ -90,7 +90,7 @@ impl Scratch {
     ///
     /// # Errors
     /// `Failed`, when something is there and cannot be removed.
-    pub(in crate::run) async fn remove(self) -> Result<()> {
+    pub(crate) async fn remove(self) -> Result<()> {
         remove(&self.store, &self.root).await
     }
 }

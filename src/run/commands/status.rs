@@ -14,7 +14,7 @@ use crate::run::report::{PinStatus, PointStatus, StagedStatus, TableStatus};
 use crate::schema::change::Change;
 use crate::table::{database, history};
 
-pub(in crate::run) async fn run(ctx: &Context) -> Result<TableStatus> {
+pub(crate) async fn run(ctx: &Context) -> Result<TableStatus> {
     database::expect_table(&ctx.location).await?;
     let opener = ctx.opener();
     let live = opener.live().await?;

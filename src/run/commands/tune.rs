@@ -48,7 +48,7 @@ struct Bench<'a> {
     chunks: Vec<Chunk>,
 }
 
-pub(in crate::run) async fn run(ctx: &Context, time: Duration) -> Result<Tuned> {
+pub(crate) async fn run(ctx: &Context, time: Duration) -> Result<Tuned> {
     ctx.settings.validate()?;
     let request = Request { strategy: Some(Strategy::Rewrite), ..ctx.request.clone() };
     let asked = Context { request, ..ctx.clone() };

@@ -21,7 +21,7 @@ use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::{Transform, batch_bytes};
 
-pub(in crate::run) async fn run(ctx: &Context) -> Result<Verified> {
+pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
     database::expect_table(&ctx.location).await?;
     let opener = ctx.opener();
     let live = opener.live().await?;

@@ -26,7 +26,7 @@ use crate::table::index;
 ///
 /// # Crash
 /// Index files that no version names are left; their names tell whose they are.
-pub(in crate::run) async fn build_indices(ctx: &Context, whole: &mut Whole<'_>) -> Result<bool> {
+pub(crate) async fn build_indices(ctx: &Context, whole: &mut Whole<'_>) -> Result<bool> {
     let session = whole.session();
     let wanted = session.plan.rebuilds();
     let detachable = session.source.manifest_location().naming_scheme == ManifestNamingScheme::V2;

@@ -1,6 +1,6 @@
 //! The one commit that makes the staged fragments the live table, and the look before it.
 
-pub(in crate::run) mod indices;
+pub(crate) mod indices;
 mod prepare;
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::table::commit::{Act, Outcome, commit_next, properties};
 use crate::verify::published;
 
 /// What became of the swap.
-pub(in crate::run) enum Swap {
+pub(crate) enum Swap {
     /// It landed.
     Landed(Arc<Dataset>),
     /// Somebody was first: there is something to catch up with, or to verify again.
@@ -51,7 +51,7 @@ enum Tried {
 ///
 /// # Crash
 /// The live table is the version before, or the swapped one.
-pub(in crate::run) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
+pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
     let session = whole.session();
     let began = Instant::now();
     let _committing = span::commit();

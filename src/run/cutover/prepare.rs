@@ -28,10 +28,10 @@ use crate::verify::published;
 use crate::verify::published::Published;
 
 /// The swap's operation, and the files that it was prepared with.
-pub(in crate::run) struct Prepared {
-    pub(in crate::run) operation: Operation,
+pub(crate) struct Prepared {
+    pub(crate) operation: Operation,
     /// The storage version that the table gets, where it changes.
-    pub(in crate::run) storage_version: Option<ConcreteFileVersion>,
+    pub(crate) storage_version: Option<ConcreteFileVersion>,
     /// Detached versions, each made from the one before.
     pub(super) versions: Vec<Arc<Dataset>>,
     deletions: Vec<Path>,
@@ -43,7 +43,7 @@ impl Prepared {
     /// The operation for what is planned and staged. Where Lance needs more than one, they are prepared as
     /// detached versions, and the last one is restored: the live table still goes from the old to the new
     /// in one commit, indices included.
-    pub(in crate::run) async fn of(session: &mut Session) -> Result<Self> {
+    pub(crate) async fn of(session: &mut Session) -> Result<Self> {
         let indexed = !session.prebuilt.indices.is_empty();
         let mut prepared = Self::rows(session, indexed).await?;
         if let (true, Some(last)) = (indexed, prepared.versions.last().cloned()) {
@@ -197,7 +197,7 @@ impl Prepared {
     ///
     /// # Errors
     /// `Mismatch`, when the last of the prepared versions is not the one that was written.
-    pub(in crate::run) async fn published(&self, live: &Dataset) -> Result<Published> {
+    pub(crate) async fn published(&self, live: &Dataset) -> Result<Published> {
         match self.versions.last() {
             Some(last) => published::read_prepared(last, &self.new_indices, live).await,
             None => published::of_operation(live, &self.operation),
@@ -209,7 +209,7 @@ impl Prepared {
     ///
     /// # Errors
     /// `Mismatch`, naming the index.
-    pub(in crate::run) async fn expect_indices(&self, session: &Session) -> Result<()> {
+    pub(crate) async fn expect_indices(&self, session: &Session) -> Result<()> {
         let prebuilt = &session.prebuilt;
         let (Some(last), false) = (self.versions.last(), prebuilt.indices.is_empty()) else {
             return Ok(());
@@ -238,7 +238,7 @@ impl Prepared {
 
     /// Removes what nobody can reach any more: the detached versions and, of a swap that was `lost`, its
     /// deletion files.
-    pub(in crate::run) async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
+    pub(crate) async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
         let store = store_of(live).await?;
         let lost = if lost { self.deletions.as_slice() } else { &[] };
         let versions = self.versions.iter().map(|version| &version.manifest_location().path);

@@ -1,7 +1,7 @@
 //! Tries the changes on the data before anything is written: what would not go through is counted, and
 //! shown with a few rows.
 
-pub(in crate::run) mod quarantine;
+pub(crate) mod quarantine;
 mod there;
 mod trial;
 
@@ -33,7 +33,7 @@ const SAMPLE_ROWS: u64 = 1_000;
 ///
 /// # Errors
 /// `Refused`, when a value does not go through that has to.
-pub(in crate::run) async fn preflight(ctx: &Context, planned: Planned) -> Result<Planned> {
+pub(crate) async fn preflight(ctx: &Context, planned: Planned) -> Result<Planned> {
     let Planned { mut plan, live } = planned;
     plan.skipped_values = compare_there(ctx, &live, &plan).await?;
     let rows_max = match plan.request.preflight {

@@ -39,7 +39,7 @@ const MIGRATION: &str = "_relance_migration";
 const FRAGMENT: &str = "_relance_fragment";
 
 /// Refuses a quarantine that cannot take the rows of `plan`.
-pub(in crate::run) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Result<()> {
+pub(crate) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Result<()> {
     if plan.request.on_bad_value != OnBadValue::Quarantine || plan.findings.is_empty() {
         return Ok(());
     }
@@ -72,7 +72,7 @@ pub(in crate::run) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Res
 ///
 /// # Crash
 /// The quarantine holds some of the rows; the next run copies all of them again.
-pub(in crate::run) async fn quarantine(
+pub(crate) async fn quarantine(
     ctx: &Context,
     source: &Arc<Dataset>,
     plan: &Plan,
@@ -153,7 +153,7 @@ fn quarantine_place(ctx: &Context) -> Result<Location> {
 
 /// The source fragments whose bad rows this run has copied, as they were then, and how many they have.
 #[derive(Debug, Default)]
-pub(in crate::run) struct Quarantined(BTreeMap<u64, (Origin, u64)>);
+pub(crate) struct Quarantined(BTreeMap<u64, (Origin, u64)>);
 
 impl Quarantined {
     /// The fragments whose copied rows are not what they should be by `now`, and those that have to be

@@ -40,7 +40,7 @@ struct Comparison {
 ///
 /// # Errors
 /// `Refused`, when they hold what cannot be taken for it.
-pub(in crate::run) async fn compare_there(
+pub(crate) async fn compare_there(
     ctx: &Context,
     live: &Arc<Dataset>,
     plan: &Plan,

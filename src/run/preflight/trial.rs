@@ -27,7 +27,7 @@ const EXAMPLES: usize = 5;
 
 /// What is wrong with the values of a table.
 #[derive(Debug, Default)]
-pub(in crate::run) struct Tried {
+pub(crate) struct Tried {
     pub(super) findings: BTreeMap<(String, Problem), Finding>,
     /// The addresses of the rows that have a bad value, if they are asked for.
     rows: Option<RoaringTreemap>,
@@ -71,7 +71,7 @@ impl Tried {
 
 /// What tries the rows of one fragment.
 #[derive(Clone)]
-pub(in crate::run) struct Trial {
+pub(crate) struct Trial {
     source: Source,
     transform: Arc<Transform>,
     what: What,
@@ -83,11 +83,7 @@ pub(in crate::run) struct Trial {
 }
 
 /// What tries the changes of `plan` on all rows of a fragment of `live`, if anything can be wrong.
-pub(in crate::run) fn trial_of(
-    ctx: &Context,
-    live: &Arc<Dataset>,
-    plan: &Plan,
-) -> Result<Option<Trial>> {
+pub(crate) fn trial_of(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Result<Option<Trial>> {
     let columns = plan.target.columns.iter();
     let places: Vec<usize> =
         columns.enumerate().filter(|(_, column)| column.is_checked()).map(|(at, _)| at).collect();
@@ -108,7 +104,7 @@ pub(in crate::run) fn trial_of(
 }
 
 /// Fragments that are tried side by side.
-pub(in crate::run) fn tried_at_once(ctx: &Context, fragments: &[SourceFragment]) -> usize {
+pub(crate) fn tried_at_once(ctx: &Context, fragments: &[SourceFragment]) -> usize {
     let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_FILE_BYTES);
     MemoryPlan::of(&ctx.settings).fragments_at_once(small)
 }
@@ -123,7 +119,7 @@ impl Trial {
     ///
     /// # Errors
     /// `Failed`, when they cannot be read.
-    pub(in crate::run) async fn bad_rows(
+    pub(crate) async fn bad_rows(
         &self,
         fragment: &SourceFragment,
         progress: &SharedProgress,

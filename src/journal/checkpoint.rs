@@ -1,0 +1,173 @@
+//! Writing the journal, and making sure that it is still this run's own.
+
+use crate::error::{Context, Error, Result};
+use crate::journal::config::{
+    KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, chunk_key, from_config, to_json,
+};
+use crate::journal::record::{Header, Lease};
+use crate::journal::{Journal, tidy};
+use crate::storage::files;
+use crate::storage::tree::clear_table;
+use crate::table::commit::{Outcome, exactly_next};
+use crate::table::orphans::{self, Removed};
+use lance::Dataset;
+use lance::dataset::transaction::Operation;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+impl Journal {
+    /// Makes what was put and forgotten durable, and who stands where, in one strict commit; where nothing
+    /// is new, it only makes sure that the journal is still this run's. One that lets go is not seen to be
+    /// alive any more.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took the journal over: nothing was changed, and this run must stop.
+    ///
+    /// # Crash
+    /// The staging table holds the commit before or the commit after, never a part.
+    pub(crate) async fn checkpoint(&mut self, lease: Lease) -> Result<()> {
+        if lease.released {
+            self.end_beats().await;
+        }
+        self.expect_own().await?;
+        let changes = self.config_changes(&lease)?;
+        if self.lease.stands_at(&lease) && changes.keys().all(|key| key == KEY_LEASE) {
+            return Ok(());
+        }
+        self.attempted = Some(lease.clone());
+        // Lance takes no deletion files in an overwrite: the records tell of them.
+        let mut fragments = self.all_fragments();
+        for fragment in &mut fragments {
+            fragment.deletion_file = None;
+        }
+        let operation = Operation::Overwrite {
+            fragments,
+            schema: self.schema.clone().unwrap_or_else(|| self.staging.schema().clone()),
+            config_upsert_values: Some(changes),
+            initial_bases: None,
+        };
+        self.commit(operation, lease).await
+    }
+
+    /// Commits `operation`, which writes `lease`, as the next version of the staging table.
+    async fn commit(&mut self, operation: Operation, lease: Lease) -> Result<()> {
+        let committed = exactly_next(&self.staging, operation, HashMap::new()).await;
+        if !matches!(committed, Ok(Outcome::LostRace { .. })) {
+            // They may be durable by now, and others' to name.
+            self.fresh.clear();
+        }
+        match committed? {
+            Outcome::Landed(staging) => {
+                tidy::tidy(&self.staging, &staging).await?;
+                self.staging = Arc::new(*staging);
+                self.lease = lease;
+                self.see_time().await;
+                Ok(())
+            }
+            Outcome::LostRace { .. } => Err(Error::locked(
+                "another run took this migration over; this one stops, and has changed nothing since",
+            )),
+            Outcome::Unknown { error, .. } => Err(Error::interrupted(
+                "the store gave no answer to a checkpoint, which may or may not be written; what is there counts",
+            )
+            .caused_by(error)),
+        }
+    }
+
+    /// Fails when the staging table is not the one that this journal was read from: another run may have
+    /// dropped it, and another migration may stand in its place, at the same version.
+    ///
+    /// # Errors
+    /// `Locked` then; `Failed`, when it cannot be read.
+    pub(crate) async fn expect_own(&mut self) -> Result<()> {
+        let lost = || {
+            Error::locked(
+                "another run dropped this migration; this one stops, and has changed nothing since",
+            )
+        };
+        let mut newest = self.staging.as_ref().clone();
+        match newest.checkout_latest().await {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => return Err(lost()),
+            Err(error) => return Err(error).doing(|| "read the journal".to_owned()),
+        }
+        let config = &newest.manifest().config;
+        let header: Result<Header> = from_config(config, KEY_HEADER);
+        let lease: Result<Lease> = from_config(config, KEY_LEASE);
+        let lease = lease.map_err(|_| lost())?;
+        if header.map_or(true, |header| header.id != self.header.id) {
+            return Err(lost());
+        }
+        if Some(&lease) == self.attempted.as_ref()
+            && newest.version_id() > self.staging.version_id()
+        {
+            // An attempt whose reply was lost has landed.
+            self.staging = Arc::new(newest);
+            self.lease = lease;
+            return Ok(());
+        }
+        if lease == self.lease { Ok(()) } else { Err(lost()) }
+    }
+
+    /// Removes every file of the migration below `live` that is not in `keep` and that no version names, while the
+    /// journal is this run's own.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took the journal over; nothing was removed then. `Failed`, when a directory cannot
+    /// be listed, or a file is there and cannot be removed.
+    ///
+    /// # Crash
+    /// Calling it again removes the rest.
+    pub(crate) async fn remove_orphans(
+        &mut self,
+        live: &Dataset,
+        keep: &HashSet<String>,
+    ) -> Result<Removed> {
+        let (id, since) = (&self.header.id, self.header.first_version);
+        let found = orphans::find(live, id, keep, since, None).await?;
+        self.expect_own().await?;
+        found.clear().await
+    }
+
+    /// What differs between the staging table's config and what this journal holds. A config entry
+    /// cannot be removed by an overwrite, so a forgotten chunk's is emptied.
+    fn config_changes(&self, lease: &Lease) -> Result<HashMap<String, String>> {
+        let mut wanted = HashMap::new();
+        wanted.insert(KEY_HEADER.to_owned(), to_json(&self.header)?);
+        wanted.insert(KEY_LEASE.to_owned(), to_json(lease)?);
+        if self.schema.is_some() {
+            wanted.insert(KEY_SCHEMA.to_owned(), "target".to_owned());
+        }
+        for record in self.records.values() {
+            wanted.insert(chunk_key(record.chunk), to_json(record)?);
+        }
+        let there = &self.staging.manifest().config;
+        for key in there.keys().filter(|key| key.starts_with(KEY_CHUNK)) {
+            wanted.entry(key.clone()).or_default();
+        }
+        wanted.retain(|key, text| there.get(key) != Some(text));
+        Ok(wanted)
+    }
+
+    /// Removes the staging table; the staged files stay where they are. Gives the names of what is left in
+    /// its folder: links, and what no table has.
+    ///
+    /// # Errors
+    /// `Failed`, when it cannot be removed.
+    ///
+    /// # Crash
+    /// The journal reads as it does now, or it is gone: its newest version goes last.
+    pub(crate) async fn remove(mut self) -> Result<Vec<String>> {
+        self.end_beats().await;
+        let store = self.staging.object_store(None).await;
+        let store = store.doing(|| "open the staging table's store".to_owned())?;
+        let root = self.staging.branch_location().path;
+        let newest = &self.staging.manifest_location().path;
+        // While the lock is there, no other run has anything here.
+        let files = files::of(&store);
+        let left = clear_table(files.as_ref(), &root, Some(newest)).await?;
+        files.remove(newest).await?;
+        files.remove_empty(&root);
+        Ok(left)
+    }
+}

@@ -1,0 +1,184 @@
+//! Creating the journal, which is the lock, and reading it.
+
+use crate::chunk::ChunkId;
+use crate::error::{Context, Error, Result};
+use crate::journal::config::{
+    KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, expect_readable, from_config, is_of, to_json,
+    validate,
+};
+use crate::journal::record::{ChunkRecord, Header, Lease};
+use crate::journal::{Journal, LAYOUT};
+use crate::table::open::Opener;
+use crate::transform::digest::DIGEST_VERSION;
+use lance::Dataset;
+use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance_core::datatypes::Schema;
+use lance_file::version::ConcreteFileVersion;
+use lance_table::format::{BasePath, DeletionFile, Fragment};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+impl Journal {
+    /// Creates the staging table. Only one run can: this is the lock.
+    ///
+    /// # Errors
+    /// `Locked`, when there is one already.
+    ///
+    /// # Crash
+    /// The staging table is there, empty, or it is not.
+    pub(crate) async fn create(
+        opener: &Opener,
+        live: &Dataset,
+        header: Header,
+        lease: Lease,
+        schema: &Schema,
+        version: ConcreteFileVersion,
+    ) -> Result<Self> {
+        let uri = opener.location().staging_uri();
+        let text = to_json(&header)?;
+        expect_readable(&text, &header)?;
+        let mut config = HashMap::new();
+        config.insert(KEY_HEADER.to_owned(), text);
+        config.insert(KEY_LEASE.to_owned(), to_json(&lease)?);
+        let mut bases: Vec<BasePath> = live.manifest().base_paths.values().cloned().collect();
+        let id = bases.iter().map(|base| base.id).max().unwrap_or_default() + 1;
+        bases.push(BasePath { id, name: None, is_dataset_root: true, path: live.uri().to_owned() });
+        let operation = Operation::Overwrite {
+            fragments: Vec::new(),
+            schema: schema.clone(),
+            config_upsert_values: Some(config),
+            initial_bases: Some(bases),
+        };
+        let created = CommitBuilder::new(uri.as_str())
+            .with_session(Arc::clone(opener.session()))
+            .with_store_params(opener.params().clone())
+            .with_storage_format(version.to_selector())
+            .with_max_retries(0)
+            .with_skip_auto_cleanup(true)
+            .execute(TransactionBuilder::new(0, operation).build())
+            .await;
+        let staging = match created {
+            Ok(staging) if staging.version_id() == 1 => staging,
+            Ok(_) => return Err(locked(opener)),
+            Err(error) => match opener.staging().await {
+                // The reply may have been lost: then it is ours.
+                Ok(Some(there)) if is_of(&there, &header) => there.as_ref().clone(),
+                Ok(Some(_)) => return Err(locked(opener)),
+                _ => return Err(error).doing(|| format!("create the staging table {uri}")),
+            },
+        };
+        // As others will read it, who have nothing of this run's in their memory.
+        let there = opener.anew().staging().await?;
+        let there = there.map(|there| Self::read(there, opener.location().table())).transpose()?;
+        if there.is_none_or(|there| there.header != header || there.lease != lease) {
+            return Err(Error::failed("the journal does not read back as it was written"));
+        }
+        Ok(Self {
+            staging: Arc::new(staging),
+            header,
+            lease,
+            schema: Some(schema.clone()),
+            records: BTreeMap::new(),
+            fragments: BTreeMap::new(),
+            attempted: None,
+            fresh: Vec::new(),
+            doomed: Vec::new(),
+            time: Arc::default(),
+            beats: None,
+        })
+    }
+
+    /// Reads the journal of the migration that is staged, if one is.
+    ///
+    /// # Errors
+    /// `Refused`, when another version of relance wrote it; `Failed`, when it could not be looked at.
+    pub(crate) async fn open(opener: &Opener) -> Result<Option<Self>> {
+        match opener.staging().await? {
+            None => Ok(None),
+            Some(staging) => Self::read(staging, opener.location().table()).map(Some),
+        }
+    }
+
+    /// Reads the journal in `staging`, the staging table of `table`.
+    fn read(staging: Arc<Dataset>, table: &str) -> Result<Self> {
+        let config = &staging.manifest().config;
+        let header: serde_json::Value = from_config(config, KEY_HEADER)?;
+        let number = |name| header.get(name).and_then(serde_json::Value::as_u64);
+        let known = [("layout", LAYOUT), ("digests", DIGEST_VERSION)];
+        if known.into_iter().any(|(name, ours)| number(name) != Some(u64::from(ours))) {
+            return Err(Error::refused(format!(
+                "the staged migration of `{table}` was written by another version of relance, in a \
+                 layout that this one does not read"
+            ))
+            .with_advice("resume it with that version, or drop it with `relance abort`"));
+        }
+        let header: Header = from_config(config, KEY_HEADER)?;
+        let lease: Lease = from_config(config, KEY_LEASE)?;
+        let mut records = BTreeMap::new();
+        let chunks = config.iter().filter(|(key, _)| key.starts_with(KEY_CHUNK));
+        for (key, _) in chunks.filter(|(_, text)| !text.is_empty()) {
+            let record: ChunkRecord = from_config(config, key)?;
+            records.insert(record.chunk, record);
+        }
+        validate(&header, &records)?;
+        let fragments = fragments_by_chunk(&staging, &mut records);
+        let (fresh, doomed) = (Vec::new(), Vec::new());
+        let attempted = None;
+        let schema = config.contains_key(KEY_SCHEMA).then(|| staging.schema().clone());
+        Ok(Self {
+            staging,
+            header,
+            lease,
+            schema,
+            records,
+            fragments,
+            attempted,
+            fresh,
+            doomed,
+            time: Arc::default(),
+            beats: None,
+        })
+    }
+}
+
+/// The error of those who find a migration staged.
+pub(crate) fn locked(opener: &Opener) -> Error {
+    let table = opener.location().table();
+    Error::locked(format!("a migration of `{table}` is staged already"))
+}
+
+/// The staging table's fragments by the chunk that names their file. A record whose files the manifest
+/// does not name was forgotten, and is left out.
+fn fragments_by_chunk(
+    staging: &Dataset,
+    records: &mut BTreeMap<ChunkId, ChunkRecord>,
+) -> BTreeMap<ChunkId, Vec<Fragment>> {
+    let mut by_file: HashMap<&str, &Fragment> = HashMap::new();
+    for fragment in staging.iter_fragments() {
+        for file in &fragment.files {
+            by_file.insert(&file.path, fragment);
+        }
+    }
+    let mut chunks = BTreeMap::new();
+    records.retain(|chunk, record| {
+        let found = record.files.iter().map(|file| {
+            let fragment = by_file.get(file.name.as_str())?;
+            let deleted = record.deletions.get(&file.name);
+            Some(staged(fragment, deleted.map(|deleted| deleted.file.clone())))
+        });
+        let Some(found) = found.collect::<Option<Vec<_>>>() else { return false };
+        chunks.insert(*chunk, found);
+        true
+    });
+    chunks
+}
+
+/// A fragment without what Lance adds to it.
+fn staged(fragment: &Fragment, deletions: Option<DeletionFile>) -> Fragment {
+    let mut plain = Fragment::new(0);
+    plain.physical_rows = fragment.physical_rows;
+    plain.files.clone_from(&fragment.files);
+    plain.deletion_file = deletions;
+    plain
+}
