@@ -125,6 +125,72 @@ pub(crate) const COMPARE_ROWS: u32 = 2048;
 /// Rows that are read at once by their addresses, each from a page of its own.
 pub(crate) const ADDRESSED_ROWS: u32 = 1024;
 
+/// A file is read by one request while the largest pages of its columns have at most so many bytes together:
+/// they are held at the same time.
+pub(crate) const READ_AT_ONCE_PAGE_BYTES: u64 = 16 << 20;
+
+/// Bytes of each request otherwise, for few columns and for more: every request has to find its place in each
+/// page again, which costs the more, the smaller requests are.
+pub(crate) const FEW_COLUMNS: usize = 8;
+
+pub(crate) const DECODED_READ_BYTES: (u64, u64) = (8 << 20, 16 << 20);
+
+/// Bytes that are read ahead from a store: pages are Lance's own size, and read one after the other.
+pub(crate) const STORE_AHEAD_BYTES: u64 = 8 << 20;
+
+/// Bytes that are read at once, and how many reads are begun ahead: a disk's page cache is best read in
+/// small pieces of memory that are used again, a store's answers take their time.
+pub(crate) const DISK_PACE: (u64, usize) = (1 << 20, 3);
+
+pub(crate) const STORE_PACE: (u64, usize) = (8 << 20, 6);
+
+/// Two pieces with at most so many bytes between them are one read: Lance fills up to 63 between buffers.
+pub(crate) const READ_GAP_BYTES: u64 = 4 << 10;
+
+/// Reads of at most so many bytes stay on the thread that asks: to hand them to another one takes longer.
+pub(crate) const READ_HERE_BYTES: u64 = 256 << 10;
+
+/// Bytes of a request that is begun before it is asked for, at most.
+pub(crate) const READ_AHEAD_REQUEST_BYTES: u64 = 16 << 20;
+
+/// Reads of fewer bytes get memory that is not kept.
+pub(crate) const UNPOOLED_BYTES: usize = 64 << 10;
+
+/// Bytes of free blocks that are kept, at most.
+pub(crate) const FREE_BLOCKS_BYTES: usize = 32 << 20;
+
+/// Reads in progress, at most.
+pub(crate) const READS_BACK_AT_ONCE: usize = 2;
+
+/// Bytes that the file's writer may keep for itself: those just written are read when as many more were.
+pub(crate) const UNWRITTEN_BYTES: u64 = 64 << 10;
+
+/// Bytes that are read at once, of one blob or of several that follow each other.
+pub(crate) const BLOB_READ_BYTES: u64 = 8 << 20;
+
+/// Reads at once, for one batch.
+pub(crate) const BLOB_READS_AT_ONCE: usize = 4;
+
+/// Bytes after which a sidecar of several blobs is closed.
+pub(crate) const BLOB_PACK_BYTES: u64 = 1 << 30;
+
+/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely free: a
+/// virtual machine gets them from its host, at a sixth of the speed (measured with `dd bs=256K` against
+/// `bs=2M`).
+pub(crate) const DISK_WRITE_BYTES: usize = 256 << 10;
+
+/// Bytes that wait for more before they are written.
+pub(crate) const DISK_SMALL_WRITE_BYTES: usize = 32 << 10;
+
+/// Bytes after which other tasks have their turn.
+pub(crate) const DISK_TURN_BYTES: usize = 1 << 20;
+
+/// Bytes after which the disk is given a head start.
+pub(crate) const DISK_SYNC_EVERY_BYTES: usize = 64 << 20;
+
+/// Files that are synced at once: a disk takes many in hardly more time than one.
+pub(crate) const SYNCS_AT_ONCE: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::error::{Context, Result};
+use crate::limits::SYNCS_AT_ONCE;
 use crate::storage::disk_writer::DiskWriter;
 use crate::storage::files::{DataFiles, Tree};
 use crate::storage::names::{is_data_file, sidecars_of};
@@ -23,9 +24,6 @@ use crate::storage::throttle::Throttle;
 
 /// Age after which a file gets no further names: what is staged has to be young, and they have one age.
 const LINKED_AGE_MAX: Duration = Duration::from_hours(12);
-
-/// Files that are synced at once: a disk takes many in hardly more time than one.
-const SYNCS_AT_ONCE: usize = 16;
 
 /// Files on a disk.
 #[derive(Debug)]

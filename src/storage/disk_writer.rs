@@ -11,19 +11,9 @@ use lance_io::object_writer::WriteResult;
 use lance_io::traits::Writer;
 use tokio::io::AsyncWrite;
 
-/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely free: a
-/// virtual machine gets them from its host, at a sixth of the speed (measured with `dd bs=256K` against
-/// `bs=2M`).
-const WRITE_BYTES: usize = 256 << 10;
-
-/// Bytes that wait for more before they are written.
-const SMALL_BYTES: usize = 32 << 10;
-
-/// Bytes after which other tasks have their turn.
-const TURN_BYTES: usize = 1 << 20;
-
-/// Bytes after which the disk is given a head start.
-const SYNC_EVERY_BYTES: usize = 64 << 20;
+use crate::limits::{
+    DISK_SMALL_WRITE_BYTES, DISK_SYNC_EVERY_BYTES, DISK_TURN_BYTES, DISK_WRITE_BYTES,
+};
 
 /// A local file that is removed unless it is finished.
 ///
@@ -61,7 +51,7 @@ impl DiskWriter {
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.small.len() + bytes.len() <= SMALL_BYTES {
+        if self.small.len() + bytes.len() <= DISK_SMALL_WRITE_BYTES {
             self.small.extend_from_slice(bytes);
             return Ok(());
         }
@@ -69,7 +59,7 @@ impl DiskWriter {
         let mut file = self.file.as_ref();
         // Here, not in `block_in_place`: that gives this thread's work to another one each time, and every
         // thread that ever had some keeps the memory of it (650 MB in 59 threads, as measured).
-        bytes.chunks(WRITE_BYTES).try_for_each(|piece| file.write_all(piece))
+        bytes.chunks(DISK_WRITE_BYTES).try_for_each(|piece| file.write_all(piece))
     }
 
     fn put_small(&mut self) -> io::Result<()> {
@@ -82,7 +72,7 @@ impl DiskWriter {
     /// Has the disk begin with what is written so far, so that it does not all wait for the end. One at
     /// a time: a slow disk is not helped by more.
     fn sync_early(&mut self) {
-        if self.written - self.synced < SYNC_EVERY_BYTES || Arc::strong_count(&self.file) > 1 {
+        if self.written - self.synced < DISK_SYNC_EVERY_BYTES || Arc::strong_count(&self.file) > 1 {
             return;
         }
         self.synced = self.written;
@@ -106,12 +96,12 @@ impl AsyncWrite for DiskWriter {
         cx: &mut TaskContext<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.turn >= TURN_BYTES {
+        if self.turn >= DISK_TURN_BYTES {
             self.turn = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let bytes = bytes.get(..TURN_BYTES).unwrap_or(bytes);
+        let bytes = bytes.get(..DISK_TURN_BYTES).unwrap_or(bytes);
         self.put(bytes)?;
         self.written += bytes.len();
         self.turn += bytes.len();

@@ -23,13 +23,9 @@ use object_store::path::Path;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Context, Error, Result};
+use crate::limits::{BLOB_READ_BYTES, BLOB_READS_AT_ONCE};
 use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE};
 use crate::storage::names::stem;
-
-/// Bytes that are read at once, of one blob or of several that follow each other.
-const READ_BYTES: u64 = 8 << 20;
-/// Reads at once, for one batch.
-const READS_AT_ONCE: usize = 4;
 
 /// The data file, without `.lance`, that the rows of a column come from.
 #[derive(Debug, Clone)]
@@ -195,7 +191,7 @@ impl Blobs {
         let mut contents: Vec<Option<u64>> = Vec::with_capacity(rows.len());
         let runs = runs(rows);
         let reads = stream::iter(runs.iter().cloned()).map(|run| self.read(name, rows, run));
-        let mut reads = reads.buffered(READS_AT_ONCE);
+        let mut reads = reads.buffered(BLOB_READS_AT_ONCE);
         while let Some(run) = reads.try_next().await? {
             for (bytes, content) in run {
                 data.append_option(bytes);
@@ -249,7 +245,7 @@ impl Blobs {
         let path = self.path(first);
         let doing = || format!("read a blob of `{name}` in {path}");
         let range = first.start()..last.end();
-        if range.end - range.start > READ_BYTES && first.kind != INLINE {
+        if range.end - range.start > BLOB_READ_BYTES && first.kind != INLINE {
             let content = self.hash(&path, range).await.doing(doing)?;
             return Ok(vec![(None, Some(content))]);
         }
@@ -273,7 +269,7 @@ impl Blobs {
         let mut hash = Xxh3::new();
         let mut from = range.start;
         while from < range.end {
-            let to = range.end.min(from + READ_BYTES);
+            let to = range.end.min(from + BLOB_READ_BYTES);
             hash.update(&self.store.inner.get_range(path, from..to).await?);
             from = to;
         }
@@ -327,7 +323,7 @@ fn runs(rows: &[Option<Described>]) -> Vec<Range<usize>> {
                 before.is_read()
                     && row.is_read()
                     && before.is_followed_by(row)
-                    && row.end() - first.start() <= READ_BYTES
+                    && row.end() - first.start() <= BLOB_READ_BYTES
             })
         });
         match runs.last_mut() {
@@ -355,7 +351,7 @@ mod tests {
             Some(blob(PACKED, 2, 15, 5)),
             None,
             Some(blob(PACKED, 2, 20, 5)),
-            Some(blob(PACKED, 2, 25, READ_BYTES)),
+            Some(blob(PACKED, 2, 25, BLOB_READ_BYTES)),
             Some(blob(DEDICATED, 2, 0, 5)),
             Some(blob(DEDICATED, 2, 0, 5)),
             Some(blob(INLINE, 0, 0, 0)),

@@ -14,13 +14,11 @@ use object_store::path::Path;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::error::{Context, Error, Result};
+use crate::limits::BLOB_PACK_BYTES;
 use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE, PACKED};
 use crate::storage::files::DataFiles;
 use crate::storage::names::stem;
 use crate::storage::throttle::Throttle;
-
-/// Bytes after which a sidecar of several blobs is closed.
-const PACK_BYTES: u64 = 1 << 30;
 
 /// The sidecars of a staged file that is being written.
 pub(crate) struct Sidecars {
@@ -84,7 +82,7 @@ impl Sidecars {
             finished.doing(|| format!("finish sidecar {} of {}", alone.id, self.file))?;
             return Ok(BlobDescriptor::Dedicated { blob_id: alone.id, size });
         }
-        let full = |pack: &Pack| pack.bytes > 0 && pack.bytes + size > PACK_BYTES;
+        let full = |pack: &Pack| pack.bytes > 0 && pack.bytes + size > BLOB_PACK_BYTES;
         if self.pack.as_ref().is_some_and(full) {
             self.finish().await?;
         }

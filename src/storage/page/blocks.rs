@@ -2,10 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::limits::FREE_BLOCKS_BYTES;
 use crate::storage::page::cut::{Piece, Read};
-
-/// Bytes of free blocks that are kept, at most.
-const FREE_BYTES_MAX: usize = 32 << 20;
 
 /// Blocks of memory, shared by those who read with them.
 #[derive(Debug, Clone, Default)]
@@ -31,11 +29,11 @@ impl Blocks {
         Some(free.remove(place))
     }
 
-    /// Takes `bytes` back. Beyond [`FREE_BYTES_MAX`], the blocks that are free the longest are dropped.
+    /// Takes `bytes` back. Beyond [`FREE_BLOCKS_BYTES`], the blocks that are free the longest are dropped.
     fn put(&self, bytes: Vec<u8>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.push(bytes);
-        while free.iter().map(Vec::len).sum::<usize>() > FREE_BYTES_MAX {
+        while free.iter().map(Vec::len).sum::<usize>() > FREE_BLOCKS_BYTES {
             free.remove(0);
         }
     }
@@ -101,12 +99,12 @@ mod tests {
     #[test]
     fn few_free_bytes_are_kept_and_those_are_the_last() {
         let blocks = Blocks::default();
-        let third = FREE_BYTES_MAX / 3;
+        let third = FREE_BLOCKS_BYTES / 3;
         let taken: Vec<_> = (0..5).map(|more| blocks.take(third - more)).collect();
         drop(taken);
         let kept: Vec<_> = blocks.free.lock().unwrap().iter().map(Vec::len).collect();
         assert_eq!(kept, [third - 2, third - 3, third - 4]);
-        drop(blocks.take(FREE_BYTES_MAX + 1));
+        drop(blocks.take(FREE_BLOCKS_BYTES + 1));
         assert!(blocks.free.lock().unwrap().is_empty());
     }
 }

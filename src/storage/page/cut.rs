@@ -1,5 +1,7 @@
 //! Cuts the buffers of pages into pieces, and puts pieces that lie together into one read.
 
+use crate::limits::READ_GAP_BYTES;
+
 use std::ops::Range;
 
 use lance_encoding::decoder::ColumnInfo;
@@ -7,9 +9,6 @@ use lance_encoding::decoder::ColumnInfo;
 /// Bytes of a piece, at most; a multiple of what Lance aligns buffers to. Each piece is hashed by itself,
 /// so the hash of a buffer depends on this number, and with it what the journal holds.
 const PIECE_BYTES: u64 = 1 << 20;
-
-/// Two pieces with at most so many bytes between them are one read: Lance fills up to 63 between buffers.
-const GAP_BYTES: u64 = 4 << 10;
 
 /// Where a buffer lies: which of the files it is in, and where in that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +65,7 @@ pub(super) fn reads(places: &[BufferPlace], bytes_max: u64) -> Vec<Read> {
 fn push(reads: &mut Vec<Read>, file: usize, piece: Piece, bytes_max: u64) {
     if let Some(last) = reads.last_mut() {
         let gap = piece.range.start.checked_sub(last.range.end);
-        let near = last.file == file && gap.is_some_and(|gap| gap <= GAP_BYTES);
+        let near = last.file == file && gap.is_some_and(|gap| gap <= READ_GAP_BYTES);
         if near && piece.range.end - last.range.start <= bytes_max {
             last.range.end = piece.range.end;
             last.pieces.push(piece);

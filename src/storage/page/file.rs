@@ -13,17 +13,10 @@ use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Context, Error, Result};
+use crate::limits::{DISK_PACE, STORE_AHEAD_BYTES, STORE_PACE};
 use crate::storage::files;
 use crate::storage::page::blocks::{Block, Blocks};
 use crate::storage::page::cut::{BufferPlace, Read, reads};
-
-/// Bytes that are read ahead from a store: pages are Lance's own size, and read one after the other.
-const AHEAD_BYTES: u64 = 8 << 20;
-
-/// Bytes that are read at once, and how many reads are begun ahead: a disk's page cache is best read in
-/// small pieces of memory that are used again, a store's answers take their time.
-const DISK: (u64, usize) = (1 << 20, 3);
-const STORE: (u64, usize) = (8 << 20, 6);
 
 /// A data file that is read page by page.
 #[derive(Debug)]
@@ -63,7 +56,7 @@ impl PageFile {
         let opening = || format!("open {name}");
         let path = directory.clone().join(name.as_str());
         let files = files::of(store);
-        let config = SchedulerConfig::new(AHEAD_BYTES);
+        let config = SchedulerConfig::new(STORE_AHEAD_BYTES);
         // For a few bytes of a disk, tasks that wait for each other are not worth it.
         let lite = files.has_local_files();
         let config = if lite { config.with_lite_scheduler() } else { config };
@@ -106,8 +99,8 @@ impl PageFile {
     /// Bytes of a read, and reads ahead, that suit it.
     fn pace(&self) -> (u64, usize) {
         match self.access {
-            Access::Disk(_) => DISK,
-            Access::Store(_) => STORE,
+            Access::Disk(_) => DISK_PACE,
+            Access::Store(_) => STORE_PACE,
         }
     }
 

@@ -14,17 +14,9 @@ use futures::future::BoxFuture;
 use lance_encoding::EncodingsIo;
 use tokio::task::JoinHandle;
 
+use crate::limits::{READ_AHEAD_REQUEST_BYTES, READ_HERE_BYTES, UNPOOLED_BYTES};
 use crate::storage::page::blocks::Blocks;
 use crate::storage::page::file::read_at;
-
-/// Reads of at most so many bytes stay on the thread that asks: to hand them to another one takes longer.
-const HERE_BYTES_MAX: u64 = 256 << 10;
-
-/// Bytes of a request that is begun before it is asked for, at most.
-const AHEAD_BYTES_MAX: u64 = 16 << 20;
-
-/// Reads of fewer bytes get memory that is not kept.
-const SMALL_BYTES: usize = 64 << 10;
 
 /// Reads a file on a disk for Lance's decoder.
 #[derive(Debug)]
@@ -67,7 +59,7 @@ impl EncodingsIo for DiskIo {
         _: u64,
     ) -> BoxFuture<'static, lance::Result<Vec<Bytes>>> {
         let (file, blocks) = (Arc::clone(&self.file), self.blocks.clone());
-        if bytes_of(&ranges) <= HERE_BYTES_MAX {
+        if bytes_of(&ranges) <= READ_HERE_BYTES {
             return async move { Ok(read(&file, &blocks, &ranges)?) }.boxed();
         }
         let state = Mutex::new(RequestState::Waiting);
@@ -103,7 +95,7 @@ impl PageRequest {
     fn begin(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = matches!(*state, RequestState::Waiting);
-        if waits && bytes_of(&self.ranges) <= AHEAD_BYTES_MAX {
+        if waits && bytes_of(&self.ranges) <= READ_AHEAD_REQUEST_BYTES {
             *state = RequestState::Reading(self.spawn());
         }
         waits
@@ -135,7 +127,7 @@ fn read(file: &File, blocks: &Blocks, ranges: &[Range<u64>]) -> io::Result<Vec<B
     let read = ranges.iter().map(|range| {
         let length = range.end.saturating_sub(range.start);
         let length = usize::try_from(length).map_err(io::Error::other)?;
-        if length < SMALL_BYTES {
+        if length < UNPOOLED_BYTES {
             let mut bytes = vec![0; length];
             read_at(file, &mut bytes, range.start)?;
             return Ok(bytes.into());

@@ -16,19 +16,11 @@ use lance_io::ReadBatchParams;
 use lance_table::format::DataFile;
 
 use crate::error::{Context, Result};
+use crate::limits::{DECODED_READ_BYTES, FEW_COLUMNS, READ_AT_ONCE_PAGE_BYTES};
 use crate::storage::page::blocks::Blocks;
 use crate::storage::page::file::{Access, PageFile};
 use crate::storage::page::io::DiskIo;
 use crate::storage_version::abilities;
-
-/// A file is read by one request while the largest pages of its columns have at most so many bytes together:
-/// they are held at the same time.
-const HELD_BYTES_MAX: u64 = 16 << 20;
-
-/// Bytes of each request otherwise, for few columns and for more: every request has to find its place in each
-/// page again, which costs the more, the smaller requests are.
-const FEW_COLUMNS: usize = 8;
-const READ_BYTES: (u64, u64) = (8 << 20, 16 << 20);
 
 /// Where the fields of `schema` lie in `file`. `None`, when it does not hold all of them whole, lies in another
 /// table's folder, or is of a version whose columns cannot be told by number.
@@ -97,7 +89,7 @@ impl PageFile {
         Ok(begun.map_ok(|tasks| tasks.map(Ok)).try_flatten().boxed())
     }
 
-    /// Rows that are asked for at once: all, where that holds little; or about [`READ_BYTES`],
+    /// Rows that are asked for at once: all, where that holds little; or about [`DECODED_READ_BYTES`],
     /// in whole batches.
     fn step_rows(&self, projection: &ReaderProjection, batch_rows: u32) -> u64 {
         let (mut held, mut bytes, mut columns): (u64, u64, usize) = (0, 0, 0);
@@ -114,10 +106,10 @@ impl PageFile {
             columns += 1;
         }
         let rows = self.rows().max(1);
-        if abilities(self.metadata.version).reads_lazily && held <= HELD_BYTES_MAX {
+        if abilities(self.metadata.version).reads_lazily && held <= READ_AT_ONCE_PAGE_BYTES {
             return rows;
         }
-        let (few, many) = READ_BYTES;
+        let (few, many) = DECODED_READ_BYTES;
         let read = if columns <= FEW_COLUMNS { few } else { many };
         let batch = u64::from(batch_rows.max(1));
         let wanted = read / (bytes / rows).max(1);

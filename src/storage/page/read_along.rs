@@ -5,17 +5,12 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
+use crate::limits::{READS_BACK_AT_ONCE, UNWRITTEN_BYTES};
 use crate::span;
 use crate::storage::page::blocks::Blocks;
 use crate::storage::page::cut::{BufferPlace, Piece, Read};
 use crate::storage::page::file::{HashedRead, read_disk};
 use crate::storage::page::hash::BufferHashes;
-
-/// Reads in progress, at most.
-const READS_AT_ONCE: usize = 2;
-
-/// Bytes that the file's writer may keep for itself: those just written are read when as many more were.
-const UNWRITTEN_BYTES_MAX: u64 = 64 << 10;
 
 /// The hashes of those buffers of a file that were read back from it already, by where they lie: their
 /// offset and their bytes.
@@ -61,10 +56,10 @@ impl ReadBack {
         let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return };
         let end = last.range.end;
         self.waiting.push_back(Read { file: 0, range: first.range.start..end, pieces });
-        let there = |read: &Read| read.range.end + UNWRITTEN_BYTES_MAX <= end;
+        let there = |read: &Read| read.range.end + UNWRITTEN_BYTES <= end;
         while self.waiting.front().is_some_and(there) {
             let Some(read) = self.waiting.pop_front() else { break };
-            while self.running.len() >= READS_AT_ONCE {
+            while self.running.len() >= READS_BACK_AT_ONCE {
                 self.take().await;
             }
             let (file, blocks) = (Arc::clone(&self.file), self.blocks.clone());
