@@ -24,6 +24,18 @@ fn shell_examples_print_what_is_shown() {
     }
 }
 
+/// A newcomer who follows one chunk reads no more than this.
+#[test]
+fn one_chunk_is_followed_in_few_files() {
+    let page = read("src/guide/architecture.md");
+    let list = page.split("Follow one chunk through the code").nth(1).unwrap();
+    let list = list.split("## ").next().unwrap();
+    let files: Vec<&str> =
+        list.split('`').filter(|word| word.starts_with("src/") && word.ends_with(".rs")).collect();
+    let lines: usize = files.iter().map(|file| read(file).lines().count()).sum();
+    assert!((8..=12).contains(&files.len()) && lines <= 3_000, "{lines} lines in {files:?}");
+}
+
 /// Markdown finds no link that a page forgets to define, and rustdoc none to a file.
 #[test]
 fn links_between_the_papers_lead_somewhere() {
