@@ -155,7 +155,7 @@ impl StdError for Error {
 }
 
 /// Adds what was being done to an error of another crate.
-pub(crate) trait Context<T> {
+pub(crate) trait Doing<T> {
     /// Turns the error into [`Kind::Failed`] with `doing` as its message; a full disk, and a file that is
     /// larger than the system allows, are said in words.
     ///
@@ -164,7 +164,7 @@ pub(crate) trait Context<T> {
     fn doing(self, doing: impl FnOnce() -> String) -> Result<T>;
 }
 
-impl<T, E> Context<T> for std::result::Result<T, E>
+impl<T, E> Doing<T> for std::result::Result<T, E>
 where
     E: Into<BoxError>,
 {

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::clock::{Clock, StoreTime};
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::journal::config::{KEY_HEADER, KEY_LEASE, from_config, to_json};
 use crate::journal::record::LEASE_TIME;
 use crate::journal::{Header, Journal, Lease};

@@ -1,6 +1,6 @@
 //! Writing the journal, and making sure that it is still this run's own.
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::journal::config::{
     KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, chunk_key, from_config, to_json,
 };

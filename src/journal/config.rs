@@ -1,7 +1,7 @@
 //! What the journal writes into the config of its table, and whether it reads as it was written.
 
 use crate::chunk::ChunkId;
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::journal::record::{ChunkRecord, Header};
 use crate::storage::names::is_data_file;
 use lance::Dataset;

@@ -1,7 +1,7 @@
 //! Creating the journal, which is the lock, and reading it.
 
 use crate::chunk::ChunkId;
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::journal::config::{
     KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, expect_readable, from_config, is_of, to_json,
     validate,

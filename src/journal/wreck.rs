@@ -10,7 +10,7 @@ use lance_table::io::manifest::read_manifest;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::guard::guarded;
 use crate::journal::config::{KEY_HEADER, KEY_LEASE, is_id};
 use crate::journal::{Journal, Lease, Life, Seen};

@@ -103,7 +103,7 @@ fn came_back(then: &[Origin], now: &[Origin]) -> bool {
 
 /// The deleted rows of a source fragment, then and now.
 #[derive(Debug, Clone)]
-pub(crate) struct Deletions {
+pub(crate) struct DeletedRows {
     /// Rows in the fragment's files.
     pub rows: u64,
     /// Deleted when the chunk was staged, or last brought up to date.
@@ -118,7 +118,7 @@ pub(crate) struct Deletions {
 ///
 /// `None`, when a deleted row is there again: then the chunk has to be staged again.
 pub(crate) fn staged_deletions(
-    fragments: &[Deletions],
+    fragments: &[DeletedRows],
     already: &RoaringBitmap,
 ) -> Option<RoaringBitmap> {
     let mut deleted = already.clone();
@@ -280,7 +280,7 @@ mod tests {
                 .collect();
             let mut deleted = RoaringBitmap::new();
             for round in [1, 2] {
-                let asked: Vec<_> = fragments.iter().map(|(rows, sets)| Deletions {
+                let asked: Vec<_> = fragments.iter().map(|(rows, sets)| DeletedRows {
                     rows: u64::from(*rows),
                     then: sets[round - 1].clone(),
                     now: sets[round].clone(),
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn a_row_that_came_back_is_not_a_deletion() {
         let then = RoaringBitmap::from_iter([1, 2]);
-        let fragment = Deletions { rows: 5, then, now: RoaringBitmap::from_iter([1]) };
+        let fragment = DeletedRows { rows: 5, then, now: RoaringBitmap::from_iter([1]) };
         assert_eq!(staged_deletions(&[fragment], &RoaringBitmap::new()), None);
     }
 }

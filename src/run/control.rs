@@ -1,4 +1,4 @@
-//! A file that says how fast a run may go, and may be written anew while it runs.
+//! A file that says how fast a run may go, and may be changed while it runs.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -51,7 +51,7 @@ struct Copier<'a> {
     waiting: VecDeque<Task>,
     running: JoinSet<Result<Done>>,
     /// Each task that runs.
-    in_flight: HashMap<Id, InFlight>,
+    in_flight: HashMap<Id, TaskInFlight>,
     /// The place in the plan of each run of source fragments.
     places: HashMap<Vec<Signature>, usize>,
     /// The fragments that are copied for the first time; all others are caught up with.
@@ -62,7 +62,7 @@ struct Copier<'a> {
 }
 
 /// A task that runs: its source fragments, and the bytes that it may hold.
-struct InFlight {
+struct TaskInFlight {
     origins: Vec<Origin>,
     held: u64,
 }
@@ -232,7 +232,7 @@ impl<'a> Copier<'a> {
                 let what = format!("chunk {}", task.chunk_id());
                 retrying(&progress, &cancel, &what, || executor.execute(task.clone())).await
             });
-            self.in_flight.insert(handle.id(), InFlight { origins, held });
+            self.in_flight.insert(handle.id(), TaskInFlight { origins, held });
         }
     }
 

@@ -10,7 +10,7 @@ use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, own_file};
 use crate::limits::DELETION_FILES_AT_ONCE;
-use crate::plan::catchup::{Deletions as DeletedRows, staged_deletions};
+use crate::plan::catchup::{DeletedRows, staged_deletions};
 use crate::run::task::Done;
 use crate::storage::deletion::{Deleted, Deletions, Naming, STAGED};
 use crate::table::open::deletions_of;

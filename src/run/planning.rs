@@ -104,7 +104,7 @@ fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
     });
     pairs.into_iter().next().map(|(then, now, name)| {
         if then == now {
-            format!("column `{name}` was made anew")
+            format!("column `{name}` was dropped and added again")
         } else {
             format!("column `{name}` was `{then}` and is `{now}` now")
         }

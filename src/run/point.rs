@@ -2,7 +2,7 @@
 
 use lance::Dataset;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::plan::Request;
 use crate::run::context::Context;
 use crate::table::history::RollbackPoint;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lance::Dataset;
 use lance::dataset::cleanup::{CleanupPolicy, CleanupPolicyBuilder, RemovalStats};
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::table::{history, open, orphans};
 
 /// The ids of the migrations that pinned a version of `live` and are not there, if nothing is staged.

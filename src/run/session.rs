@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId, Origin};
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Doing as _, Error, Kind, Result};
 use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
 use crate::limits::MemoryPlan;
 use crate::phase::Phase;

@@ -11,7 +11,7 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field as ArrowField, Fields, Schema as ArrowSchema};
 use lance_core::datatypes::{Field, Schema};
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 
 /// The children of a blob column while it is carried. The first [`COMPARED`] are the same wherever the
 /// blob is stored.

@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::{filter, is_not_null};
 use arrow::datatypes::{DataType, Field, FieldRef};
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 
 /// The children of an array, and which of their values belong to which row.
 struct Inside {

@@ -10,7 +10,7 @@ use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::physical_plan::PhysicalExpr;
 use lance_datafusion::planner::Planner;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 
 /// What an expression is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use object_store::path::Path;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::limits::{CONSTANT_PART_BYTES, CONSTANTS_KEPT_BYTES, REPEATED_FILE_BYTES};
 use crate::schema::blob;
 use crate::settings::Width;

@@ -149,7 +149,8 @@ impl Stager {
         let back = self.reads_back.then(|| self.files.files().local_file(&path).ok()).flatten();
         let back = back.flatten().map(ReadBack::of);
         let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
-        let mut told = Told { rows: chunk.rows(), bytes: page::bytes_of(&columns), done: 0 };
+        let mut told =
+            CopyProgress { rows: chunk.rows(), bytes: page::bytes_of(&columns), done: 0 };
         let copied = page::copy(&inputs.files, &columns, &mut file.writer, back, |bytes| {
             self.progress.event(Event::Advanced(told.more(bytes)));
             self.files.throttle.wait()
@@ -197,13 +198,13 @@ impl Stager {
 }
 
 /// How much of a chunk was told of.
-struct Told {
+struct CopyProgress {
     rows: u64,
     bytes: u64,
     done: u64,
 }
 
-impl Told {
+impl CopyProgress {
     /// What `bytes` more are: rows by their share.
     fn more(&mut self, bytes: u64) -> Amount {
         let rows = |done: u64| {

@@ -28,7 +28,7 @@ use crate::transform::pool::Digests;
 use crate::transform::rebatch::Rebatch;
 
 /// A batch on its way to the writer, and its share of the budget.
-struct InFlight {
+struct BatchInFlight {
     batch: RecordBatch,
     bytes: u64,
     aside: Aside,
@@ -121,7 +121,7 @@ impl Stager {
         Err(Error::mismatch(format!("chunk {id} gave {found} rows, its manifest says {wanted}")))
     }
 
-    /// The digests of what the rows of `chunk` that live become, and how many they are: what staging it anew
+    /// The digests of what the rows of `chunk` that live become, and how many they are: what staging it again
     /// would be expected to read back as. Writes nothing.
     ///
     /// # Errors
@@ -218,8 +218,8 @@ impl Stager {
         &self,
         part: &Part,
         digests: Digests,
-        sender: mpsc::Sender<InFlight>,
-        receiver: mpsc::Receiver<InFlight>,
+        sender: mpsc::Sender<BatchInFlight>,
+        receiver: mpsc::Receiver<BatchInFlight>,
     ) -> Result<(Option<(Digests, Aside)>, Vec<Fragment>)> {
         let mut writer = JoinSet::new();
         writer.spawn(self.clone().write(receiver));
@@ -236,7 +236,7 @@ impl Stager {
         }
     }
 
-    fn tell(&self, in_flight: &InFlight) {
+    fn tell(&self, in_flight: &BatchInFlight) {
         self.progress.event(Event::Advanced(Amount {
             rows: in_flight.batch.num_rows() as u64,
             bytes: in_flight.bytes,
@@ -251,7 +251,7 @@ impl Stager {
         &self,
         part: &Part,
         mut digests: Digests,
-        sender: mpsc::Sender<InFlight>,
+        sender: mpsc::Sender<BatchInFlight>,
     ) -> Result<Option<(Digests, Aside)>> {
         let batches = self.batches(&part.chunk).await?;
         let mut row: u64 = 0;
@@ -303,7 +303,7 @@ impl Stager {
         chunk: &Chunk,
         batch: RecordBatch,
         hidden: Option<BooleanArray>,
-    ) -> Result<InFlight> {
+    ) -> Result<BatchInFlight> {
         let read = batch_bytes(&batch);
         let share = self.budget.take(read).await;
         let share = share.ok_or_else(|| Error::failed("the memory budget is closed"))?;
@@ -316,7 +316,7 @@ impl Stager {
         self.refuse_bad(chunk.id, &transformed.bad)?;
         let bytes = read.max(batch_bytes(&transformed.batch));
         let aside = Aside::of(transformed.left_out, &transformed.bad);
-        Ok(InFlight { batch: transformed.batch, bytes, aside, _share: share })
+        Ok(BatchInFlight { batch: transformed.batch, bytes, aside, _share: share })
     }
 
     /// Refuses values that cannot be taken over, unless they may become null.
@@ -334,7 +334,7 @@ impl Stager {
         ))
     }
 
-    async fn write(self, mut receiver: mpsc::Receiver<InFlight>) -> Result<Vec<Fragment>> {
+    async fn write(self, mut receiver: mpsc::Receiver<BatchInFlight>) -> Result<Vec<Fragment>> {
         let mut writer = EncodedFiles::of(&self.files);
         while let Some(in_flight) = receiver.recv().await {
             let writing = span::write();

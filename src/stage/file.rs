@@ -14,7 +14,7 @@ use lance_io::traits::Writer;
 use lance_table::format::{DataFile, Fragment};
 use object_store::path::Path;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::limits::{MemoryPlan, PAGE_BYTES};
 use crate::plan::Plan;
 use crate::settings::Settings;

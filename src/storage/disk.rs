@@ -15,7 +15,7 @@ use lance_io::traits::Writer;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::limits::SYNCS_AT_ONCE;
 use crate::storage::disk_writer::DiskWriter;
 use crate::storage::files::{DataFiles, Tree};

@@ -17,7 +17,7 @@ use lance_io::traits::Writer;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode};
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::storage::disk::Disk;
 use crate::storage::names;
 use crate::storage::object::Objects;

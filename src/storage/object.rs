@@ -15,7 +15,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::storage::disk::is_link;
 use crate::storage::files::{DataFiles, Tree};
 use crate::storage::names::{data_file_of, directory_of, is_data_file, new_data_file, sidecars_of};

@@ -18,7 +18,7 @@ use lance_table::io::commit::{
 use object_store::path::Path;
 use uuid::Uuid;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::storage::names::new_uuid;
 
 /// Transaction property that names the migration whose commit it is.
@@ -205,17 +205,17 @@ async fn settle(
         return Ok(Outcome::Unknown { attempted, error: cause });
     };
     match found {
-        Found::Nothing if unsure => Ok(Outcome::Unknown { attempted, error: cause }),
-        Found::Nothing => Err(cause),
+        NextVersion::Nothing if unsure => Ok(Outcome::Unknown { attempted, error: cause }),
+        NextVersion::Nothing => Err(cause),
         // An earlier attempt of the same act on the same version may have become visible late.
-        Found::Someone { head, transaction }
+        NextVersion::Someone { head, transaction }
             if transaction
                 .as_ref()
                 .is_none_or(|theirs| theirs.uuid != uuid && !is_same_act(theirs, properties)) =>
         {
             Ok(Outcome::LostRace { head })
         }
-        Found::Someone { .. } => {
+        NextVersion::Someone { .. } => {
             let landed = dataset.checkout_version(attempted).await;
             let landed = landed.doing(|| format!("open version {attempted}, which landed"))?;
             Ok(Outcome::Landed(Box::new(landed)))
@@ -232,18 +232,18 @@ fn is_same_act(theirs: &Transaction, properties: &HashMap<String, String>) -> bo
     same(PROPERTY_ID) && same(PROPERTY_ACT)
 }
 
-enum Found {
+enum NextVersion {
     Nothing,
     Someone { head: u64, transaction: Option<Box<Transaction>> },
 }
 
-async fn look(dataset: &Dataset, attempted: u64) -> LanceResult<Found> {
+async fn look(dataset: &Dataset, attempted: u64) -> LanceResult<NextVersion> {
     let head = dataset.latest_version_id().await?;
     if head < attempted {
-        return Ok(Found::Nothing);
+        return Ok(NextVersion::Nothing);
     }
     let transaction = dataset.read_transaction_by_version(attempted).await?;
-    Ok(Found::Someone { head, transaction: transaction.map(Box::new) })
+    Ok(NextVersion::Someone { head, transaction: transaction.map(Box::new) })
 }
 
 /// A commit handler that commits one version and conflicts on every other.

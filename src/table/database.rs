@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use lance_core::datatypes::Schema;
 use lancedb::query::{ExecutableQuery, QueryBase};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::location::{Location, is_own};
 use crate::schema::show::field_text;
 
@@ -107,7 +107,7 @@ pub(crate) async fn look(
     for field in wanted.fields() {
         let same = seen.field_with_name(field.name()).is_ok_and(|seen| {
             // LanceDB shows JSON as text, and blobs as places.
-            (is_shown_otherwise(field) || seen.data_type() == field.data_type())
+            (has_another_form_in_scans(field) || seen.data_type() == field.data_type())
                 && seen.is_nullable() == field.is_nullable()
         });
         if !same {
@@ -123,14 +123,14 @@ pub(crate) async fn look(
 }
 
 /// Whether `field`, or what is in it, is JSON or a blob.
-fn is_shown_otherwise(field: &Field) -> bool {
+fn has_another_form_in_scans(field: &Field) -> bool {
     let extension = field.metadata().get("ARROW:extension:name").map(String::as_str);
     matches!(extension, Some("lance.json" | "lance.blob.v2"))
         || field.metadata().contains_key("lance-encoding:blob")
         || match field.data_type() {
-            DataType::Struct(fields) => fields.iter().any(|field| is_shown_otherwise(field)),
+            DataType::Struct(fields) => fields.iter().any(|field| has_another_form_in_scans(field)),
             DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-                is_shown_otherwise(item)
+                has_another_form_in_scans(item)
             }
             _ => false,
         }

@@ -14,7 +14,7 @@ use lance_table::io::commit::ManifestNamingScheme;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk::{Origin, Signature, SourceFragment};
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, TableState};
 

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::storage::names::is_data_file;
 use crate::table::commit::{Act, id_of, is_of, is_ours};
 use crate::table::open::newest;

@@ -26,7 +26,7 @@ use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
 use lance_table::format::IndexMetadata;
 use serde::Deserialize;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::plan::{IndexFacts, Rebuild};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::storage::names::new_uuid;

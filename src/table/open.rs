@@ -11,7 +11,7 @@ use lance_io::object_store::{
 };
 use object_store::path::Path;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::guard::guarded;
 use crate::limits::{INDEX_CACHE_BYTES, METADATA_CACHE_BYTES};
 use crate::location::Location;

@@ -12,7 +12,7 @@ use lance_table::io::manifest::read_manifest;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::storage::deletion;
 use crate::storage::files::{self, DataFiles};
 use crate::storage::names::{data_file_of, directory_of, is_deletion_file, is_uuid};

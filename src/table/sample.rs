@@ -12,7 +12,7 @@ use lance::dataset::WriteParams;
 use lancedb::table::WriteOptions;
 use serde::Serialize;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::location::Location;
 use crate::table::database;
 

@@ -19,7 +19,7 @@ use roaring::RoaringBitmap;
 use tokio::task::JoinError;
 
 use crate::chunk::{Chunk, SourceFragment};
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::limits::{
     BATCHES_A_READ, DELETION_FILES_AT_ONCE, FRAGMENTS_OPENED_AHEAD, READS_AHEAD, SCAN_DECODED_AHEAD,
 };

@@ -5,7 +5,7 @@ use lance::Dataset;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::storage::files;
 use crate::storage::names::directory_of;
 use crate::table::open::store_of;

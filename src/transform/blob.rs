@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::datatypes::DataType;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::schema::blob::{CARRIED, kind_of_size};
 
 /// Blob v2, as the pipeline carries them, with the bytes of `array`, a column of blob v1. The bytes that will not

@@ -6,7 +6,7 @@ use arrow::compute::filter;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::datatypes::Field;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::transform::digest::{ColumnDigest, Digest};
 use crate::transform::evaluate::value_text;
 

@@ -10,7 +10,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_select::take::take;
 use lance_core::datatypes::Field;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::schema::cast::{Problem, cast};
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;

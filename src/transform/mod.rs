@@ -16,7 +16,7 @@ use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::{Field, Schema};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::schema::blob::carried;
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;

@@ -7,7 +7,7 @@ use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelI
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::oneshot;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::schema::blob;
 use crate::transform::digest::{ColumnDigest, Digest};
 

@@ -3,7 +3,7 @@
 use arrow::array::RecordBatch;
 use arrow_select::concat::concat_batches;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 
 /// Joins and cuts batches, rows in order.
 #[derive(Debug)]

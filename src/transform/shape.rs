@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, FieldRef};
 use arrow::error::ArrowError;
 use lance_core::datatypes::Field;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 
 /// The values of `array`, a column of the field `from`, as a column of the field `to`, whose children are some of
 /// `from`'s, found by id.

@@ -30,13 +30,13 @@ impl Known {
 }
 
 /// A small file that was decoded.
-pub(super) struct Repeated {
+pub(super) struct DecodedFile {
     bytes: Bytes,
     rows: Option<usize>,
     batches: Vec<RecordBatch>,
 }
 
-impl Repeated {
+impl DecodedFile {
     pub(super) fn of(bytes: Bytes, rows: Option<usize>, batches: Vec<RecordBatch>) -> Self {
         Self { bytes, rows, batches }
     }

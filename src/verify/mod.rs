@@ -18,7 +18,7 @@ use lance_table::format::{DataFile, Fragment};
 use roaring::RoaringBitmap;
 
 use crate::chunk::ChunkId;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::limits::{DECODED_AHEAD, SMALL_FILE_BYTES};
 use crate::schema::blob;
 use crate::settings::Verify;
@@ -29,7 +29,7 @@ use crate::storage::page::{self, Blocks, PageFile};
 use crate::table::source::{Batches, joined, with_blobs};
 use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
-use crate::verify::known::{Known, Repeated};
+use crate::verify::known::{DecodedFile, Known};
 
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: usize = 100;
@@ -51,12 +51,12 @@ pub(crate) struct Verifier {
 
 /// What was staged for a chunk, verified and durable. Nothing else may be recorded.
 #[derive(Debug)]
-pub(crate) struct Verified {
+pub(crate) struct VerifiedChunk {
     staged: Staged,
     how: Verify,
 }
 
-impl Verified {
+impl VerifiedChunk {
     /// What it is, and how it was verified.
     pub(crate) fn into_parts(self) -> (Staged, Verify) {
         (self.staged, self.how)
@@ -65,7 +65,7 @@ impl Verified {
 
 /// A column that is compared: its name, and what it has to be.
 #[derive(Clone, Copy)]
-struct Column<'a> {
+struct ComparedColumn<'a> {
     name: &'a str,
     wanted: Expectation,
     /// Columns of the file that it is stored as.
@@ -89,7 +89,7 @@ impl Verifier {
     /// # Errors
     /// `Mismatch`, naming the chunk and column, on any difference, unreadable files included; `Failed`, when a disk
     /// cannot make it durable.
-    pub(crate) async fn verify(&self, staged: Staged, how: Verify) -> Result<Verified> {
+    pub(crate) async fn verify(&self, staged: Staged, how: Verify) -> Result<VerifiedChunk> {
         let paths = staged.fragments.iter().filter_map(|one| one.files.last());
         let paths = paths.map(|file| self.files.path(&file.path)).collect();
         // The disk writes while the page cache is read.
@@ -107,7 +107,7 @@ impl Verifier {
             self.files.files().sync(paths, self.has_blobs()).await
         };
         futures::try_join!(reading, syncing)?;
-        Ok(Verified { staged, how })
+        Ok(VerifiedChunk { staged, how })
     }
 
     /// Compares the rows that are `left` of `chunk` with what its source gives now.
@@ -143,9 +143,9 @@ impl Verifier {
     }
 
     /// The columns of the file, and what each has to be.
-    fn columns<'a>(&'a self, staged: &Staged) -> Vec<Column<'a>> {
+    fn columns<'a>(&'a self, staged: &Staged) -> Vec<ComparedColumn<'a>> {
         let fields = self.files.schema.fields.iter().zip(&staged.expectations);
-        let columns = fields.map(|(field, wanted)| Column {
+        let columns = fields.map(|(field, wanted)| ComparedColumn {
             name: field.name.as_str(),
             wanted: *wanted,
             count: physical_column_count(self.files.version, field),
@@ -192,7 +192,7 @@ impl Verifier {
     }
 
     /// Compares the values of `columns`, which are all or some.
-    async fn values(&self, staged: &Staged, columns: &[Column<'_>]) -> Result<()> {
+    async fn values(&self, staged: &Staged, columns: &[ComparedColumn<'_>]) -> Result<()> {
         let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
         let all = names.len() == self.files.schema.fields.len();
         let (version, schema) = (self.files.version, &self.files.schema);
@@ -279,17 +279,19 @@ impl Verifier {
         &self,
         fragment: &Fragment,
         rows: u64,
-        before: &mut Option<Repeated>,
+        before: &mut Option<DecodedFile>,
     ) -> Result<Batches> {
         let file = file_of(fragment)?;
         let read = self.read(fragment, rows, self.everything(), self.batch_rows);
-        if self.has_blobs() || !Repeated::may_be(file, fragment.physical_rows) {
+        if self.has_blobs() || !DecodedFile::may_be(file, fragment.physical_rows) {
             return read.await;
         }
         let bytes = self.files.files().read(&self.files.path(&file.path)).await?;
         let now = match before.take().filter(|before| before.is(&bytes, fragment.physical_rows)) {
             Some(before) => before,
-            None => Repeated::of(bytes, fragment.physical_rows, read.await?.try_collect().await?),
+            None => {
+                DecodedFile::of(bytes, fragment.physical_rows, read.await?.try_collect().await?)
+            }
         };
         Ok(before.insert(now).batches())
     }

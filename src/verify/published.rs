@@ -17,7 +17,7 @@ use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
 use object_store::path::Path;
 
 use crate::chunk::ChunkId;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::guard::guarded;
 use crate::journal::{Journal, StagedFile, own_file};
 use crate::limits::DELETION_FILES_AT_ONCE;

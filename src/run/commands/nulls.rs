@@ -39,7 +39,7 @@ pub(crate) async fn nulls_since(
         return Ok(Vec::new());
     }
     let then = open::at_version(live, swapped).await?;
-    let since = Since::of(ctx, &then, live).await?;
+    let since = WrittenSince::of(ctx, &then, live).await?;
     let mut all = Vec::new();
     for one in filled {
         let Some(field) = field_now(&then, live, &one.column) else { continue };
@@ -55,14 +55,14 @@ pub(crate) async fn nulls_since(
 }
 
 /// What was written since some version.
-struct Since {
+struct WrittenSince {
     source: Source,
     live: Arc<Dataset>,
     fragments: Vec<SourceFragment>,
     limits: ScanLimits,
 }
 
-impl Since {
+impl WrittenSince {
     async fn of(ctx: &Context, then: &Dataset, live: &Arc<Dataset>) -> Result<Self> {
         let known: HashSet<u64> = then.iter_fragments().map(|fragment| fragment.id).collect();
         let mut fragments = Vec::new();

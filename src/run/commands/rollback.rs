@@ -8,7 +8,7 @@ use lance::Dataset;
 use lance::dataset::transaction::Operation;
 
 use crate::chunk::SourceFragment;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::journal::{Journal, Undo};
 use crate::phase::Phase;
 use crate::plan::Request;

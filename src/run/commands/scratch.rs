@@ -9,7 +9,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::{Context as _, Result};
+use crate::error::{Doing as _, Result};
 use crate::location::{Location, tried_table};
 use crate::process::{Presence, ProcessId, Running};
 use crate::storage::files;

@@ -91,7 +91,7 @@ async fn digests(
     };
     let mut digests = Digests::of(&schema)?;
     let source = Source::of(Arc::clone(&dataset));
-    let mut batches = if is_shown_otherwise(dataset.schema()) {
+    let mut batches = if has_another_form_in_scans(dataset.schema()) {
         // JSON as text, blobs as places.
         let fragments = facts::source_fragments(&dataset).await?;
         let all = Chunk { id: ChunkId(0), fragments };
@@ -113,7 +113,7 @@ async fn digests(
 }
 
 /// Whether Lance's scanner gives some column in another form than it is stored in.
-fn is_shown_otherwise(schema: &Schema) -> bool {
+fn has_another_form_in_scans(schema: &Schema) -> bool {
     let mut fields = schema.fields_pre_order();
     fields.any(|field| field.is_blob() || field.extension_name() == Some("lance.json"))
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use lance::Dataset;
 
 use crate::chunk::ChunkId;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::phase::Phase;
 use crate::progress::Amount;
 use crate::retry::Backoff;
@@ -37,7 +37,7 @@ pub(crate) enum Swap {
 const TOUCHED_MAX: u32 = 3;
 
 /// What became of one try.
-enum Tried {
+enum Attempt {
     Committed(Outcome),
     /// Nothing was tried: files of these chunks were touched after they were verified.
     Touched(Vec<ChunkId>),
@@ -65,8 +65,8 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
         return Ok(Swap::Lost);
     }
     let outcome = match try_swap(ctx, session).await? {
-        Tried::Committed(outcome) => outcome,
-        Tried::Touched(chunks) => return verify_again(ctx, session, chunks),
+        Attempt::Committed(outcome) => outcome,
+        Attempt::Touched(chunks) => return verify_again(ctx, session, chunks),
     };
     match outcome {
         Outcome::Landed(live) => {
@@ -103,7 +103,7 @@ fn verify_again(ctx: &Context, session: &mut Session, chunks: Vec<ChunkId>) -> R
     Ok(Swap::Lost)
 }
 
-async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Tried> {
+async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Attempt> {
     let header = session.journal.header();
     let mut properties = properties(&header.id, Act::Swap);
     let request = serde_json::to_string(&header.request);
@@ -119,7 +119,7 @@ async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Tried> {
                 other => {
                     // Nothing was tried: nobody can name what was prepared.
                     swap.tidy(live, true).await?;
-                    return other.map(Tried::Touched);
+                    return other.map(Attempt::Touched);
                 }
             }
             let (operation, version) = (swap.operation.clone(), swap.storage_version);
@@ -130,7 +130,7 @@ async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Tried> {
                 Outcome::LostRace { .. } => swap.tidy(live, true).await,
                 Outcome::Unknown { .. } => Ok(()),
             };
-            Ok(Tried::Committed(outcome))
+            Ok(Attempt::Committed(outcome))
         };
         match outcome.await {
             Err(error) => backoff.after(error).await?,

@@ -20,7 +20,7 @@ use crate::run::context::Context;
 use crate::run::planning::Planned;
 use crate::run::preflight::quarantine::expect_quarantine;
 use crate::run::preflight::there::compare_there;
-use crate::run::preflight::trial::{Trial, Tried, trial_of, tried_at_once};
+use crate::run::preflight::trial::{RowTrial, TrialFindings, trial_of, tried_at_once};
 use crate::schema::cast::Problem;
 use crate::settings::{OnBadValue, Preflight};
 use crate::span;
@@ -53,9 +53,14 @@ pub(crate) async fn preflight(ctx: &Context, planned: Planned) -> Result<Planned
 }
 
 /// Tries the changes of `plan` on the first `rows_max` rows of every fragment of `live`.
-async fn try_rows(ctx: &Context, live: &Arc<Dataset>, plan: &Plan, rows_max: u64) -> Result<Tried> {
+async fn try_rows(
+    ctx: &Context,
+    live: &Arc<Dataset>,
+    plan: &Plan,
+    rows_max: u64,
+) -> Result<TrialFindings> {
     let Some(trial) = trial_of(ctx, live, plan)? else {
-        return Ok(Tried::default());
+        return Ok(TrialFindings::default());
     };
     let trial = trial.of_first(rows_max);
     let fragments = source_fragments(live).await?;
@@ -67,20 +72,20 @@ async fn try_rows(ctx: &Context, live: &Arc<Dataset>, plan: &Plan, rows_max: u64
 /// Tries `fragments` side by side, each on a task of its own.
 async fn try_fragments(
     ctx: &Context,
-    trial: &Trial,
+    trial: &RowTrial,
     fragments: Vec<SourceFragment>,
-) -> Result<Tried> {
+) -> Result<TrialFindings> {
     let at_once = tried_at_once(ctx, &fragments);
     let mut waiting = fragments.into_iter().enumerate();
     let mut running = JoinSet::new();
-    let mut done: BTreeMap<usize, Tried> = BTreeMap::new();
+    let mut done: BTreeMap<usize, TrialFindings> = BTreeMap::new();
     loop {
         while running.len() < at_once
             && let Some((place, fragment)) = waiting.next()
         {
             let (trial, progress) = (trial.clone(), Arc::clone(&ctx.progress));
             running.spawn(async move {
-                let tried = trial.fragment(&fragment, Tried::default(), &progress).await;
+                let tried = trial.fragment(&fragment, TrialFindings::default(), &progress).await;
                 (place, tried)
             });
         }
@@ -99,7 +104,7 @@ async fn try_fragments(
             },
         }
     }
-    let mut tried = Tried::default();
+    let mut tried = TrialFindings::default();
     for one in done.into_values() {
         tried.merge(one);
     }

@@ -16,7 +16,7 @@ use lance_core::datatypes::Field as LanceField;
 use roaring::RoaringTreemap;
 
 use crate::chunk::{Origin, SourceFragment};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Doing as _, Error, Result};
 use crate::journal::Journal;
 use crate::limits::ADDRESSED_ROWS;
 use crate::location::Location;
@@ -24,7 +24,7 @@ use crate::phase::Phase;
 use crate::plan::Plan;
 use crate::progress::Amount;
 use crate::run::context::Context;
-use crate::run::preflight::trial::{Trial, trial_of, tried_at_once};
+use crate::run::preflight::trial::{RowTrial, trial_of, tried_at_once};
 use crate::settings::OnBadValue;
 use crate::table::facts::source_fragments;
 use crate::table::open::Opener;
@@ -120,7 +120,7 @@ pub(crate) async fn quarantine(
 /// fragments, and one batch.
 async fn copy_bad(
     ctx: &Context,
-    trial: &Trial,
+    trial: &RowTrial,
     writer: &QuarantineWriter,
     source: &Arc<Dataset>,
     fragments: Vec<SourceFragment>,

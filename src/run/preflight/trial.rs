@@ -27,13 +27,13 @@ const EXAMPLES: usize = 5;
 
 /// What is wrong with the values of a table.
 #[derive(Debug, Default)]
-pub(crate) struct Tried {
+pub(crate) struct TrialFindings {
     pub(super) findings: BTreeMap<(String, Problem), Finding>,
     /// The addresses of the rows that have a bad value, if they are asked for.
     rows: Option<RoaringTreemap>,
 }
 
-impl Tried {
+impl TrialFindings {
     fn count_in(&mut self, found: &BadValues, first: u64) {
         let key = (found.path.clone(), found.problem);
         let finding = self.findings.entry(key).or_insert_with(|| Finding {
@@ -71,7 +71,7 @@ impl Tried {
 
 /// What tries the rows of one fragment.
 #[derive(Clone)]
-pub(crate) struct Trial {
+pub(crate) struct RowTrial {
     source: Source,
     transform: Arc<Transform>,
     what: What,
@@ -83,7 +83,11 @@ pub(crate) struct Trial {
 }
 
 /// What tries the changes of `plan` on all rows of a fragment of `live`, if anything can be wrong.
-pub(crate) fn trial_of(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Result<Option<Trial>> {
+pub(crate) fn trial_of(
+    ctx: &Context,
+    live: &Arc<Dataset>,
+    plan: &Plan,
+) -> Result<Option<RowTrial>> {
     let columns = plan.target.columns.iter();
     let places: Vec<usize> =
         columns.enumerate().filter(|(_, column)| column.is_checked()).map(|(at, _)| at).collect();
@@ -92,7 +96,7 @@ pub(crate) fn trial_of(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Resul
     }
     let transform = Transform::of(&plan.target, &places, plan.filter.clone());
     let what = What { schema: Arc::new(transform.inputs()), aligned: true };
-    Ok(Some(Trial {
+    Ok(Some(RowTrial {
         source: Source::of(Arc::clone(live)),
         transform: Arc::new(transform),
         what,
@@ -109,7 +113,7 @@ pub(crate) fn tried_at_once(ctx: &Context, fragments: &[SourceFragment]) -> usiz
     MemoryPlan::of(&ctx.settings).fragments_at_once(small)
 }
 
-impl Trial {
+impl RowTrial {
     /// The same of the first `rows_max` rows of each fragment.
     pub(super) fn of_first(self, rows_max: u64) -> Self {
         Self { rows_max, ..self }
@@ -124,7 +128,7 @@ impl Trial {
         fragment: &SourceFragment,
         progress: &SharedProgress,
     ) -> Result<RoaringTreemap> {
-        let tried = Tried { rows: Some(RoaringTreemap::new()), ..Tried::default() };
+        let tried = TrialFindings { rows: Some(RoaringTreemap::new()), ..TrialFindings::default() };
         let tried = self.fragment(fragment, tried, progress).await?;
         Ok(tried.rows.unwrap_or_default())
     }
@@ -133,9 +137,9 @@ impl Trial {
     pub(super) async fn fragment(
         &self,
         fragment: &SourceFragment,
-        mut tried: Tried,
+        mut tried: TrialFindings,
         progress: &SharedProgress,
-    ) -> Result<Tried> {
+    ) -> Result<TrialFindings> {
         let origin = &fragment.origin;
         let whole = Chunk { id: ChunkId(0), fragments: vec![fragment.clone()] };
         let deleted = self.source.deleted_rows(&whole).await?.pop().unwrap_or_default();

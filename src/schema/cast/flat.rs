@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, Int64Typ
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::schema::cast::castable::{is_number, may_lose, narrows_float, ticks};
 use crate::schema::cast::problem::Problem;
 use crate::schema::cast::text::{float_at, text_problems, texts_of};

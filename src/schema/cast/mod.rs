@@ -16,7 +16,7 @@ use arrow::array::{
 use arrow::compute::{filter, not, or};
 use arrow::datatypes::{DataType, Field};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::schema::cast::castable::with_items_of;
 use crate::schema::cast::flat::{CastArray, cast_flat};
 pub use crate::schema::cast::problem::Problem;

@@ -4,7 +4,7 @@
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, TimeUnit};
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::schema::cast::problem::Problem;
 
 /// `array` as text, if it is.

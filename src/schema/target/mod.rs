@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use lance_core::datatypes::{Field, Schema};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::schema::blob::is_blob_v1;
 use crate::schema::change::Change;
 use crate::schema::column::Column;

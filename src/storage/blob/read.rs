@@ -22,7 +22,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::limits::{BLOB_READ_BYTES, BLOB_READS_AT_ONCE};
 use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE};
 use crate::storage::names::stem;

@@ -13,7 +13,7 @@ use lance_io::traits::Writer;
 use object_store::path::Path;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::limits::BLOB_PACK_BYTES;
 use crate::schema::blob::{self, DEDICATED, EXTERNAL, INLINE, PACKED};
 use crate::storage::files::DataFiles;

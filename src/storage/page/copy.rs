@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use lance_encoding::decoder::{ColumnInfo, PageInfo};
 use lance_file::writer::FileWriter;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::span;
 use crate::storage::page::cut::{BufferPlace, Piece, places_of};
 use crate::storage::page::file::{PageFile, read_ahead};

@@ -12,7 +12,7 @@ use lance_table::format::DataFile;
 use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::limits::{DISK_PACE, STORE_AHEAD_BYTES, STORE_PACE};
 use crate::storage::files;
 use crate::storage::page::blocks::{Block, Blocks};

@@ -22,7 +22,7 @@ use lance_encoding::format::pb21::PageLayout;
 use prost::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Doing, Error, Result};
 use crate::storage::page::cut::{BufferPlace, places_of};
 use crate::storage::page::file::{HashedRead, PageFile, read_ahead};
 use crate::storage::page::read_along::ReadBackHashes;

@@ -15,7 +15,7 @@ use lance_file::versions::{physical_column_count, reader_projection_from_field_i
 use lance_io::ReadBatchParams;
 use lance_table::format::DataFile;
 
-use crate::error::{Context, Result};
+use crate::error::{Doing, Result};
 use crate::limits::{DECODED_READ_BYTES, FEW_COLUMNS, READ_AT_ONCE_PAGE_BYTES};
 use crate::storage::page::blocks::Blocks;
 use crate::storage::page::file::{Access, PageFile};
