@@ -71,7 +71,11 @@ pub(crate) const COPIED_FRAGMENT_BYTES_MIN: u64 = 8 << 20;
 /// is used again, as measured; with less, it takes longer.
 pub(crate) const CONSTANT_BATCH_BYTES: u64 = 64 << 10;
 
-/// Bytes of constants that are encoded at once, before they are encoded; a longer column is put together from parts.
+/// Bytes of constants that are encoded to see how large they are then.
+pub(crate) const CONSTANT_TRIAL_BYTES: u64 = 1 << 20;
+
+/// Bytes of constants that are encoded at once, where that does not make them small; a longer column is put together
+/// from parts.
 pub(crate) const CONSTANT_PART_BYTES: u64 = 16 << 20;
 
 /// Bytes of encoded constants that are kept for other files, all together. Constants that are no vectors take a few

@@ -18,7 +18,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 
 use crate::error::{Doing, Error, Result};
-use crate::limits::{CONSTANT_PART_BYTES, CONSTANTS_KEPT_BYTES, REPEATED_FILE_BYTES};
+use crate::limits::{
+    CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_KEPT_BYTES, REPEATED_FILE_BYTES,
+};
 use crate::schema::blob;
 use crate::settings::Width;
 use crate::stage::file::{EncodedFiles, FileSpec};
@@ -37,7 +39,9 @@ pub(crate) struct Constants {
     /// Files of the constants alone, in a store of its own in memory.
     spec: Arc<FileSpec>,
     batch_rows: u32,
-    /// Rows that are encoded at once, at most.
+    /// Rows that are encoded to see how large that is.
+    some_rows: u64,
+    /// Rows that are encoded at once, at most, where they are large.
     part_rows: u64,
     pool: Pool,
     /// By their rows. Held while one is encoded, so that nobody encodes it a second time.
@@ -79,6 +83,7 @@ impl Constants {
             transform: Arc::new(transform),
             spec: Arc::new(spec),
             batch_rows,
+            some_rows: (CONSTANT_TRIAL_BYTES / width.bytes.max(1)).max(1),
             part_rows: (CONSTANT_PART_BYTES / width.bytes.max(1)).max(1),
             pool,
             encoded: Arc::default(),
@@ -118,8 +123,9 @@ impl Constants {
         let mut files = Vec::new();
         let mut columns: Vec<Vec<ColumnPart>> = Vec::new();
         let mut rows_before = 0;
+        let part_rows = if self.is_compressed().await? { rows } else { self.part_rows };
         while rows_before < rows {
-            let constant = self.of_rows((rows - rows_before).min(self.part_rows)).await?;
+            let constant = self.of_rows((rows - rows_before).min(part_rows)).await?;
             columns.resize(constant.file.columns().len(), Vec::new());
             for (column, parts) in constant.file.columns().iter().zip(&mut columns) {
                 parts.push(ColumnPart {
@@ -147,7 +153,7 @@ impl Constants {
     /// # Crash
     /// A file that no journal names is left; its name tells whose it is.
     pub(super) async fn write_file(&self, rows: u64, spec: &FileSpec) -> Result<Option<Fragment>> {
-        if rows > self.part_rows || !blob::columns(&spec.schema).is_empty() {
+        if !blob::columns(&spec.schema).is_empty() || !self.is_compressed().await? {
             return Ok(None);
         }
         let constant = self.of_rows(rows).await?;
@@ -169,6 +175,13 @@ impl Constants {
             *file = DataFile { path: name.clone(), ..file.clone() };
         }
         Ok(Some(fragment))
+    }
+
+    /// Whether they are so small once encoded, as some rows of them show, that any number of rows can be encoded in
+    /// one go. Vectors are not.
+    async fn is_compressed(&self) -> Result<bool> {
+        let some = self.of_rows(self.some_rows).await?;
+        Ok(some.bytes.len() as u64 <= REPEATED_FILE_BYTES)
     }
 
     /// The constants of `rows` rows.

@@ -1,10 +1,10 @@
-//! Pages that are copied are the source's, byte for byte; what cannot be copied is encoded anew.
+//! Pages that are copied are the source's, byte for byte; what cannot be copied is decoded and encoded.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, RecordBatch, RecordBatchIterator};
+use arrow::array::{Array, AsArray, RecordBatch, RecordBatchIterator};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use lance::Dataset;
 use lance::dataset::{NewColumnTransform, WriteMode, WriteParams};
@@ -224,4 +224,44 @@ async fn many_small_fragments_become_large_pages() {
     migrated(&db, &[]).await;
     let [staged] = data_files(&db, &db.open("t").await).try_into().unwrap();
     assert!(pages_of(&staged).await.iter().all(|pages| pages.len() == 1));
+}
+
+/// Constants that are no smaller once encoded are put together from parts: here of 4,096 rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wide_constant_is_put_together_from_parts() {
+    let db = Db::new();
+    let live = db.documents("t", 10_001, 10_001).await;
+    let before = rows_of(&live).await;
+    let values: Vec<String> = (0..1_024).map(|value| format!("{value}.5")).collect();
+    let wide = format!("v:fixed_size_list<float>[1024]=[{}]", values.join(","));
+    for strategy in ["rewrite", "columns"] {
+        db.relance("migrate", "t", &["--strategy", strategy, "--add", &wide]).expect(0);
+        let rows = rows_of(&db.open("t").await).await;
+        assert_kept(&before, &rows);
+        let vectors = rows.column_by_name("v").unwrap().as_fixed_size_list().clone();
+        assert_eq!((vectors.len(), vectors.null_count()), (10_001, 0));
+        let values = vectors.values().as_primitive::<arrow::datatypes::Float32Type>().clone();
+        let wanted = (0..1_024_u16).map(|value| f32::from(value) + 0.5).cycle();
+        assert!(values.values().iter().copied().eq(wanted.take(10_001 * 1_024)), "{strategy}");
+        db.relance("rollback", "t", &[]).expect(0);
+    }
+}
+
+/// What a constant is encoded into lies in memory: nothing but staged files is ever written into `data/`.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_file_that_is_written_is_staged() {
+    let db = Db::new();
+    let live = db.documents("t", 200_000, 100_000).await;
+    let there = data_files(&db, &live).len();
+    let mut run = db.start("migrate", "t", &[REWRITE, &["--hold"]].concat());
+    let mut seen = std::collections::BTreeSet::new();
+    while run.try_wait().unwrap().is_none() {
+        let data = std::fs::read_dir(db.table("t").join("data")).unwrap();
+        seen.extend(data.map(|entry| entry.unwrap().file_name()));
+    }
+    let left = std::fs::read_dir(db.table("t").join("data")).unwrap();
+    let left: std::collections::BTreeSet<_> =
+        left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(seen.is_subset(&left) && left.len() > there, "{seen:?}\n{left:?}");
+    db.relance("abort", "t", &[]).expect(0);
 }
