@@ -78,9 +78,10 @@ pub(crate) const CONSTANT_TRIAL_BYTES: u64 = 1 << 20;
 /// from parts.
 pub(crate) const CONSTANT_PART_BYTES: u64 = 16 << 20;
 
-/// Bytes of encoded constants that are kept for other files, all together. Constants that are no vectors take a few
+/// Encoded constants that are kept for other files, and their bytes all together. Those that are no vectors take a few
 /// hundred each.
-pub(crate) const CONSTANTS_KEPT_BYTES: u64 = 32 << 20;
+pub(crate) const CONSTANTS_KEPT: usize = 64;
+pub(crate) const CONSTANTS_KEPT_BYTES: usize = 32 << 20;
 
 /// Bytes of a file of constants of which others get copies, and of a file that is kept to be compared with others.
 pub(crate) const REPEATED_FILE_BYTES: u64 = 64 << 10;

@@ -2,7 +2,7 @@
 //! read back from there before anything relies on them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -15,11 +15,12 @@ use lance_io::traits::Writer;
 use lance_table::format::{DataFile, Fragment};
 use object_store::path::Path;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Mutex;
+use tokio::sync::OnceCell;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{
-    CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_KEPT_BYTES, REPEATED_FILE_BYTES,
+    CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_KEPT, CONSTANTS_KEPT_BYTES,
+    REPEATED_FILE_BYTES,
 };
 use crate::schema::blob;
 use crate::settings::Width;
@@ -44,10 +45,9 @@ pub(crate) struct Constants {
     /// Rows that are encoded at once, at most, where they are large.
     part_rows: u64,
     pool: Pool,
-    /// By their rows. Held while one is encoded, so that nobody encodes it a second time.
-    encoded: Arc<Mutex<HashMap<u64, Arc<Constant>>>>,
-    /// The digests of the values of so many rows.
-    digests: Arc<Mutex<HashMap<u64, Vec<Digest>>>>,
+    encoded: OncePerRows<Arc<Constant>>,
+    /// The digests of the values.
+    digests: OncePerRows<Vec<Digest>>,
 }
 
 /// Constants of so many rows, encoded.
@@ -58,7 +58,7 @@ struct Constant {
     fragment: Fragment,
     bytes: Bytes,
     /// The first staged file that has these bytes: on a disk, others are further names of it.
-    staged: std::sync::Mutex<Option<Path>>,
+    staged: Mutex<Option<Path>>,
 }
 
 impl Constants {
@@ -86,8 +86,8 @@ impl Constants {
             some_rows: (CONSTANT_TRIAL_BYTES / width.bytes.max(1)).max(1),
             part_rows: (CONSTANT_PART_BYTES / width.bytes.max(1)).max(1),
             pool,
-            encoded: Arc::default(),
-            digests: Arc::default(),
+            encoded: OncePerRows::default(),
+            digests: OncePerRows::default(),
         }
     }
 
@@ -96,18 +96,15 @@ impl Constants {
     /// # Errors
     /// `Failed`, when a value cannot be computed.
     pub(super) async fn digests(&self, rows: u64) -> Result<Vec<Digest>> {
-        let mut known = self.digests.lock().await;
-        if let Some(digests) = known.get(&rows) {
-            return Ok(digests.clone());
-        }
-        let mut digests = Digests::of(self.transform.schema())?;
-        let mut batches = bare(rows, self.batch_rows);
-        while let Some(batch) = batches.try_next().await? {
-            digests = self.pool.digest(digests, self.values(batch).await?).await?;
-        }
-        let digests = digests.finish();
-        known.insert(rows, digests.clone());
-        Ok(digests)
+        let computed = Box::pin(async {
+            let mut digests = Digests::of(self.transform.schema())?;
+            let mut batches = bare(rows, self.batch_rows);
+            while let Some(batch) = batches.try_next().await? {
+                digests = self.pool.digest(digests, self.values(batch).await?).await?;
+            }
+            Ok(digests.finish())
+        });
+        self.digests.get(rows, computed, |_| 0).await
     }
 
     /// Copies the pages of `rows` rows to `writer`, and gives the columns as they lie there.
@@ -153,7 +150,8 @@ impl Constants {
     /// # Crash
     /// A file that no journal names is left; its name tells whose it is.
     pub(super) async fn write_file(&self, rows: u64, spec: &FileSpec) -> Result<Option<Fragment>> {
-        if !blob::columns(&spec.schema).is_empty() || !self.is_compressed().await? {
+        let has_blobs = !blob::columns(&spec.schema).is_empty();
+        if rows == 0 || has_blobs || !self.is_compressed().await? {
             return Ok(None);
         }
         let constant = self.of_rows(rows).await?;
@@ -186,17 +184,8 @@ impl Constants {
 
     /// The constants of `rows` rows.
     async fn of_rows(&self, rows: u64) -> Result<Arc<Constant>> {
-        let mut encoded = self.encoded.lock().await;
-        if let Some(known) = encoded.get(&rows) {
-            return Ok(Arc::clone(known));
-        }
-        let kept: u64 = encoded.values().map(|constant| constant.bytes.len() as u64).sum();
-        if kept > CONSTANTS_KEPT_BYTES {
-            encoded.clear();
-        }
-        let constant = Arc::new(self.encode(rows).await?);
-        encoded.insert(rows, Arc::clone(&constant));
-        Ok(constant)
+        let encoded = Box::pin(async { self.encode(rows).await.map(Arc::new) });
+        self.encoded.get(rows, encoded, |constant| constant.bytes.len()).await
     }
 
     async fn encode(&self, rows: u64) -> Result<Constant> {
@@ -222,7 +211,7 @@ impl Constants {
             )));
         }
         let fragment = fragments.into_iter().next().unwrap_or_else(|| Fragment::new(0));
-        let staged = std::sync::Mutex::default();
+        let staged = Mutex::default();
         Ok(Constant { rows, file: Arc::new(opened), fragment, bytes, staged })
     }
 
@@ -245,12 +234,49 @@ impl Constants {
     }
 }
 
+/// What is the same for all files of so many rows: computed once, by whoever comes first.
+#[derive(Debug)]
+struct OncePerRows<T>(Arc<Mutex<HashMap<u64, Arc<OnceCell<T>>>>>);
+
+impl<T: Clone> OncePerRows<T> {
+    /// What is known of `rows`, or what `compute` gives. When too many are known, by their `size` in bytes or their
+    /// number, they are forgotten.
+    async fn get(
+        &self,
+        rows: u64,
+        compute: impl Future<Output = Result<T>>,
+        size: impl Fn(&T) -> usize,
+    ) -> Result<T> {
+        let cell = {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes: usize = known.values().filter_map(|cell| cell.get().map(&size)).sum();
+            if bytes > CONSTANTS_KEPT_BYTES || known.len() > CONSTANTS_KEPT {
+                known.clear();
+            }
+            Arc::clone(known.entry(rows).or_default())
+        };
+        cell.get_or_try_init(|| compute).await.cloned()
+    }
+}
+
+impl<T> Clone for OncePerRows<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for OncePerRows<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
 impl Constant {
     fn staged_path(&self) -> Option<Path> {
-        self.staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set_staged_path(&self, path: Path) {
-        *self.staged.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(path);
+        *self.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
     }
 }
