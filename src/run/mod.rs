@@ -1,4 +1,11 @@
-//! Runs migrations: one file for each command, and below them what they share. Calls go down this list.
+//! Runs migrations. Calls go one way:
+//!
+//! 1. `commands`, one file for each.
+//! 2. `hold`, `after`, `cutover`: what comes once everything is staged; `preflight`: what comes before.
+//! 3. `copier`: the loop that stages, verifies and catches up. It has tasks (`task`) done by an `executor`, which is
+//!    the `worker` of this process.
+//! 4. `session`: one migration under way; `planning`, `staged`, `point`, `lease`: what it stands on.
+//! 5. `hints` and `context`: what every command is given, and what it suggests to type next.
 
 mod commands;
 
