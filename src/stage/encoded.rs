@@ -101,9 +101,9 @@ impl Stager {
         let mut digests = Digests::of(self.transform.schema())?;
         let mut aside = Aside::default();
         for part in self.parts(chunk).await? {
-            let (written, taken, more) = match self.stage_constant(&part, digests).await? {
-                Ok(staged) => staged,
-                Err(digests) => self.stage_part(&part, digests).await?,
+            let (written, taken, more) = match self.constant_file(&part).await? {
+                Some(file) => self.digest_constants(&part, file, digests).await?,
+                None => self.stage_part(&part, digests).await?,
             };
             fragments.extend(written);
             digests = taken;
@@ -151,24 +151,25 @@ impl Stager {
         Ok(parts.collect())
     }
 
-    /// Stages a part whose columns are all constants, if it is one; its digests are taken all the same. Otherwise
-    /// gives the `digests` back.
-    async fn stage_constant(
-        &self,
-        part: &Part,
-        mut digests: Digests,
-    ) -> Result<std::result::Result<StagedPart, Digests>> {
+    /// The file of a part whose columns are all constants, if it is one.
+    async fn constant_file(&self, part: &Part) -> Result<Option<Fragment>> {
         // Where a row is hidden, what is computed may differ from what is elsewhere.
         if !self.columns.are_constant() || !part.hidden.is_empty() {
-            return Ok(Err(digests));
+            return Ok(None);
         }
-        let writing = span::write();
-        let rows = part.chunk.physical_rows();
-        let Some(fragment) = self.constants.write_file(rows, &self.files).await? else {
-            return Ok(Err(digests));
-        };
-        drop(writing);
+        let _writing = span::write();
+        let file = self.constants.write_file(part.chunk.physical_rows(), &self.files).await;
         self.files.throttle.wait().await;
+        file
+    }
+
+    /// Takes the digests of a part whose `file` is written: they are taken of what is expected, whatever was written.
+    async fn digest_constants(
+        &self,
+        part: &Part,
+        file: Fragment,
+        mut digests: Digests,
+    ) -> Result<StagedPart> {
         let mut aside = Aside::default();
         let taken = async {
             let mut batches = self.batches(&part.chunk).await?;
@@ -181,9 +182,9 @@ impl Stager {
             Ok(digests)
         };
         match taken.await {
-            Ok(digests) => Ok(Ok((vec![fragment], digests, aside))),
+            Ok(digests) => Ok((vec![file], digests, aside)),
             Err(error) => {
-                self.files.discard(vec![fragment]).await;
+                self.files.discard(vec![file]).await;
                 Err(error)
             }
         }
