@@ -78,10 +78,10 @@ pub(crate) const CONSTANT_TRIAL_BYTES: u64 = 1 << 20;
 /// from parts.
 pub(crate) const CONSTANT_PART_BYTES: u64 = 16 << 20;
 
-/// Encoded constants that are kept for other files, and their bytes all together. Those that are no vectors take a few
-/// hundred each.
-pub(crate) const CONSTANTS_KEPT: usize = 64;
+/// Bytes of encoded constants that are kept for other files, all together; and what those of one number of rows take
+/// beside their own bytes, which are a few hundred where they are no vectors: a footer that was read, and a store.
 pub(crate) const CONSTANTS_KEPT_BYTES: usize = 32 << 20;
+pub(crate) const CONSTANTS_EACH_BYTES: usize = 16 << 10;
 
 /// Bytes of a file of constants of which others get copies, and of a file that is kept to be compared with others.
 pub(crate) const REPEATED_FILE_BYTES: u64 = 64 << 10;

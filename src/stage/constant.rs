@@ -1,7 +1,6 @@
 //! Constants: columns whose values come from no row. They are encoded once for each number of rows, in memory, and
 //! read back from there before anything relies on them.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -19,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{
-    CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_KEPT, CONSTANTS_KEPT_BYTES,
+    CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_EACH_BYTES, CONSTANTS_KEPT_BYTES,
     REPEATED_FILE_BYTES,
 };
 use crate::schema::blob;
@@ -37,7 +36,7 @@ use crate::transform::pool::{Digests, Pool};
 #[derive(Debug, Clone)]
 pub(crate) struct Constants {
     transform: Arc<Transform>,
-    /// Files of the constants alone, in a store of its own in memory.
+    /// How files of the constants alone are written.
     spec: Arc<FileSpec>,
     batch_rows: u32,
     /// Rows that are encoded to see how large that is.
@@ -54,6 +53,7 @@ pub(crate) struct Constants {
 #[derive(Debug)]
 struct Constant {
     rows: u64,
+    /// The file, in a store of its own in memory, which goes when this does.
     file: Arc<PageFile>,
     fragment: Fragment,
     bytes: Bytes,
@@ -189,8 +189,10 @@ impl Constants {
     }
 
     async fn encode(&self, rows: u64) -> Result<Constant> {
+        let spec =
+            FileSpec { store: Arc::new(ObjectStore::memory()), ..self.spec.as_ref().clone() };
         let mut wanted = Digests::of(self.transform.schema())?;
-        let mut writer = EncodedFiles::of(&self.spec);
+        let mut writer = EncodedFiles::of(&spec);
         let mut batches = bare(rows, self.batch_rows);
         while let Some(batch) = batches.try_next().await? {
             let values = self.values(batch).await?;
@@ -201,9 +203,8 @@ impl Constants {
         let Some(file) = fragments.first().and_then(|fragment| fragment.files.first()) else {
             return Err(Error::failed("constants of no rows were asked for"));
         };
-        let path = self.spec.path(&file.path);
-        let bytes = self.spec.files().read(&path).await?;
-        let opened = PageFile::open(&self.spec.store, &self.spec.directory, file).await?;
+        let bytes = spec.files().read(&spec.path(&file.path)).await?;
+        let opened = PageFile::open(&spec.store, &spec.directory, file).await?;
         let found = self.read_back(&opened).await?;
         if (found.rows(), found.finish()) != (rows, wanted.finish()) {
             return Err(Error::mismatch(format!(
@@ -234,13 +235,13 @@ impl Constants {
     }
 }
 
-/// What is the same for all files of so many rows: computed once, by whoever comes first.
+/// What is the same for all files of so many rows: computed once, by whoever comes first. What was used last is kept.
 #[derive(Debug)]
-struct OncePerRows<T>(Arc<Mutex<HashMap<u64, Arc<OnceCell<T>>>>>);
+struct OncePerRows<T>(Arc<Mutex<Vec<(u64, Arc<OnceCell<T>>)>>>);
 
 impl<T: Clone> OncePerRows<T> {
-    /// What is known of `rows`, or what `compute` gives. When too many are known, by their `size` in bytes or their
-    /// number, they are forgotten.
+    /// What is known of `rows`, or what `compute` gives. Where all of it takes too many bytes, what was asked for
+    /// longest ago is forgotten; `size` tells the bytes of one.
     async fn get(
         &self,
         rows: u64,
@@ -249,11 +250,16 @@ impl<T: Clone> OncePerRows<T> {
     ) -> Result<T> {
         let cell = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let bytes: usize = known.values().filter_map(|cell| cell.get().map(&size)).sum();
-            if bytes > CONSTANTS_KEPT_BYTES || known.len() > CONSTANTS_KEPT {
-                known.clear();
+            let place = known.iter().position(|(of, _)| *of == rows);
+            let cell = place.map(|place| known.remove(place).1).unwrap_or_default();
+            let bytes = |(_, cell): &(u64, Arc<OnceCell<T>>)| {
+                CONSTANTS_EACH_BYTES + cell.get().map_or(0, &size)
+            };
+            while known.iter().map(bytes).sum::<usize>() > CONSTANTS_KEPT_BYTES {
+                known.remove(0);
             }
-            Arc::clone(known.entry(rows).or_default())
+            known.push((rows, Arc::clone(&cell)));
+            cell
         };
         cell.get_or_try_init(|| compute).await.cloned()
     }
