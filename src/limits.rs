@@ -78,18 +78,18 @@ pub(crate) const CONSTANT_TRIAL_BYTES: u64 = 1 << 20;
 /// from parts.
 pub(crate) const CONSTANT_PART_BYTES: u64 = 16 << 20;
 
-/// Encoded constants that are kept for other files, and their bytes all together. Those that are no vectors take a few
-/// hundred each.
-pub(crate) const CONSTANTS_KEPT: usize = 64;
+/// Bytes of encoded constants that are kept for other files, all together; and what those of one number of rows take
+/// beside their own bytes, which are a few hundred where they are no vectors: a footer that was read, and a store.
 pub(crate) const CONSTANTS_KEPT_BYTES: usize = 32 << 20;
+pub(crate) const CONSTANTS_EACH_BYTES: usize = 16 << 10;
 
-/// Bytes of a file of constants of which others get copies, and of a file that is kept to be compared with others.
+/// Bytes of a file of constants of which others get copies, and which is compared with those byte by byte.
 pub(crate) const REPEATED_FILE_BYTES: u64 = 64 << 10;
 
-/// Rows of a decoded file that is kept to be compared with others.
-pub(crate) const REPEATED_FILE_ROWS: usize = 64 << 10;
+/// Rows of a staged file that is compared with a file of constants byte by byte: beyond, it is decoded.
+pub(crate) const REPEATED_FILE_ROWS: u64 = 64 << 10;
 
-/// Values of a batch that is transformed where it was read, since handing it over takes longer.
+/// Rows of a batch that is transformed where it was read, since handing it over takes longer.
 pub(crate) const TRANSFORMED_HERE_ROWS: usize = 8_192;
 
 /// Batches that are decoded ahead of what takes them.

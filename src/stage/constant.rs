@@ -1,14 +1,14 @@
 //! Constants: columns whose values come from no row. They are encoded once for each number of rows, in memory, and
 //! read back from there before anything relies on them.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use lance_encoding::decoder::ColumnInfo;
-use lance_file::versions::reader_projection_from_whole_schema;
+use lance_file::versions::{physical_column_count, reader_projection_from_whole_schema};
 use lance_file::writer::FileWriter;
 use lance_io::object_store::ObjectStore;
 use lance_io::traits::Writer;
@@ -19,8 +19,8 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{
-    CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_KEPT, CONSTANTS_KEPT_BYTES,
-    REPEATED_FILE_BYTES,
+    CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_EACH_BYTES, CONSTANTS_KEPT_BYTES,
+    REPEATED_FILE_BYTES, REPEATED_FILE_ROWS, TRANSFORMED_HERE_ROWS,
 };
 use crate::schema::blob;
 use crate::settings::Width;
@@ -28,32 +28,40 @@ use crate::stage::file::{EncodedFiles, FileSpec};
 use crate::storage::names::new_data_file;
 use crate::storage::page::{self, Blocks, ColumnPart, PageFile};
 use crate::storage::throttle::Throttle;
-use crate::table::source::bare;
+use crate::table::source::{Batches, bare};
 use crate::transform::Transform;
 use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
 
-/// The constant columns of the files of one plan; shared by all tasks.
+/// The constant columns of the files of one plan; shared by all tasks, those that stage and those that verify.
 #[derive(Debug, Clone)]
 pub(crate) struct Constants {
     transform: Arc<Transform>,
-    /// Files of the constants alone, in a store of its own in memory.
+    /// How files of the constants alone are written.
     spec: Arc<FileSpec>,
-    batch_rows: u32,
+    /// Rows of a batch of them.
+    pub batch_rows: u32,
     /// Rows that are encoded to see how large that is.
     some_rows: u64,
     /// Rows that are encoded at once, at most, where they are large.
     part_rows: u64,
     pool: Pool,
     encoded: OncePerRows<Arc<Constant>>,
-    /// The digests of the values.
+    /// The digests of the values of what is put together from parts, by column.
     digests: OncePerRows<Vec<Digest>>,
+    /// Digests of pages, and of the values that were decoded from them.
+    decoded: Arc<Mutex<HashSet<(Digest, Digest)>>>,
+    /// Whether they are small once encoded, however many rows they have.
+    compressed: Arc<OnceCell<bool>>,
 }
 
 /// Constants of so many rows, encoded.
 #[derive(Debug)]
 struct Constant {
     rows: u64,
+    /// The digests of their values, by column.
+    digests: Vec<Digest>,
+    /// The file, in a store of its own in memory, which goes when this does.
     file: Arc<PageFile>,
     fragment: Fragment,
     bytes: Bytes,
@@ -64,7 +72,7 @@ struct Constant {
 impl Constants {
     /// Those that `transform` gives, whose rows have this `width`, for files as `spec` says but for the schema, which
     /// is theirs alone.
-    pub(crate) fn of(
+    pub(super) fn of(
         transform: Transform,
         spec: FileSpec,
         width: Width,
@@ -88,26 +96,25 @@ impl Constants {
             pool,
             encoded: OncePerRows::default(),
             digests: OncePerRows::default(),
+            decoded: Arc::default(),
+            compressed: Arc::default(),
         }
     }
 
-    /// The digests of the values of `rows` rows, by column.
-    ///
-    /// # Errors
-    /// `Failed`, when a value cannot be computed.
-    pub(super) async fn digests(&self, rows: u64) -> Result<Vec<Digest>> {
-        let computed = Box::pin(async {
-            let mut digests = Digests::of(self.transform.schema())?;
-            let mut batches = bare(rows, self.batch_rows);
-            while let Some(batch) = batches.try_next().await? {
-                digests = self.pool.digest(digests, self.values(batch).await?).await?;
-            }
-            Ok(digests.finish())
-        });
-        self.digests.get(rows, computed, |_| 0).await
+    /// Whether `values` were decoded from `pages`: the same bytes hold the same values, and are not decoded again.
+    pub(crate) fn were_decoded(&self, pages: Digest, values: Digest) -> bool {
+        let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        decoded.contains(&(pages, values))
     }
 
-    /// Copies the pages of `rows` rows to `writer`, and gives the columns as they lie there.
+    /// Takes in that `values` were decoded from `pages`.
+    pub(crate) fn learn(&self, pages: Digest, values: Digest) {
+        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        decoded.insert((pages, values));
+    }
+
+    /// Copies the pages of `rows` rows to `writer`, and gives the columns as they lie there, and the digests of the
+    /// values of each column of the table.
     ///
     /// # Errors
     /// `Mismatch`, when they do not read back as they were encoded; `Failed`, when they cannot be written.
@@ -116,26 +123,30 @@ impl Constants {
         rows: u64,
         writer: &mut FileWriter,
         throttle: &Throttle,
-    ) -> Result<Vec<Arc<ColumnInfo>>> {
+    ) -> Result<(Vec<Arc<ColumnInfo>>, Vec<Digest>)> {
+        let parts = self.parts(rows).await?;
         let mut files = Vec::new();
         let mut columns: Vec<Vec<ColumnPart>> = Vec::new();
         let mut rows_before = 0;
-        let part_rows = if self.is_compressed().await? { rows } else { self.part_rows };
-        while rows_before < rows {
-            let constant = self.of_rows((rows - rows_before).min(part_rows)).await?;
-            columns.resize(constant.file.columns().len(), Vec::new());
-            for (column, parts) in constant.file.columns().iter().zip(&mut columns) {
-                parts.push(ColumnPart {
-                    file: files.len(),
-                    column: Arc::clone(column),
-                    rows_before,
-                });
+        for (part, file) in parts.iter().zip(0..) {
+            columns.resize(part.file.columns().len(), Vec::new());
+            for (column, parts) in part.file.columns().iter().zip(&mut columns) {
+                parts.push(ColumnPart { file, column: Arc::clone(column), rows_before });
             }
-            rows_before += constant.rows;
-            files.push(Arc::clone(&constant.file));
+            rows_before += part.rows;
+            files.push(Arc::clone(&part.file));
         }
         let copied = page::copy(&files, &columns, writer, None, |_| throttle.wait()).await?;
-        Ok(copied.columns)
+        let [whole] = parts.as_slice() else {
+            return Ok((copied.columns, self.digests(rows).await?));
+        };
+        // What is put together from parts was not read back as a whole: whoever verifies the first one does.
+        let fields = self.spec.schema.fields.iter();
+        let counts = fields.map(|field| physical_column_count(self.spec.version, field));
+        for (pages, values) in page::digests_of(&copied.hashes, counts).zip(&whole.digests) {
+            self.learn(pages, *values);
+        }
+        Ok((copied.columns, whole.digests.clone()))
     }
 
     /// Writes a file of `rows` rows of nothing else, as `spec` says; `None`, where it is too large to be kept, or
@@ -150,18 +161,10 @@ impl Constants {
     /// # Crash
     /// A file that no journal names is left; its name tells whose it is.
     pub(super) async fn write_file(&self, rows: u64, spec: &FileSpec) -> Result<Option<Fragment>> {
-        let has_blobs = !blob::columns(&spec.schema).is_empty();
-        if rows == 0 || has_blobs || !self.is_compressed().await? {
-            return Ok(None);
-        }
-        let constant = self.of_rows(rows).await?;
-        if constant.bytes.len() as u64 > REPEATED_FILE_BYTES {
-            return Ok(None);
-        }
+        let Some(constant) = self.repeated(rows).await? else { return Ok(None) };
         let name = new_data_file(&spec.id);
         let (files, path) = (spec.files(), spec.path(&name));
-        let first = constant.staged_path();
-        if !first.is_some_and(|first| files.link(&first, &path)) {
+        if !constant.staged_path().is_some_and(|first| files.link(&first, &path)) {
             let mut writer = files.create(&path, &spec.throttle).await?;
             writer.write_all(&constant.bytes).await.doing(|| format!("write {name}"))?;
             // The trait's own: the other one leaves the file unfinished.
@@ -175,44 +178,108 @@ impl Constants {
         Ok(Some(fragment))
     }
 
-    /// Whether they are so small once encoded, as some rows of them show, that any number of rows can be encoded in
-    /// one go. Vectors are not.
-    async fn is_compressed(&self) -> Result<bool> {
-        let some = self.of_rows(self.some_rows).await?;
-        Ok(some.bytes.len() as u64 <= REPEATED_FILE_BYTES)
+    /// The first `first` rows of a staged file of nothing else that holds `rows`, if its `bytes` are those that were
+    /// read back when they were encoded.
+    ///
+    /// # Errors
+    /// `Mismatch`, when they do not read back as they were encoded; `Failed`, when a value cannot be computed.
+    pub(crate) async fn rows_of(
+        &self,
+        bytes: &Bytes,
+        rows: u64,
+        first: u64,
+    ) -> Result<Option<Batches>> {
+        if rows > REPEATED_FILE_ROWS {
+            return Ok(None);
+        }
+        let constant = self.repeated(rows).await?;
+        if constant.is_none_or(|constant| constant.bytes != *bytes) {
+            return Ok(None);
+        }
+        let constants = self.clone();
+        let values = bare(first.min(rows), self.batch_rows).and_then(move |batch| {
+            let constants = constants.clone();
+            async move { constants.values(batch).await }
+        });
+        Ok(Some(values.boxed()))
     }
 
-    /// The constants of `rows` rows.
+    /// What a file of `rows` rows of nothing else holds; `None`, where it is too large to be kept, or has sidecars.
+    async fn repeated(&self, rows: u64) -> Result<Option<Arc<Constant>>> {
+        let has_blobs = !blob::columns(&self.spec.schema).is_empty();
+        if rows == 0 || has_blobs || !self.are_compressed().await? {
+            return Ok(None);
+        }
+        let constant = self.of_rows(rows).await?;
+        Ok((constant.bytes.len() as u64 <= REPEATED_FILE_BYTES).then_some(constant))
+    }
+
+    /// Whether they are so small once encoded, as some rows of them show, that any number of rows can be encoded in
+    /// one go. Vectors are not.
+    async fn are_compressed(&self) -> Result<bool> {
+        let small = Box::pin(async {
+            let some = self.encode(self.some_rows).await?;
+            Ok(some.bytes.len() as u64 <= REPEATED_FILE_BYTES)
+        });
+        self.compressed.get_or_try_init(|| small).await.copied()
+    }
+
+    /// The constants of `rows` rows, in parts where they are large.
+    async fn parts(&self, rows: u64) -> Result<Vec<Arc<Constant>>> {
+        let part_rows = if self.are_compressed().await? { rows } else { self.part_rows };
+        let (mut parts, mut left) = (Vec::new(), rows);
+        while left > 0 {
+            let part = self.of_rows(left.min(part_rows)).await?;
+            left -= part.rows;
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
     async fn of_rows(&self, rows: u64) -> Result<Arc<Constant>> {
         let encoded = Box::pin(async { self.encode(rows).await.map(Arc::new) });
         self.encoded.get(rows, encoded, |constant| constant.bytes.len()).await
     }
 
     async fn encode(&self, rows: u64) -> Result<Constant> {
+        let spec =
+            FileSpec { store: Arc::new(ObjectStore::memory()), ..self.spec.as_ref().clone() };
         let mut wanted = Digests::of(self.transform.schema())?;
-        let mut writer = EncodedFiles::of(&self.spec);
+        let mut writer = EncodedFiles::of(&spec);
         let mut batches = bare(rows, self.batch_rows);
         while let Some(batch) = batches.try_next().await? {
             let values = self.values(batch).await?;
             wanted = self.pool.digest(wanted, values.clone()).await?;
             writer.encode(&values).await?;
         }
-        let fragments = writer.finish().await?;
-        let Some(file) = fragments.first().and_then(|fragment| fragment.files.first()) else {
+        let fragment =
+            writer.finish().await?.into_iter().next().unwrap_or_else(|| Fragment::new(0));
+        let Some(data_file) = fragment.files.first() else {
             return Err(Error::failed("constants of no rows were asked for"));
         };
-        let path = self.spec.path(&file.path);
-        let bytes = self.spec.files().read(&path).await?;
-        let opened = PageFile::open(&self.spec.store, &self.spec.directory, file).await?;
-        let found = self.read_back(&opened).await?;
-        if (found.rows(), found.finish()) != (rows, wanted.finish()) {
+        let bytes = spec.files().read(&spec.path(&data_file.path)).await?;
+        let file = PageFile::open(&spec.store, &spec.directory, data_file).await?;
+        let (digests, found) = (wanted.finish(), self.read_back(&file).await?);
+        if (found.rows(), found.finish()) != (rows, digests.clone()) {
             return Err(Error::mismatch(format!(
                 "{rows} rows of constants do not read back as they were encoded"
             )));
         }
-        let fragment = fragments.into_iter().next().unwrap_or_else(|| Fragment::new(0));
-        let staged = Mutex::default();
-        Ok(Constant { rows, file: Arc::new(opened), fragment, bytes, staged })
+        let file = Arc::new(file);
+        Ok(Constant { rows, digests, file, fragment, bytes, staged: Mutex::default() })
+    }
+
+    /// The digests of the values of `rows` rows, by column.
+    async fn digests(&self, rows: u64) -> Result<Vec<Digest>> {
+        let computed = Box::pin(async {
+            let mut digests = Digests::of(self.transform.schema())?;
+            let mut batches = bare(rows, self.batch_rows);
+            while let Some(batch) = batches.try_next().await? {
+                digests = self.pool.digest(digests, self.values(batch).await?).await?;
+            }
+            Ok(digests.finish())
+        });
+        self.digests.get(rows, computed, |_| 0).await
     }
 
     async fn read_back(&self, file: &PageFile) -> Result<Digests> {
@@ -230,17 +297,22 @@ impl Constants {
 
     async fn values(&self, batch: RecordBatch) -> Result<RecordBatch> {
         let transform = Arc::clone(&self.transform);
-        self.pool.run(move || transform.apply(&batch)).await
+        let here = batch.num_rows() <= TRANSFORMED_HERE_ROWS;
+        let apply = move || transform.apply(&batch);
+        if here { apply() } else { self.pool.run(apply).await }
     }
 }
 
-/// What is the same for all files of so many rows: computed once, by whoever comes first.
+/// What is the same for all files of so many rows: computed once, by whoever comes first. What was used last is kept.
 #[derive(Debug)]
-struct OncePerRows<T>(Arc<Mutex<HashMap<u64, Arc<OnceCell<T>>>>>);
+struct OncePerRows<T>(Arc<Mutex<Vec<ForRows<T>>>>);
+
+/// A number of rows, and what is computed for it.
+type ForRows<T> = (u64, Arc<OnceCell<T>>);
 
 impl<T: Clone> OncePerRows<T> {
-    /// What is known of `rows`, or what `compute` gives. When too many are known, by their `size` in bytes or their
-    /// number, they are forgotten.
+    /// What is known of `rows`, or what `compute` gives. Where all of it takes too many bytes, what was asked for
+    /// longest ago is forgotten; `size` tells the bytes of one.
     async fn get(
         &self,
         rows: u64,
@@ -249,11 +321,14 @@ impl<T: Clone> OncePerRows<T> {
     ) -> Result<T> {
         let cell = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let bytes: usize = known.values().filter_map(|cell| cell.get().map(&size)).sum();
-            if bytes > CONSTANTS_KEPT_BYTES || known.len() > CONSTANTS_KEPT {
-                known.clear();
+            let place = known.iter().position(|(of, _)| *of == rows);
+            let cell = place.map(|place| known.remove(place).1).unwrap_or_default();
+            let bytes = |(_, cell): &ForRows<T>| CONSTANTS_EACH_BYTES + cell.get().map_or(0, &size);
+            while known.iter().map(bytes).sum::<usize>() > CONSTANTS_KEPT_BYTES {
+                known.remove(0);
             }
-            Arc::clone(known.entry(rows).or_default())
+            known.push((rows, Arc::clone(&cell)));
+            cell
         };
         cell.get_or_try_init(|| compute).await.cloned()
     }
@@ -278,5 +353,91 @@ impl Constant {
 
     fn set_staged_path(&self, path: Path) {
         *self.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::change::Change;
+    use crate::schema::target::{IfExists, Target};
+    use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
+    use lance_core::datatypes::Schema;
+    use lance_file::version::ConcreteFileVersion;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn constants(add: &str, bytes: u64) -> Constants {
+        let arrow = ArrowSchema::new(vec![Field::new("n", DataType::Int32, false)]);
+        let source = Schema::try_from(&arrow).unwrap();
+        let changes = [Change::parse_add(add).unwrap()];
+        let now = chrono::DateTime::from_timestamp(0, 0).unwrap();
+        let target = Target::derive(&source, 0, &changes, IfExists::Skip, now).unwrap();
+        let schema = Schema { fields: vec![target.schema.fields[1].clone()], ..Schema::default() };
+        let spec = FileSpec {
+            id: "0123abcd".to_owned(),
+            store: Arc::new(ObjectStore::memory()),
+            directory: Path::from("data"),
+            schema,
+            version: ConcreteFileVersion::V2_1,
+            rows_max: u64::MAX,
+            cache_bytes: 8 << 20,
+            throttle: Arc::new(Throttle::of(None)),
+        };
+        let transform = Transform::of(&target, &[1], None);
+        Constants::of(transform, spec, Width { bytes, columns: 1 }, 100, Pool::of(1).unwrap())
+    }
+
+    async fn count(batches: Batches) -> usize {
+        let rows = batches.map_ok(|batch| batch.num_rows());
+        rows.try_fold(0, |sum, rows| std::future::ready(Ok(sum + rows))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_file_is_known_by_its_bytes_and_rows_alone() {
+        let constants = Constants {
+            compressed: Arc::new(OnceCell::new_with(Some(true))),
+            ..constants("s:string not null=x", 9)
+        };
+        let of = async |rows| constants.repeated(rows).await.unwrap().unwrap();
+        let bytes = of(250).await.bytes.clone();
+        for (rows, first, found) in [(250, 250, Some(250)), (250, 7, Some(7)), (251, 7, None)] {
+            let batches = constants.rows_of(&bytes, rows, first).await.unwrap();
+            assert_eq!((batches.is_some(), rows), (found.is_some(), rows));
+            if let Some(batches) = batches {
+                assert_eq!(Some(count(batches).await), found);
+            }
+        }
+        let mut flipped = bytes.to_vec();
+        flipped[bytes.len() / 2] ^= 1;
+        assert!(constants.rows_of(&flipped.into(), 250, 250).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn wide_constants_lie_in_parts_and_in_no_file_of_their_own() {
+        // Of a width that they only claim to have, parts of 1,000 rows.
+        let constants = Constants {
+            compressed: Arc::new(OnceCell::new_with(Some(false))),
+            ..constants("z:int64=7", CONSTANT_PART_BYTES / 1_000)
+        };
+        let parts = constants.parts(2_500).await.unwrap();
+        assert_eq!(parts.iter().map(|part| part.rows).collect::<Vec<_>>(), [1_000, 1_000, 500]);
+        assert!(Arc::ptr_eq(&parts[0], &parts[1]) && constants.parts(0).await.unwrap().is_empty());
+        assert!(constants.repeated(500).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_used_last_is_kept() {
+        let (known, computed) = (OncePerRows::default(), AtomicU32::new(0));
+        let half = CONSTANTS_KEPT_BYTES / 2;
+        let get = async |rows| {
+            let compute = async { Ok(computed.fetch_add(1, Ordering::Relaxed)) };
+            known.get(rows, compute, |_| half).await.unwrap()
+        };
+        // The first is asked for between the others, of which one goes each time.
+        let mut found = Vec::new();
+        for rows in [1, 2, 1, 3, 1, 2] {
+            found.push(get(rows).await);
+        }
+        assert_eq!(found, [0, 1, 0, 2, 0, 3]);
     }
 }

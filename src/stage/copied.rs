@@ -159,8 +159,8 @@ impl Stager {
         let mut constants = (Vec::new(), Vec::new());
         if self.columns.sources.iter().any(|source| matches!(source, ColumnSource::Constant)) {
             let throttle = &self.files.throttle;
-            let pages = self.constants.copy_pages(chunk.rows(), &mut file.writer, throttle).await?;
-            constants = (pages, self.constants.digests(chunk.rows()).await?);
+            let rows = chunk.rows();
+            constants = self.constants.copy_pages(rows, &mut file.writer, throttle).await?;
         }
         let (columns, expectations) = self.in_order(inputs, &copied, constants)?;
         Ok((columns, expectations, copied.seen))

@@ -18,7 +18,7 @@ use crate::plan::columns::WrittenColumns;
 use crate::plan::{Nulled, Plan};
 use crate::progress::SharedProgress;
 use crate::settings::{BatchSize, OnBadValue, Settings, Verify};
-use crate::stage::constant::Constants;
+pub(crate) use crate::stage::constant::Constants;
 pub(crate) use crate::stage::encoded::hidden_of;
 pub(crate) use crate::stage::file::FileSpec;
 use crate::storage::page::ReadBackHashes;
@@ -38,7 +38,7 @@ pub(crate) struct Stager {
     pub columns: Arc<WrittenColumns>,
     /// Where the files go, and how they are written.
     pub files: FileSpec,
-    constants: Constants,
+    pub constants: Constants,
     transform: Arc<Transform>,
     on_bad_value: OnBadValue,
     /// Where rows are transformed.

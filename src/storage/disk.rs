@@ -16,7 +16,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::error::{Doing, Result};
-use crate::limits::SYNCS_AT_ONCE;
+use crate::limits::{DISK_PACE, STORE_PACE, SYNCS_AT_ONCE};
 use crate::storage::disk_writer::DiskWriter;
 use crate::storage::files::{DataFiles, Tree};
 use crate::storage::names::{is_data_file, sidecars_of};
@@ -46,6 +46,10 @@ impl DataFiles for Disk {
 
     fn held_bytes(&self) -> u64 {
         12 << 20
+    }
+
+    fn read_pace(&self) -> (u64, usize) {
+        if self.has_local_files() { DISK_PACE } else { STORE_PACE }
     }
 
     /// Elsewhere a file cannot be read at an offset by several at once.

@@ -50,6 +50,9 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// written.
     fn held_bytes(&self) -> u64;
 
+    /// Bytes of a read of pages, and reads ahead, that suit it.
+    fn read_pace(&self) -> (u64, usize);
+
     /// Whether [`Self::local_file`] gives files: reading them takes no store then.
     fn has_local_files(&self) -> bool;
 

@@ -16,6 +16,7 @@ use object_store::{ObjectMeta, ObjectStoreExt as _};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::error::{Doing, Result};
+use crate::limits::{DISK_PACE, STORE_PACE};
 use crate::storage::disk::is_link;
 use crate::storage::files::{DataFiles, Tree};
 use crate::storage::names::{data_file_of, directory_of, is_data_file, new_data_file, sidecars_of};
@@ -72,6 +73,11 @@ impl DataFiles for Objects {
 
     fn held_bytes(&self) -> u64 {
         64 << 20
+    }
+
+    /// Memory answers at once: reads ahead would only hold more of it.
+    fn read_pace(&self) -> (u64, usize) {
+        if self.store.scheme() == "memory" { DISK_PACE } else { STORE_PACE }
     }
 
     fn has_local_files(&self) -> bool {

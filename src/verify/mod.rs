@@ -1,7 +1,6 @@
 //! Verifies what was staged, as it lies in the store, against what was expected of it; and what is about to be
 //! published. Repairs nothing.
 
-mod known;
 pub(crate) mod published;
 
 use std::sync::Arc;
@@ -19,17 +18,16 @@ use roaring::RoaringBitmap;
 
 use crate::chunk::ChunkId;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::limits::{DECODED_AHEAD, SMALL_FILE_BYTES};
+use crate::limits::{DECODED_AHEAD, REPEATED_FILE_BYTES, SMALL_FILE_BYTES};
 use crate::schema::blob;
 use crate::settings::Verify;
 use crate::span;
-use crate::stage::{Expectation, FileSpec, Staged, Stager};
+use crate::stage::{Constants, Expectation, FileSpec, Staged, Stager};
 use crate::storage::blob::Blobs;
 use crate::storage::page::{self, Blocks, PageFile};
 use crate::table::source::{Batches, joined, with_blobs};
 use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
-use crate::verify::known::{DecodedFile, Known};
 
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: usize = 100;
@@ -46,7 +44,9 @@ pub(crate) struct Verifier {
     blocks: Blocks,
     /// Where digests are taken.
     pool: Pool,
-    known: Known,
+    constants: Constants,
+    /// Whether every column is a constant.
+    are_constant: bool,
 }
 
 /// What was staged for a chunk, verified and durable. Nothing else may be recorded.
@@ -80,7 +80,8 @@ impl Verifier {
             batch_rows: stager.scan.batch_rows,
             blocks: stager.source.blocks.clone(),
             pool: stager.pool.clone(),
-            known: Known::default(),
+            constants: stager.constants.clone(),
+            are_constant: stager.columns.are_constant(),
         }
     }
 
@@ -166,18 +167,15 @@ impl Verifier {
         let columns = self.columns(staged);
         let places: Vec<usize> = (0..columns.iter().map(|column| column.count).sum()).collect();
         let hashes = page::hashes(&opened, &places, &staged.seen).await?;
-        let mut hashes = hashes.as_slice();
+        let counts = columns.iter().map(|column| column.count);
         let mut unknown = Vec::new();
-        for column in columns {
-            let (own, rest) = hashes.split_at_checked(column.count).unwrap_or((hashes, &[]));
-            hashes = rest;
-            let found = page::digest_of(own);
+        for (column, found) in columns.iter().zip(page::digests_of(&hashes, counts)) {
             match column.wanted {
                 Expectation::Pages(wanted) => {
                     compare_column(staged.chunk, column.name, wanted, found)?;
                 }
-                Expectation::Values(wanted) if self.known.holds(found, wanted) => {}
-                Expectation::Values(wanted) => unknown.push((column, found, wanted)),
+                Expectation::Values(wanted) if self.constants.were_decoded(found, wanted) => {}
+                Expectation::Values(wanted) => unknown.push((*column, found, wanted)),
             }
         }
         if unknown.is_empty() {
@@ -186,7 +184,7 @@ impl Verifier {
         let columns: Vec<_> = unknown.iter().map(|(column, ..)| *column).collect();
         self.values(staged, &columns).await?;
         for (_, pages, values) in unknown {
-            self.known.learn(pages, values);
+            self.constants.learn(pages, values);
         }
         Ok(())
     }
@@ -205,12 +203,13 @@ impl Verifier {
         let read =
             if all { ArrowSchema::from(schema) } else { ArrowSchema::from(&*projection.schema) };
         let mut digests = Digests::of(&read)?;
-        let mut repeated = None;
         for fragment in &staged.fragments {
             let batches = if all {
-                self.read_unless(fragment, u64::MAX, &mut repeated).await?
+                self.read_unless(fragment, u64::MAX).await?
             } else {
-                self.read(fragment, u64::MAX, projection.clone(), self.batch_rows).await?
+                // Beside copied pages, all others are constants.
+                let batch_rows = self.constants.batch_rows;
+                self.read(fragment, u64::MAX, projection.clone(), batch_rows).await?
             };
             digests = self.digest(digests, batches, &RoaringBitmap::new()).await?;
         }
@@ -230,11 +229,10 @@ impl Verifier {
     /// Counts the rows of every file, and reads the first ones.
     async fn first_rows(&self, staged: &Staged) -> Result<()> {
         let mut rows = 0;
-        let mut repeated = None;
         for fragment in &staged.fragments {
             rows += fragment.physical_rows.unwrap_or_default() as u64;
             let first = fragment.physical_rows.unwrap_or_default().min(QUICK_ROWS);
-            let batches = self.read_unless(fragment, first as u64, &mut repeated).await?;
+            let batches = self.read_unless(fragment, first as u64).await?;
             let read: Vec<RecordBatch> = batches.try_collect().await?;
             let read: usize = read.iter().map(RecordBatch::num_rows).sum();
             if read != first {
@@ -273,27 +271,19 @@ impl Verifier {
         !blob::columns(&self.files.schema).is_empty()
     }
 
-    /// The first `rows` of the staged file of a fragment. A small file that is byte for byte the one before it
-    /// holds the same rows, and is not decoded again.
-    async fn read_unless(
-        &self,
-        fragment: &Fragment,
-        rows: u64,
-        before: &mut Option<DecodedFile>,
-    ) -> Result<Batches> {
+    /// The first `rows` of the staged file of a fragment. A small file that is byte for byte one that was read back
+    /// when it was encoded is not decoded again.
+    async fn read_unless(&self, fragment: &Fragment, rows: u64) -> Result<Batches> {
         let file = file_of(fragment)?;
-        let read = self.read(fragment, rows, self.everything(), self.batch_rows);
-        if self.has_blobs() || !DecodedFile::may_be(file, fragment.physical_rows) {
-            return read.await;
-        }
-        let bytes = self.files.files().read(&self.files.path(&file.path)).await?;
-        let now = match before.take().filter(|before| before.is(&bytes, fragment.physical_rows)) {
-            Some(before) => before,
-            None => {
-                DecodedFile::of(bytes, fragment.physical_rows, read.await?.try_collect().await?)
+        let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
+        if self.are_constant && size <= REPEATED_FILE_BYTES {
+            let bytes = self.files.files().read(&self.files.path(&file.path)).await?;
+            let held = fragment.physical_rows.unwrap_or_default() as u64;
+            if let Some(batches) = self.constants.rows_of(&bytes, held, rows).await? {
+                return Ok(batches);
             }
-        };
-        Ok(before.insert(now).batches())
+        }
+        self.read(fragment, rows, self.everything(), self.batch_rows).await
     }
 
     /// The first `rows` of some columns of the staged file of a fragment.

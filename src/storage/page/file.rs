@@ -13,7 +13,7 @@ use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Doing, Error, Result};
-use crate::limits::{DISK_PACE, STORE_AHEAD_BYTES, STORE_PACE};
+use crate::limits::STORE_AHEAD_BYTES;
 use crate::storage::files;
 use crate::storage::page::blocks::{Block, Blocks};
 use crate::storage::page::cut::{BufferPlace, Read, reads};
@@ -25,6 +25,8 @@ pub(crate) struct PageFile {
     pub(super) metadata: Arc<CachedFileMetadata>,
     pub(super) access: Access,
     pub(super) path: Path,
+    /// Bytes of a read, and reads ahead, that suit it.
+    pace: (u64, usize),
 }
 
 /// Where the bytes of a file come from.
@@ -67,7 +69,8 @@ impl PageFile {
             Some(file) => Access::Disk(Arc::new(file)),
             None => Access::Store(opened),
         };
-        let file = Self { name, metadata: Arc::new(metadata), access, path };
+        let file =
+            Self { name, metadata: Arc::new(metadata), access, path, pace: files.read_pace() };
         file.check_places()?;
         Ok(file)
     }
@@ -94,14 +97,6 @@ impl PageFile {
     /// Its columns.
     pub(crate) fn columns(&self) -> &[Arc<ColumnInfo>] {
         &self.metadata.column_infos
-    }
-
-    /// Bytes of a read, and reads ahead, that suit it.
-    fn pace(&self) -> (u64, usize) {
-        match self.access {
-            Access::Disk(_) => DISK_PACE,
-            Access::Store(_) => STORE_PACE,
-        }
     }
 
     /// Reads, and hashes each piece, on a task of its own.
@@ -138,7 +133,7 @@ pub(super) fn read_ahead<'a>(
     files: &'a [Arc<PageFile>],
     places: &[BufferPlace],
 ) -> impl Stream<Item = Result<HashedRead>> + Unpin + use<'a> {
-    let (bytes, ahead) = files.first().map_or((1, 1), |file| file.pace());
+    let (bytes, ahead) = files.first().map_or((1, 1), |file| file.pace);
     let blocks = Blocks::default();
     let reads = futures::stream::iter(reads(places, bytes)).map(move |read| {
         let (file, blocks) = (files.get(read.file).cloned(), blocks.clone());

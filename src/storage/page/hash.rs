@@ -66,6 +66,18 @@ pub(crate) fn digest_of(hashes: &[u128]) -> Digest {
     Digest::of(&whole)
 }
 
+/// The digests of columns of the table, each of which is stored as the next `counts` of the columns of these `hashes`.
+pub(crate) fn digests_of(
+    mut hashes: &[u128],
+    counts: impl Iterator<Item = usize>,
+) -> impl Iterator<Item = Digest> {
+    counts.map(move |count| {
+        let (own, rest) = hashes.split_at_checked(count).unwrap_or((hashes, &[]));
+        hashes = rest;
+        digest_of(own)
+    })
+}
+
 /// The hash of `column`, whose buffers have the next of the hashes `buffers`.
 ///
 /// # Errors
