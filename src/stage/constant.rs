@@ -46,9 +46,9 @@ pub(crate) struct Constants {
     /// Rows that are encoded at once, at most, where they are large.
     part_rows: u64,
     pool: Pool,
-    encoded: OncePerRows<Arc<Constant>>,
+    encoded: Arc<OncePerRows<Arc<Constant>>>,
     /// The digests of the values of what is put together from parts, by column.
-    digests: OncePerRows<Vec<Digest>>,
+    digests: Arc<OncePerRows<Vec<Digest>>>,
     /// Digests of pages, and of the values that were decoded from them.
     decoded: Arc<Mutex<HashSet<(Digest, Digest)>>>,
     /// Whether they are small once encoded, however many rows they have.
@@ -94,8 +94,8 @@ impl Constants {
             some_rows: (CONSTANT_TRIAL_BYTES / width.bytes.max(1)).max(1),
             part_rows: (CONSTANT_PART_BYTES / width.bytes.max(1)).max(1),
             pool,
-            encoded: OncePerRows::default(),
-            digests: OncePerRows::default(),
+            encoded: Arc::new(OncePerRows::nothing_yet()),
+            digests: Arc::new(OncePerRows::nothing_yet()),
             decoded: Arc::default(),
             compressed: Arc::default(),
         }
@@ -305,12 +305,16 @@ impl Constants {
 
 /// What is the same for all files of so many rows: computed once, by whoever comes first. What was used last is kept.
 #[derive(Debug)]
-struct OncePerRows<T>(Arc<Mutex<Vec<ForRows<T>>>>);
+struct OncePerRows<T>(Mutex<Vec<ForRows<T>>>);
 
 /// A number of rows, and what is computed for it.
 type ForRows<T> = (u64, Arc<OnceCell<T>>);
 
 impl<T: Clone> OncePerRows<T> {
+    fn nothing_yet() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
     /// What is known of `rows`, or what `compute` gives. Where all of it takes too many bytes, what was asked for
     /// longest ago is forgotten; `size` tells the bytes of one.
     async fn get(
@@ -331,18 +335,6 @@ impl<T: Clone> OncePerRows<T> {
             cell
         };
         cell.get_or_try_init(|| compute).await.cloned()
-    }
-}
-
-impl<T> Clone for OncePerRows<T> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<T> Default for OncePerRows<T> {
-    fn default() -> Self {
-        Self(Arc::default())
     }
 }
 
@@ -427,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_used_last_is_kept() {
-        let (known, computed) = (OncePerRows::default(), AtomicU32::new(0));
+        let (known, computed) = (OncePerRows::nothing_yet(), AtomicU32::new(0));
         let half = CONSTANTS_KEPT_BYTES / 2;
         let get = async |rows| {
             let compute = async { Ok(computed.fetch_add(1, Ordering::Relaxed)) };
