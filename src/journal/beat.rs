@@ -26,8 +26,9 @@ use crate::journal::config::{KEY_HEADER, KEY_LEASE, from_config, to_json};
 use crate::journal::record::LEASE_TIME;
 use crate::journal::{Header, Journal, Lease};
 use crate::progress::{SharedProgress, note};
-use crate::storage::files::{self, DataFiles};
+use crate::storage::files::DataFiles;
 use crate::storage::names::directory_of;
+use crate::table::open::data_files_of;
 
 /// How often a run is seen to be alive.
 const BEAT: Duration = Duration::from_secs(5);
@@ -210,7 +211,7 @@ impl Journal {
         clock: &Arc<dyn Clock>,
         progress: &SharedProgress,
     ) -> Result<()> {
-        let files = self.files().await?;
+        let files = data_files_of(&self.staging).await?;
         let file = self.beat_file();
         self.see_time().await;
         self.remove_other_beats(files.as_ref(), &file).await;
@@ -266,7 +267,7 @@ impl Journal {
     /// # Errors
     /// `Failed`, when the journal is gone or the store cannot be asked.
     pub(crate) async fn last_seen(&self) -> Result<DateTime<Utc>> {
-        let files = self.files().await?;
+        let files = data_files_of(&self.staging).await?;
         let mut newest = self.staging.as_ref().clone();
         newest.checkout_latest().await.doing(|| "read the journal".to_owned())?;
         let written = files.head(&newest.manifest_location().path).await?.last_modified;
@@ -280,7 +281,7 @@ impl Journal {
 
     /// Looks what the store's clock says of the version that was committed just now.
     pub(super) async fn see_time(&self) {
-        if let Ok(files) = self.files().await
+        if let Ok(files) = data_files_of(&self.staging).await
             && let Ok(meta) = files.head(&self.staging.manifest_location().path).await
         {
             self.time.saw(meta.last_modified);
@@ -292,7 +293,7 @@ impl Journal {
     /// # Errors
     /// `Failed`, when it cannot be written.
     pub(crate) async fn ask_time(&self) -> Result<DateTime<Utc>> {
-        let files = self.files().await?;
+        let files = data_files_of(&self.staging).await?;
         let file = self.folder().join(format!("now-{}", Uuid::new_v4().simple()));
         let doing = || format!("write {file}");
         files.store().put(&file, PutPayload::new()).await.doing(doing)?;
@@ -321,10 +322,5 @@ impl Journal {
     fn beat_file(&self) -> Path {
         let run = self.lease.run.chars().filter(char::is_ascii_alphanumeric);
         self.folder().join(format!("beat-{}.json", run.collect::<String>()))
-    }
-
-    async fn files(&self) -> Result<Arc<dyn DataFiles>> {
-        let store = self.staging.object_store(None).await;
-        Ok(files::of(store.doing(|| "open the staging table's store".to_owned())?.as_ref()))
     }
 }

@@ -6,9 +6,9 @@ use crate::journal::config::{
 };
 use crate::journal::record::{Header, Lease};
 use crate::journal::{Journal, tidy};
-use crate::storage::files;
 use crate::storage::tree::clear_table;
 use crate::table::commit::{Outcome, exactly_next};
+use crate::table::open::data_files_of;
 use crate::table::orphans::{self, Removed};
 use lance::Dataset;
 use lance::dataset::transaction::Operation;
@@ -159,12 +159,10 @@ impl Journal {
     /// The journal reads as it does now, or it is gone: its newest version goes last.
     pub(crate) async fn remove(mut self) -> Result<Vec<String>> {
         self.end_beats().await;
-        let store = self.staging.object_store(None).await;
-        let store = store.doing(|| "open the staging table's store".to_owned())?;
         let root = self.staging.branch_location().path;
         let newest = &self.staging.manifest_location().path;
         // While the lock is there, no other run has anything here.
-        let files = files::of(&store);
+        let files = data_files_of(&self.staging).await?;
         let left = clear_table(files.as_ref(), &root, Some(newest)).await?;
         files.remove(newest).await?;
         files.remove_empty(&root);

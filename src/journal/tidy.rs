@@ -4,7 +4,8 @@ use lance::Dataset;
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
-use crate::storage::files::{self, DataFiles};
+use crate::storage::files::DataFiles;
+use crate::table::open::data_files_of;
 
 /// Versions that are kept: readers may be about to open the newest they know, and the last one before a new
 /// version shows that nobody dropped the journal meanwhile.
@@ -22,8 +23,7 @@ const KEPT: u64 = 4;
 /// it is the lock.
 pub(super) async fn tidy(before: &Dataset, landed: &Dataset) -> Result<()> {
     // What cannot be listed now is tidied next time.
-    let Ok(store) = landed.object_store(None).await else { return Ok(()) };
-    let files = files::of(&store);
+    let Ok(files) = data_files_of(landed).await else { return Ok(()) };
     let Ok(mut versions) = versions(files.as_ref(), landed).await else { return Ok(()) };
     let (last, now) = (before.version_id(), landed.version_id());
     let is_there = versions.iter().any(|(version, _)| *version == last);

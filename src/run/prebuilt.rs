@@ -8,8 +8,7 @@ use roaring::RoaringBitmap;
 
 use crate::error::Result;
 use crate::plan::fragment_ids::FragmentIds;
-use crate::storage::files;
-use crate::table::open::store_of;
+use crate::table::open::data_files_of;
 
 /// Indices over what is staged, built before it is swapped in.
 #[derive(Debug, Default)]
@@ -55,13 +54,13 @@ pub(crate) type IndexFiles = BTreeMap<String, (u64, String)>;
 /// # Errors
 /// `Failed`, when they cannot be listed.
 pub(crate) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Result<IndexFiles> {
-    let store = store_of(live).await?;
+    let files = data_files_of(live).await?;
     let mut all = IndexFiles::new();
     for index in indices {
         let directory = live.indices_dir().join(index.uuid.to_string());
-        let listed = files::of(&store).list_below(&directory).await?;
+        let listed = files.list_below(&directory).await?;
         let paths = listed.iter().map(|meta| meta.location.clone()).collect();
-        files::of(&store).sync(paths, false).await?;
+        files.sync(paths, false).await?;
         for meta in listed {
             let mark = format!("{} {:?}", meta.last_modified, meta.e_tag);
             all.insert(meta.location.to_string(), (meta.size, mark));

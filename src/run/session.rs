@@ -27,10 +27,9 @@ use crate::run::preflight::quarantine::Quarantined;
 use crate::run::report::seconds;
 use crate::run::staged::{describe_locked, expect_writable};
 use crate::settings::{ROWS_PER_FILE, Verify};
-use crate::storage::files;
 use crate::storage::throttle::Throttle;
 use crate::table::history::RollbackPoint;
-use crate::table::open::{newest, store_of};
+use crate::table::open::{data_files_of, newest};
 use crate::table::{history, tag};
 use crate::transform::digest::DIGEST_VERSION;
 use crate::transform::pool::Pool;
@@ -250,8 +249,7 @@ impl Session {
     /// # Errors
     /// `Failed`, when one is there and cannot be removed.
     pub(crate) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
-        let store = store_of(&self.source).await?;
-        let files = files::of(&store);
+        let files = data_files_of(&self.source).await?;
         for name in names {
             files.remove_whole(&self.source.data_dir().join(name)).await?;
         }

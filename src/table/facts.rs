@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
-use lance::index::DatasetIndexExt;
 use lance_file::version::ConcreteFileVersion;
 use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
 use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
@@ -17,6 +16,7 @@ use crate::chunk::{Origin, Signature, SourceFragment};
 use crate::error::{Doing, Result};
 use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, TableState};
+use crate::table::open::indices_of;
 
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
 ///
@@ -60,8 +60,7 @@ fn file_versions(dataset: &Dataset) -> BTreeSet<String> {
 
 async fn state(dataset: &Dataset) -> Result<TableState> {
     let manifest = dataset.manifest();
-    let indices = dataset.load_indices().await;
-    let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
+    let indices = indices_of(dataset).await?;
     let tagged = |index: &&lance_table::format::IndexMetadata| {
         index.name == FRAG_REUSE_INDEX_NAME && index.index_version != 0
     };

@@ -31,6 +31,7 @@ use crate::plan::{IndexFacts, Rebuild};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::storage::names::new_uuid;
 use crate::table::commit::{Act, properties};
+use crate::table::open::indices_of;
 
 /// What is needed to build an index again as it was.
 enum Recipe {
@@ -134,8 +135,7 @@ pub(crate) async fn drop_named(
     if names.is_empty() {
         return Ok(live);
     }
-    let indices = live.load_indices().await;
-    let indices = indices.doing(|| format!("read the index list of {}", live.uri()))?;
+    let indices = indices_of(&live).await?;
     let removed: Vec<_> = indices.iter().filter(|one| names.contains(&one.name)).cloned().collect();
     if removed.is_empty() {
         return Ok(live);
@@ -200,8 +200,7 @@ pub(crate) async fn missing(live: &Dataset, wanted: &[Rebuild]) -> Result<Vec<Re
 /// # Errors
 /// `Failed`, when the index list cannot be read.
 pub(crate) async fn names(dataset: &Dataset) -> Result<Vec<String>> {
-    let indices = dataset.load_indices().await;
-    let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
+    let indices = indices_of(dataset).await?;
     let made = indices.iter().filter(|index| !is_system_index(index));
     let mut names: Vec<String> = made.map(|index| index.name.clone()).collect();
     // One for each of its segments.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
+use lance::index::DatasetIndexExt;
 use lance::session::Session;
 use lance_io::object_store::{
     ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore,
 };
+use lance_table::format::IndexMetadata;
 use object_store::path::Path;
 
 use crate::error::{Doing, Error, Result};
@@ -16,6 +18,7 @@ use crate::guard::guarded;
 use crate::limits::{INDEX_CACHE_BYTES, METADATA_CACHE_BYTES};
 use crate::location::Location;
 use crate::storage::deletion::Deletions;
+use crate::storage::files::{self, DataFiles};
 
 /// Opens datasets of one database, with one set of options and caches.
 #[derive(Debug, Clone)]
@@ -144,6 +147,24 @@ pub(crate) async fn newest(dataset: &Dataset) -> Result<Arc<Dataset>> {
 pub(crate) async fn store_of(dataset: &Dataset) -> Result<Arc<ObjectStore>> {
     let store = dataset.object_store(None).await;
     store.doing(|| format!("open the store of {}", dataset.uri()))
+}
+
+/// The files in the store that `dataset` is in.
+///
+/// # Errors
+/// `Failed`, when the store cannot be opened.
+pub(crate) async fn data_files_of(dataset: &Dataset) -> Result<Arc<dyn DataFiles>> {
+    Ok(files::of(&*store_of(dataset).await?))
+}
+
+/// The indices of `dataset`, one for each of their segments, and those of Lance's own.
+///
+/// # Errors
+/// `Failed`, when they cannot be read.
+pub(crate) async fn indices_of(dataset: &Dataset) -> Result<Arc<Vec<IndexMetadata>>> {
+    let indices = dataset.load_indices().await;
+    let (version, uri) = (dataset.version_id(), dataset.uri());
+    indices.doing(|| format!("read the index list of version {version} of {uri}"))
 }
 
 /// The deletion files of `dataset`.

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use lance::Dataset;
-use lance::index::DatasetIndexExt;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::Manifest;
 use lance_table::io::manifest::read_manifest;
@@ -17,7 +16,7 @@ use crate::storage::deletion;
 use crate::storage::files::{self, DataFiles};
 use crate::storage::names::{data_file_of, directory_of, is_deletion_file, is_uuid};
 use crate::table::history;
-use crate::table::open::{newest, store_of};
+use crate::table::open::{indices_of, newest, store_of};
 
 /// How much was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -177,9 +176,7 @@ async fn never_committed(
         if let Some(file) = &at.manifest().transaction_file {
             left.remove(file);
         }
-        let indices = at.load_indices().await;
-        let indices = indices.doing(|| format!("read the indices of version {version}"))?;
-        for index in indices.iter() {
+        for index in indices_of(&at).await?.iter() {
             left.remove(&index.uuid.to_string());
         }
     }

@@ -6,9 +6,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
 use crate::error::{Doing, Error, Result};
-use crate::storage::files;
-use crate::storage::names::directory_of;
-use crate::table::open::store_of;
+use crate::table::open::{data_files_of, store_of};
 
 /// What the name of every tag of relance's begins with.
 pub(crate) const TAG_PREFIX: &str = "relance-";
@@ -85,21 +83,23 @@ pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
 /// Removes the tags of the migration `id` that were not written to their end: Lance's store writes a file on a
 /// disk under another name first.
 async fn remove_half_written(dataset: &Dataset, id: &str) -> Result<()> {
-    let store = store_of(dataset).await?;
-    let directory = directory_of(&tag_file(dataset, "any"));
+    let files = data_files_of(dataset).await?;
     let begins = format!("{}.json.", tag_of(id));
-    for meta in files::of(&store).list_below(&directory).await? {
+    for meta in files.list_below(&tag_folder(dataset)).await? {
         if meta.location.filename().is_some_and(|name| name.starts_with(&begins)) {
-            files::of(&store).remove(&meta.location).await?;
+            files.remove(&meta.location).await?;
         }
     }
     Ok(())
 }
 
 /// Where the tags of `dataset` lie (lance 14 `src/dataset/refs.rs`).
+fn tag_folder(dataset: &Dataset) -> Path {
+    dataset.branch_location().path.join("_refs").join("tags")
+}
+
 fn tag_file(dataset: &Dataset, tag: &str) -> Path {
-    let root = dataset.branch_location().path;
-    root.join("_refs").join("tags").join(format!("{tag}.json"))
+    tag_folder(dataset).join(format!("{tag}.json"))
 }
 
 /// Whether the file of `tag` is there and does not read as a tag.
@@ -120,8 +120,7 @@ pub(crate) async fn is_damaged(dataset: &Dataset, tag: &str) -> Result<bool> {
 }
 
 async fn remove_tag_file(dataset: &Dataset, tag: &str) -> Result<()> {
-    let store = store_of(dataset).await?;
-    files::of(&store).remove(&tag_file(dataset, tag)).await
+    data_files_of(dataset).await?.remove(&tag_file(dataset, tag)).await
 }
 
 /// The names of the tags of `dataset`, read or not.
@@ -129,9 +128,7 @@ async fn remove_tag_file(dataset: &Dataset, tag: &str) -> Result<()> {
 /// # Errors
 /// `Failed`, when they cannot be listed.
 pub(crate) async fn tag_names(dataset: &Dataset) -> Result<Vec<String>> {
-    let store = store_of(dataset).await?;
-    let directory = directory_of(&tag_file(dataset, "any"));
-    let files = files::of(&store).list_below(&directory).await?;
+    let files = data_files_of(dataset).await?.list_below(&tag_folder(dataset)).await?;
     let names = files.iter().filter_map(|meta| meta.location.filename()?.strip_suffix(".json"));
     Ok(names.map(str::to_owned).collect())
 }

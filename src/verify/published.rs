@@ -9,9 +9,7 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::transaction::Operation;
-use lance::index::DatasetIndexExt;
 use lance_core::datatypes::Schema;
-use lance_io::object_store::ObjectStore;
 use lance_table::format::{DataFile, Fragment, IndexMetadata, Manifest};
 use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
 use object_store::path::Path;
@@ -24,8 +22,8 @@ use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::{Plan, Strategy};
 use crate::schema::rules::same_field;
 use crate::storage::deletion::{self, Deleted};
-use crate::storage::files;
-use crate::table::open::{deletions_of, store_of};
+use crate::storage::files::DataFiles;
+use crate::table::open::{data_files_of, deletions_of, indices_of, store_of};
 
 /// What a version is made of.
 pub(crate) struct Published {
@@ -325,8 +323,7 @@ pub(crate) async fn touched(intent: Intent<'_>) -> Result<Vec<ChunkId>> {
 /// # Errors
 /// `Failed`, when they cannot be listed.
 pub(crate) async fn staged_files(live: &Dataset, id: &str) -> Result<HashMap<String, StagedFile>> {
-    let store = store_of(live).await?;
-    let listed = files::of(&store).list(&live.data_dir(), id).await?;
+    let listed = data_files_of(live).await?.list(&live.data_dir(), id).await?;
     let files = listed.into_iter().filter_map(|meta| {
         let name = meta.location.filename()?.to_owned();
         Some((name.clone(), StagedFile::of(&name, meta)))
@@ -336,14 +333,15 @@ pub(crate) async fn staged_files(live: &Dataset, id: &str) -> Result<HashMap<Str
 
 /// Fails when a file is gone that `dataset` names in its own folder.
 async fn expect_there(dataset: &Dataset) -> Result<()> {
-    let store = store_of(dataset).await?;
+    let files = data_files_of(dataset).await?;
+    let files = files.as_ref();
     let root = dataset.branch_location().path;
     let version = dataset.version_id();
     let gone = |what: &str, name: &str| {
         Error::mismatch(format!("version {version} names the {what} {name}, which is gone"))
     };
-    let data = names(&store, &dataset.data_dir()).await?;
-    let deletions = names(&store, &deletion::directory(&root)).await?;
+    let data = names(files, &dataset.data_dir()).await?;
+    let deletions = names(files, &deletion::directory(&root)).await?;
     for fragment in dataset.iter_fragments() {
         let own = fragment.files.iter().filter(|file| file.base_id.is_none());
         for file in own {
@@ -358,15 +356,14 @@ async fn expect_there(dataset: &Dataset) -> Result<()> {
             }
         }
     }
-    expect_index_files(dataset, &store).await
+    expect_index_files(dataset, files).await
 }
 
-async fn expect_index_files(dataset: &Dataset, store: &ObjectStore) -> Result<()> {
-    let indices = dataset.load_indices().await;
-    let indices = indices.doing(|| format!("read the index list of {}", dataset.uri()))?;
+async fn expect_index_files(dataset: &Dataset, files: &dyn DataFiles) -> Result<()> {
+    let indices = indices_of(dataset).await?;
     for index in indices.iter().filter(|index| index.base_id.is_none()) {
         let directory = dataset.indices_dir().join(index.uuid.to_string());
-        let there = names(store, &directory).await?;
+        let there = names(files, &directory).await?;
         let wanted = index.files.iter().flatten().map(|file| file.path.as_str());
         for name in wanted {
             if !there.contains(name) {
@@ -381,8 +378,8 @@ async fn expect_index_files(dataset: &Dataset, store: &ObjectStore) -> Result<()
 }
 
 /// The names below `directory`, relative to it.
-async fn names(store: &ObjectStore, directory: &Path) -> Result<HashSet<String>> {
-    let listed = files::of(store).list_below(directory).await?;
+async fn names(files: &dyn DataFiles, directory: &Path) -> Result<HashSet<String>> {
+    let listed = files.list_below(directory).await?;
     let relative = listed.iter().filter_map(|meta| {
         let parts: Vec<_> = meta.location.prefix_match(directory)?.collect();
         Some(parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"))
@@ -396,12 +393,11 @@ async fn names(store: &ObjectStore, directory: &Path) -> Result<HashSet<String>>
 /// # Errors
 /// `Failed`, when the disk reports an error.
 pub(crate) async fn sync_commit(version: &Dataset) -> Result<()> {
-    let store = store_of(version).await?;
     let transaction = version.manifest().transaction_file.as_ref();
     let transaction = transaction.map(|name| version.transactions_dir().join(name.as_str()));
     let manifest = version.manifest_location().path.clone();
     let written = transaction.into_iter().chain([manifest]).collect();
-    files::of(&store).sync(written, false).await
+    data_files_of(version).await?.sync(written, false).await
 }
 
 /// Reads the manifest of `version`, a prepared one, as it lies in the store. Beside the indices of `live`, it has
@@ -439,8 +435,7 @@ async fn expect_new_indices(
     found: &[IndexMetadata],
     new: &[IndexMetadata],
 ) -> Result<()> {
-    let known = live.load_indices().await;
-    let known = known.doing(|| format!("read the index list of {}", live.uri()))?;
+    let known = indices_of(live).await?;
     let same = |one: &IndexMetadata, other: &IndexMetadata| {
         one.uuid == other.uuid
             && one.name == other.name

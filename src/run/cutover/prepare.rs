@@ -19,11 +19,10 @@ use crate::plan::{Plan, Strategy};
 use crate::run::prebuilt::index_files;
 use crate::run::session::Session;
 use crate::storage::deletion::{Deleted, Naming};
-use crate::storage::files;
 use crate::storage::names::is_data_file;
 use crate::table::commit::detach;
 use crate::table::index;
-use crate::table::open::{deletions_of, store_of};
+use crate::table::open::{data_files_of, deletions_of};
 use crate::verify::published;
 use crate::verify::published::Published;
 
@@ -239,11 +238,11 @@ impl Prepared {
     /// Removes what nobody can reach any more: the detached versions and, of a swap that was `lost`, its
     /// deletion files.
     pub(crate) async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
-        let store = store_of(live).await?;
+        let files = data_files_of(live).await?;
         let lost = if lost { self.deletions.as_slice() } else { &[] };
         let versions = self.versions.iter().map(|version| &version.manifest_location().path);
         for path in versions.chain(lost) {
-            files::of(&store).remove(path).await?;
+            files.remove(path).await?;
         }
         Ok(())
     }
