@@ -22,13 +22,13 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, StoreTime};
 use crate::error::{Doing, Error, Result};
-use crate::journal::config::{KEY_HEADER, KEY_LEASE, from_config, to_json};
+use crate::journal::Journal;
+use crate::journal::config::{newest_of, to_json};
 use crate::journal::record::LEASE_TIME;
-use crate::journal::{Header, Journal, Lease};
 use crate::progress::{SharedProgress, note};
 use crate::storage::files::DataFiles;
 use crate::storage::names::directory_of;
-use crate::table::open::data_files_of;
+use crate::table::open::{data_files_of, newest};
 
 /// How often a run is seen to be alive.
 const BEAT: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ const FOLDER: &str = "_relance";
 
 /// Why a run has to stop.
 #[derive(Debug, Clone)]
-enum Lost {
+pub(super) enum Lost {
     /// Another run took the migration over.
     TakenOver,
     /// Another run dropped it.
@@ -52,7 +52,8 @@ enum Lost {
 }
 
 impl Lost {
-    fn error(&self) -> Error {
+    /// What the run that stops says.
+    pub(super) fn error(&self) -> Error {
         match self {
             Self::TakenOver => Error::locked(
                 "another run took this migration over; this one stops, and has changed nothing since",
@@ -176,27 +177,13 @@ impl Beater {
         Ok(None)
     }
 
-    /// Whether the journal is another run's by now. It is read where it has a new version only.
+    /// Whether the journal is another run's by now.
     async fn lost(&mut self) -> Result<Option<Lost>> {
-        let known = self.staging.manifest_location().clone();
-        match self.staging.checkout_latest().await {
-            Ok(()) => {}
-            Err(error) if error.is_not_found() => return Ok(Some(Lost::Dropped)),
-            Err(error) => return Err(error).doing(|| "read the journal".to_owned()),
-        }
-        let now = self.staging.manifest_location();
-        if (now.version, &now.e_tag) == (known.version, &known.e_tag) {
-            return Ok(None);
-        }
-        let config = &self.staging.manifest().config;
-        let header: Result<Header> = from_config(config, KEY_HEADER);
-        let lease: Result<Lease> = from_config(config, KEY_LEASE);
-        Ok(match (header, lease) {
-            (Ok(header), Ok(lease)) if header.id == self.id => {
-                (lease.run != self.run).then_some(Lost::TakenOver)
-            }
-            _ => Some(Lost::Dropped),
-        })
+        let Some((newest, lease)) = newest_of(&self.staging, &self.id).await? else {
+            return Ok(Some(Lost::Dropped));
+        };
+        self.staging = newest;
+        Ok((lease.run != self.run).then_some(Lost::TakenOver))
     }
 }
 
@@ -268,8 +255,7 @@ impl Journal {
     /// `Failed`, when the journal is gone or the store cannot be asked.
     pub(crate) async fn last_seen(&self) -> Result<DateTime<Utc>> {
         let files = data_files_of(&self.staging).await?;
-        let mut newest = self.staging.as_ref().clone();
-        newest.checkout_latest().await.doing(|| "read the journal".to_owned())?;
+        let newest = newest(&self.staging).await?;
         let written = files.head(&newest.manifest_location().path).await?.last_modified;
         let beat = match files.store().head(&self.beat_file()).await {
             Ok(ObjectMeta { last_modified, .. }) => last_modified,

@@ -1,10 +1,11 @@
 //! Writing the journal, and making sure that it is still this run's own.
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
+use crate::journal::beat::Lost;
 use crate::journal::config::{
-    KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, chunk_key, from_config, to_json,
+    KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, chunk_key, newest_of, to_json,
 };
-use crate::journal::record::{Header, Lease};
+use crate::journal::record::Lease;
 use crate::journal::{Journal, tidy};
 use crate::storage::tree::clear_table;
 use crate::table::commit::{Outcome, exactly_next};
@@ -64,9 +65,7 @@ impl Journal {
                 self.see_time().await;
                 Ok(())
             }
-            Outcome::LostRace { .. } => Err(Error::locked(
-                "another run took this migration over; this one stops, and has changed nothing since",
-            )),
+            Outcome::LostRace { .. } => Err(Lost::TakenOver.error()),
             Outcome::Unknown { error, .. } => Err(Error::interrupted(
                 "the store gave no answer to a checkpoint, which may or may not be written; what is there counts",
             )
@@ -74,30 +73,13 @@ impl Journal {
         }
     }
 
-    /// Fails when the staging table is not the one that this journal was read from: another run may have
-    /// dropped it, and another migration may stand in its place, at the same version.
+    /// Fails when the journal is not this run's own any more.
     ///
     /// # Errors
     /// `Locked` then; `Failed`, when it cannot be read.
     pub(crate) async fn expect_own(&mut self) -> Result<()> {
-        let lost = || {
-            Error::locked(
-                "another run dropped this migration; this one stops, and has changed nothing since",
-            )
-        };
-        let mut newest = self.staging.as_ref().clone();
-        match newest.checkout_latest().await {
-            Ok(()) => {}
-            Err(error) if error.is_not_found() => return Err(lost()),
-            Err(error) => return Err(error).doing(|| "read the journal".to_owned()),
-        }
-        let config = &newest.manifest().config;
-        let header: Result<Header> = from_config(config, KEY_HEADER);
-        let lease: Result<Lease> = from_config(config, KEY_LEASE);
-        let lease = lease.map_err(|_| lost())?;
-        if header.map_or(true, |header| header.id != self.header.id) {
-            return Err(lost());
-        }
+        let newest = newest_of(&self.staging, &self.header.id).await?;
+        let (newest, lease) = newest.ok_or_else(|| Lost::Dropped.error())?;
         if Some(&lease) == self.attempted.as_ref()
             && newest.version_id() > self.staging.version_id()
         {
@@ -106,7 +88,7 @@ impl Journal {
             self.lease = lease;
             return Ok(());
         }
-        if lease == self.lease { Ok(()) } else { Err(lost()) }
+        if lease == self.lease { Ok(()) } else { Err(Lost::Dropped.error()) }
     }
 
     /// Removes every file of the migration below `live` that is not in `keep` and that no version names, while the

@@ -2,7 +2,7 @@
 
 use crate::chunk::ChunkId;
 use crate::error::{Doing, Error, Result};
-use crate::journal::record::{ChunkRecord, Header};
+use crate::journal::record::{ChunkRecord, Header, Lease};
 use crate::storage::names::is_data_file;
 use lance::Dataset;
 use serde::Serialize;
@@ -61,9 +61,25 @@ pub(super) fn validate(header: &Header, records: &BTreeMap<ChunkId, ChunkRecord>
     Ok(())
 }
 
-pub(super) fn is_of(staging: &Dataset, header: &Header) -> bool {
+/// Whether `staging` is the journal of the migration `id`.
+pub(super) fn is_of(staging: &Dataset, id: &str) -> bool {
     let there: Result<Header> = from_config(&staging.manifest().config, KEY_HEADER);
-    there.is_ok_and(|there| there.id == header.id)
+    there.is_ok_and(|there| there.id == id)
+}
+
+/// The newest version of `staging`, and who runs the migration there; `None`, when that is not the journal of the
+/// migration `id` any more: another run may have dropped it, and another migration may stand in its place, at the
+/// same version.
+pub(super) async fn newest_of(staging: &Dataset, id: &str) -> Result<Option<(Dataset, Lease)>> {
+    let mut newest = staging.clone();
+    match newest.checkout_latest().await {
+        Ok(()) if is_of(&newest, id) => {}
+        Ok(()) => return Ok(None),
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error).doing(|| "read the journal".to_owned()),
+    }
+    let lease = from_config(&newest.manifest().config, KEY_LEASE).ok();
+    Ok(lease.map(|lease| (newest, lease)))
 }
 
 pub(super) fn chunk_key(chunk: ChunkId) -> String {

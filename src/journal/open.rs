@@ -35,7 +35,6 @@ impl Journal {
         schema: &Schema,
         version: ConcreteFileVersion,
     ) -> Result<Self> {
-        let uri = opener.location().staging_uri();
         let text = to_json(&header)?;
         expect_readable(&text, &header)?;
         let mut config = HashMap::new();
@@ -50,43 +49,15 @@ impl Journal {
             config_upsert_values: Some(config),
             initial_bases: Some(bases),
         };
-        let created = CommitBuilder::new(uri.as_str())
-            .with_session(Arc::clone(opener.session()))
-            .with_store_params(opener.params().clone())
-            .with_storage_format(version.to_selector())
-            .with_max_retries(0)
-            .with_skip_auto_cleanup(true)
-            .execute(TransactionBuilder::new(0, operation).build())
-            .await;
-        let staging = match created {
-            Ok(staging) if staging.version_id() == 1 => staging,
-            Ok(_) => return Err(locked(opener)),
-            Err(error) => match opener.staging().await {
-                // The reply may have been lost: then it is ours.
-                Ok(Some(there)) if is_of(&there, &header) => there.as_ref().clone(),
-                Ok(Some(_)) => return Err(locked(opener)),
-                _ => return Err(error).doing(|| format!("create the staging table {uri}")),
-            },
-        };
+        let staging = create_staging(opener, operation, version, &header.id).await?;
         // As others will read it, who have nothing of this run's in their memory.
         let there = opener.anew().staging().await?;
         let there = there.map(|there| Self::read(there, opener.location().table())).transpose()?;
-        if there.is_none_or(|there| there.header != header || there.lease != lease) {
+        let Some(there) = there.filter(|there| there.header == header && there.lease == lease)
+        else {
             return Err(Error::failed("the journal does not read back as it was written"));
-        }
-        Ok(Self {
-            staging: Arc::new(staging),
-            header,
-            lease,
-            schema: Some(schema.clone()),
-            records: BTreeMap::new(),
-            fragments: BTreeMap::new(),
-            attempted: None,
-            fresh: Vec::new(),
-            doomed: Vec::new(),
-            time: Arc::default(),
-            beats: None,
-        })
+        };
+        Ok(Self { staging, schema: Some(schema.clone()), ..there })
     }
 
     /// Reads the journal of the migration that is staged, if one is.
@@ -123,8 +94,6 @@ impl Journal {
         }
         validate(&header, &records)?;
         let fragments = fragments_by_chunk(&staging, &mut records);
-        let (fresh, doomed) = (Vec::new(), Vec::new());
-        let attempted = None;
         let schema = config.contains_key(KEY_SCHEMA).then(|| staging.schema().clone());
         Ok(Self {
             staging,
@@ -133,12 +102,40 @@ impl Journal {
             schema,
             records,
             fragments,
-            attempted,
-            fresh,
-            doomed,
+            attempted: None,
+            fresh: Vec::new(),
+            doomed: Vec::new(),
             time: Arc::default(),
             beats: None,
         })
+    }
+}
+
+/// Commits the first version of the staging table, whose header names the migration `id`.
+async fn create_staging(
+    opener: &Opener,
+    operation: Operation,
+    version: ConcreteFileVersion,
+    id: &str,
+) -> Result<Arc<Dataset>> {
+    let uri = opener.location().staging_uri();
+    let created = CommitBuilder::new(uri.as_str())
+        .with_session(Arc::clone(opener.session()))
+        .with_store_params(opener.params().clone())
+        .with_storage_format(version.to_selector())
+        .with_max_retries(0)
+        .with_skip_auto_cleanup(true)
+        .execute(TransactionBuilder::new(0, operation).build())
+        .await;
+    match created {
+        Ok(staging) if staging.version_id() == 1 => Ok(Arc::new(staging)),
+        Ok(_) => Err(locked(opener)),
+        Err(error) => match opener.staging().await {
+            // The reply may have been lost: then it is ours.
+            Ok(Some(there)) if is_of(&there, id) => Ok(there),
+            Ok(Some(_)) => Err(locked(opener)),
+            _ => Err(error).doing(|| format!("create the staging table {uri}")),
+        },
     }
 }
 
