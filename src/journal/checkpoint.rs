@@ -52,7 +52,7 @@ impl Journal {
 
     /// Commits `operation`, which writes `lease`, as the next version of the staging table.
     async fn commit(&mut self, operation: Operation, lease: Lease) -> Result<()> {
-        let committed = exactly_next(&self.staging, operation, HashMap::new()).await;
+        let committed = exactly_next(&self.staging, operation, None, HashMap::new()).await;
         if !matches!(committed, Ok(Outcome::LostRace { .. })) {
             // They may be durable by now, and others' to name.
             self.fresh.clear();

@@ -31,7 +31,8 @@ impl Journal {
         if fragments.is_empty() {
             return Ok(());
         }
-        let committed = exactly_next(&self.staging, deleted_rows(fragments), HashMap::new()).await;
+        let committed =
+            exactly_next(&self.staging, deleted_rows(fragments), None, HashMap::new()).await;
         match committed? {
             Outcome::Landed(staging) => self.staging = Arc::new(*staging),
             // Only a view: a run that lost its place finds out at its next checkpoint.

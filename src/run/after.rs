@@ -73,7 +73,7 @@ async fn look_after(
     };
     let id = session.journal.header().id.clone();
     let operation = Operation::Restore { version: before };
-    match exactly_next(swapped, operation, properties(&id, Act::Rollback)).await? {
+    match exactly_next(swapped, operation, None, properties(&id, Act::Rollback)).await? {
         Outcome::Landed(live) => {
             let back = drop_broken(ctx, *session, &live).await;
             let message = format!(

@@ -9,7 +9,7 @@ use lance::dataset::transaction::Operation;
 use tokio::time::interval;
 
 use crate::error::{Error, Result};
-use crate::journal::{Journal, LEASE_TIME, Lease, Life, Seen};
+use crate::journal::{Journal, LEASE_TIME, Seen, Lease, Life};
 use crate::phase::Phase;
 use crate::process::ProcessId;
 use crate::retry::Backoff;
@@ -112,7 +112,7 @@ async fn fence(ctx: &Context, live: &Arc<Dataset>, id: &str) -> Result<Arc<Datas
         return newest(live).await;
     }
     let nothing = Operation::Append { fragments: Vec::new() };
-    match exactly_next(&newest(live).await?, nothing, properties(id, Act::Fence)).await? {
+    match exactly_next(&newest(live).await?, nothing, None, properties(id, Act::Fence)).await? {
         Outcome::Landed(fenced) => {
             let version = fenced.version_id();
             ctx.say(format!("a run may be asleep before its swap: version {version} keeps it out"));

@@ -79,17 +79,19 @@ pub(crate) fn properties(id: &str, act: Act) -> HashMap<String, String> {
     ])
 }
 
+fn property<'a>(transaction: &'a Transaction, name: &str) -> Option<&'a str> {
+    transaction.transaction_properties.as_ref()?.get(name).map(String::as_str)
+}
+
 /// Whether `transaction` is a commit of the migration `id`, whatever it does.
 pub(crate) fn is_of(transaction: &Transaction, id: &str) -> bool {
-    let properties = transaction.transaction_properties.as_ref();
-    properties.and_then(|all| all.get(PROPERTY_ID)).map(String::as_str) == Some(id)
+    property(transaction, PROPERTY_ID) == Some(id)
 }
 
 /// The id of the migration whose commit `transaction` is, if it does `act`.
 pub(crate) fn id_of(transaction: &Transaction, act: Act) -> Option<&str> {
-    let properties = transaction.transaction_properties.as_ref()?;
-    let property = |name: &str| properties.get(name).map(String::as_str);
-    property(PROPERTY_ID).filter(|_| property(PROPERTY_ACT) == Some(act.name()))
+    let id = property(transaction, PROPERTY_ID);
+    id.filter(|_| property(transaction, PROPERTY_ACT) == Some(act.name()))
 }
 
 /// Whether `transaction` is a commit of the migration `id` that does `act`.
@@ -97,7 +99,8 @@ pub(crate) fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
     id_of(transaction, act) == Some(id)
 }
 
-/// Commits `operation` as the version after `dataset`'s, and as no other.
+/// Commits `operation` as the version after `dataset`'s, and as no other; an `Overwrite` gives the table another
+/// `storage_version` too, if one is given.
 ///
 /// Lance rebases a commit over others' commits where it thinks that they do not matter; for an
 /// `Overwrite` and a `Restore` it thinks so of appends and deletes, and loses them
@@ -112,30 +115,17 @@ pub(crate) fn is_ours(transaction: &Transaction, id: &str, act: Act) -> bool {
 pub(crate) async fn exactly_next(
     dataset: &Arc<Dataset>,
     operation: Operation,
-    properties: HashMap<String, String>,
-) -> Result<Outcome> {
-    commit_next(dataset, operation, None, properties).await
-}
-
-/// As [`exactly_next`]; an `Overwrite` gives the table another storage version too, if one is given.
-///
-/// # Errors
-/// Those of [`exactly_next`].
-pub(crate) async fn commit_next(
-    dataset: &Arc<Dataset>,
-    operation: Operation,
     storage_version: Option<ConcreteFileVersion>,
     properties: HashMap<String, String>,
 ) -> Result<Outcome> {
     let read_version = dataset.version_id();
     let attempted = read_version + 1;
     let uuid = properties.get(PROPERTY_ID).map_or_else(Uuid::new_v4, |id| new_uuid(id));
-    let uuid = uuid.to_string();
-    let kept = properties.clone();
     let transaction = TransactionBuilder::new(read_version, operation)
-        .uuid(uuid.clone())
-        .transaction_properties(Some(Arc::new(properties)))
+        .uuid(uuid.to_string())
+        .transaction_properties(Some(Arc::new(properties.clone())))
         .build();
+    let ours = Ours { uuid: transaction.uuid.clone(), properties };
     let params = dataset.store_params().cloned();
     let inner = commit_handler_from_url(dataset.uri(), &params)
         .await
@@ -146,16 +136,17 @@ pub(crate) async fn commit_next(
         .with_skip_auto_cleanup(true)
         .execute(transaction)
         .await;
-    match result {
-        Ok(committed) if committed.version_id() == attempted => {
-            Ok(Outcome::Landed(Box::new(committed)))
-        }
-        Ok(committed) => Err(Error::failed(format!(
-            "committed version {} instead of {attempted}; this is a bug in relance",
-            committed.version_id()
-        ))),
-        Err(error) => settle(dataset, attempted, &uuid, &kept, error).await,
+    let committed = match result {
+        Ok(committed) => committed,
+        Err(error) => return settle(dataset, attempted, &ours, error).await,
+    };
+    if committed.version_id() == attempted {
+        return Ok(Outcome::Landed(Box::new(committed)));
     }
+    Err(Error::failed(format!(
+        "committed version {} instead of {attempted}; this is a bug in relance",
+        committed.version_id()
+    )))
 }
 
 /// Commits `operation` on `dataset` for the migration `id` as a version that is not part of its history:
@@ -191,59 +182,50 @@ fn builder(
     }
 }
 
+/// What tells a commit from others'.
+struct Ours {
+    uuid: String,
+    properties: HashMap<String, String>,
+}
+
+impl Ours {
+    /// Whether `theirs` is this commit, or an earlier attempt of the same act, which may have become visible late.
+    fn are(&self, theirs: &Transaction) -> bool {
+        let properties = theirs.transaction_properties.as_ref();
+        let same = |name: &str| {
+            let ours = self.properties.get(name);
+            ours.is_some() && properties.and_then(|all| all.get(name)) == ours
+        };
+        theirs.uuid == self.uuid || (same(PROPERTY_ID) && same(PROPERTY_ACT))
+    }
+}
+
 /// Looks at what is there before it believes an error.
 async fn settle(
-    dataset: &Arc<Dataset>,
+    dataset: &Dataset,
     attempted: u64,
-    uuid: &str,
-    properties: &HashMap<String, String>,
+    ours: &Ours,
     error: lance::Error,
 ) -> Result<Outcome> {
     let unsure = error.is_commit_status_unknown() || matches!(error, lance::Error::Timeout { .. });
-    let cause = Error::failed(format!("cannot commit version {attempted}")).caused_by(error);
-    let Ok(found) = look(dataset, attempted).await else {
-        return Ok(Outcome::Unknown { attempted, error: cause });
+    let error = Error::failed(format!("cannot commit version {attempted}")).caused_by(error);
+    let Ok(head) = dataset.latest_version_id().await else {
+        return Ok(Outcome::Unknown { attempted, error });
     };
-    match found {
-        NextVersion::Nothing if unsure => Ok(Outcome::Unknown { attempted, error: cause }),
-        NextVersion::Nothing => Err(cause),
-        // An earlier attempt of the same act on the same version may have become visible late.
-        NextVersion::Someone { head, transaction }
-            if transaction
-                .as_ref()
-                .is_none_or(|theirs| theirs.uuid != uuid && !is_same_act(theirs, properties)) =>
-        {
+    if head < attempted {
+        return if unsure { Ok(Outcome::Unknown { attempted, error }) } else { Err(error) };
+    }
+    match dataset.read_transaction_by_version(attempted).await {
+        Err(_) => Ok(Outcome::Unknown { attempted, error }),
+        Ok(theirs) if !theirs.as_ref().is_some_and(|theirs| ours.are(theirs)) => {
             Ok(Outcome::LostRace { head })
         }
-        NextVersion::Someone { .. } => {
+        Ok(_) => {
             let landed = dataset.checkout_version(attempted).await;
             let landed = landed.doing(|| format!("open version {attempted}, which landed"))?;
             Ok(Outcome::Landed(Box::new(landed)))
         }
     }
-}
-
-fn is_same_act(theirs: &Transaction, properties: &HashMap<String, String>) -> bool {
-    let theirs = theirs.transaction_properties.as_ref();
-    let same = |name: &str| {
-        let ours = properties.get(name);
-        ours.is_some() && theirs.and_then(|all| all.get(name)) == ours
-    };
-    same(PROPERTY_ID) && same(PROPERTY_ACT)
-}
-
-enum NextVersion {
-    Nothing,
-    Someone { head: u64, transaction: Option<Box<Transaction>> },
-}
-
-async fn look(dataset: &Dataset, attempted: u64) -> LanceResult<NextVersion> {
-    let head = dataset.latest_version_id().await?;
-    if head < attempted {
-        return Ok(NextVersion::Nothing);
-    }
-    let transaction = dataset.read_transaction_by_version(attempted).await?;
-    Ok(NextVersion::Someone { head, transaction: transaction.map(Box::new) })
 }
 
 /// A commit handler that commits one version and conflicts on every other.

@@ -68,7 +68,8 @@ pub(crate) async fn run(ctx: &Context, writes: Writes) -> Result<RolledBack> {
     }
     let operation = Operation::Restore { version: point.version };
     let indices = index::names(&live).await.unwrap_or_default();
-    let outcome = exactly_next(&live, operation, properties(&point.id, Act::Rollback)).await?;
+    let outcome =
+        exactly_next(&live, operation, None, properties(&point.id, Act::Rollback)).await?;
     let back = match outcome {
         Outcome::Landed(back) => back,
         Outcome::LostRace { head } => {

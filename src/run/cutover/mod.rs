@@ -22,7 +22,7 @@ use crate::run::point::PROPERTY_REQUEST;
 use crate::run::report::seconds;
 use crate::run::session::{Session, touched_text};
 use crate::span;
-use crate::table::commit::{Act, Outcome, commit_next, properties};
+use crate::table::commit::{Act, Outcome, exactly_next, properties};
 use crate::verify::published;
 
 /// What became of the swap.
@@ -123,7 +123,7 @@ async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Attempt> {
                 }
             }
             let (operation, version) = (swap.operation.clone(), swap.storage_version);
-            let outcome = commit_next(live, operation, version, properties.clone()).await?;
+            let outcome = exactly_next(live, operation, version, properties.clone()).await?;
             // What cannot be removed now is found by name later; the outcome stands.
             let _ = match &outcome {
                 Outcome::Landed(_) => swap.tidy(live, false).await,
