@@ -19,7 +19,7 @@ use crate::clock::StoreTime;
 use crate::journal::beat::Beats;
 pub(crate) use crate::journal::open::locked;
 pub(crate) use crate::journal::record::{
-    ChunkRecord, Header, LEASE_TIME, Lease, Life, Seen, StagedFile, Undo,
+    ChunkRecord, Header, LEASE_TIME, LastSeen, Lease, Life, StagedFile, Undo,
 };
 pub(crate) use crate::journal::show::deleted_rows;
 pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};

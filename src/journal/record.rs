@@ -176,7 +176,7 @@ impl Lease {
 
 /// When a run was last seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum LastSeen {
     /// Lately: it is alive.
     Lately,
     /// Too long ago: it is dead.
@@ -185,7 +185,7 @@ pub(crate) enum Seen {
     InTheFuture,
 }
 
-impl Seen {
+impl LastSeen {
     /// What was last seen `age` ago, by the clock that dated it.
     pub(crate) fn of(age: TimeDelta) -> Self {
         if age >= LEASE_TIME {
@@ -232,9 +232,9 @@ mod tests {
 
     #[test]
     fn what_was_seen_in_the_future_is_watched() {
-        let of = |seconds| Seen::of(TimeDelta::seconds(seconds));
-        assert_eq!([of(-59), of(0), of(59)], [Seen::Lately; 3]);
-        assert_eq!([of(60), of(86_400)], [Seen::LongAgo; 2]);
-        assert_eq!([of(-60), of(-86_400)], [Seen::InTheFuture; 2]);
+        let of = |seconds| LastSeen::of(TimeDelta::seconds(seconds));
+        assert_eq!([of(-59), of(0), of(59)], [LastSeen::Lately; 3]);
+        assert_eq!([of(60), of(86_400)], [LastSeen::LongAgo; 2]);
+        assert_eq!([of(-60), of(-86_400)], [LastSeen::InTheFuture; 2]);
     }
 }

@@ -13,7 +13,7 @@ use object_store::path::Path;
 use crate::error::{Doing, Error, Result};
 use crate::guard::guarded;
 use crate::journal::config::{KEY_HEADER, KEY_LEASE, is_id};
-use crate::journal::{Journal, Lease, Life, Seen};
+use crate::journal::{Journal, LastSeen, Lease, Life};
 use crate::process::ProcessId;
 use crate::storage::files;
 use crate::storage::tree::{clear_table, list_table};
@@ -45,9 +45,9 @@ pub(crate) struct Wreck {
     root: Path,
 }
 
-/// What can be told from one manifest.
+/// What one manifest says of the migration.
 #[derive(Debug, Default)]
-struct Told {
+struct ManifestHints {
     id: Option<String>,
     lease: Option<Lease>,
 }
@@ -68,18 +68,18 @@ impl Opened {
         let mut files = list_table(files::of(&store).as_ref(), &root).await?;
         files.sort_by_key(|meta| std::cmp::Reverse(meta.last_modified));
         let written = files.first().map(|meta| meta.last_modified);
-        let mut told = Told::default();
+        let mut hints = ManifestHints::default();
         let manifests = files.iter().filter(|meta| meta.location.extension() == Some("manifest"));
         for (place, meta) in manifests.enumerate() {
-            let one = tell(&store, meta).await?;
+            let one = hints_in(&store, meta).await?;
             // Who runs it stands in the newest one only.
-            told.lease = if place == 0 { one.lease } else { told.lease };
-            told.id = one.id;
-            if told.id.is_some() {
+            hints.lease = if place == 0 { one.lease } else { hints.lease };
+            hints.id = one.id;
+            if hints.id.is_some() {
                 break;
             }
         }
-        let Told { id, lease } = told;
+        let ManifestHints { id, lease } = hints;
         Ok(Self::Wreck(Box::new(Wreck { why, id, lease, written, store, root })))
     }
 }
@@ -115,7 +115,7 @@ impl Wreck {
         match lease.life(here) {
             Life::Alive => true,
             Life::Dead => false,
-            Life::Unknown => matches!(Seen::of(now - seen), Seen::Lately),
+            Life::Unknown => matches!(LastSeen::of(now - seen), LastSeen::Lately),
         }
     }
 
@@ -134,8 +134,8 @@ impl Wreck {
     }
 }
 
-/// What the manifest at `meta` tells, however damaged it is.
-async fn tell(store: &ObjectStore, meta: &ObjectMeta) -> Result<Told> {
+/// What the manifest at `meta` says, however damaged it is.
+async fn hints_in(store: &ObjectStore, meta: &ObjectMeta) -> Result<ManifestHints> {
     // An error here is the store's, and nothing is known then.
     let bytes = files::of(store).read(&meta.location).await?;
     let manifest = guarded("read a manifest", async {
@@ -144,11 +144,11 @@ async fn tell(store: &ObjectStore, meta: &ObjectMeta) -> Result<Told> {
     });
     let manifest: Result<Manifest> = manifest.await;
     let Ok(manifest) = manifest else {
-        return Ok(Told { id: id_in(&String::from_utf8_lossy(&bytes)), lease: None });
+        return Ok(ManifestHints { id: id_in(&String::from_utf8_lossy(&bytes)), lease: None });
     };
     let header = manifest.config.get(KEY_HEADER).map(String::as_str).unwrap_or_default();
     let lease = manifest.config.get(KEY_LEASE).and_then(|text| serde_json::from_str(text).ok());
-    Ok(Told { id: id_in(header), lease })
+    Ok(ManifestHints { id: id_in(header), lease })
 }
 
 /// The migration's id in the text of a header, however damaged the rest is.

@@ -9,7 +9,7 @@ use lance::dataset::transaction::Operation;
 use tokio::time::interval;
 
 use crate::error::{Error, Result};
-use crate::journal::{Journal, LEASE_TIME, Seen, Lease, Life};
+use crate::journal::{Journal, LEASE_TIME, LastSeen, Lease, Life};
 use crate::phase::Phase;
 use crate::process::ProcessId;
 use crate::retry::Backoff;
@@ -154,10 +154,10 @@ pub(crate) async fn expect_free_or_waiting(ctx: &Context, journal: &Journal) -> 
 /// that of the machine it runs on may be wrong, and so may this one's.
 async fn is_seen(ctx: &Context, journal: &Journal) -> Result<bool> {
     let seen = journal.last_seen().await?;
-    match Seen::of(journal.ask_time().await? - seen) {
-        Seen::Lately => Ok(true),
-        Seen::LongAgo => Ok(false),
-        Seen::InTheFuture => watch(ctx, journal, seen).await,
+    match LastSeen::of(journal.ask_time().await? - seen) {
+        LastSeen::Lately => Ok(true),
+        LastSeen::LongAgo => Ok(false),
+        LastSeen::InTheFuture => watch(ctx, journal, seen).await,
     }
 }
 

@@ -54,7 +54,7 @@ impl Recipe {
 }
 
 /// An index of a dataset, and where it is.
-struct Found {
+struct ExistingIndex {
     name: String,
     column: String,
     kind: String,
@@ -210,7 +210,7 @@ pub(crate) async fn names(dataset: &Dataset) -> Result<Vec<String>> {
 }
 
 /// The indices of `dataset` that users made, by name.
-async fn find(dataset: &Dataset) -> Result<Vec<Found>> {
+async fn find(dataset: &Dataset) -> Result<Vec<ExistingIndex>> {
     let described = dataset.describe_indices(None).await;
     let described = described.doing(|| format!("read the index list of {}", dataset.uri()))?;
     let mut all = Vec::new();
@@ -221,7 +221,7 @@ async fn find(dataset: &Dataset) -> Result<Vec<Found>> {
         if is_system_index(&first) {
             continue;
         }
-        all.push(Found {
+        all.push(ExistingIndex {
             name: description.name().to_owned(),
             column: column_of(dataset, description.as_ref()),
             kind: description.index_type().to_owned(),
@@ -263,19 +263,19 @@ async fn build_one(
         Recipe::Scalar(index_type, params) => (*index_type, params),
         Recipe::Vector(params) => (params.index_type(), params.as_ref()),
     };
-    let told = Told { name: name.clone(), progress: Arc::clone(progress) };
+    let events = BuildEvents { name: name.clone(), progress: Arc::clone(progress) };
     let mut on = on.clone();
     on.create_index_builder(&[column], index_type, params)
         .name(name.clone())
         .index_uuid(new_uuid(id))
-        .progress(Arc::new(told))
+        .progress(Arc::new(events))
         .execute_uncommitted()
         .await
         .doing(|| format!("build index `{name}` on `{column}`"))
 }
 
 /// What is needed to build `found` again as it was.
-async fn recipe(dataset: &Dataset, found: &Found) -> Result<Recipe> {
+async fn recipe(dataset: &Dataset, found: &ExistingIndex) -> Result<Recipe> {
     let unknown = |why: &str| Error::failed(why);
     if found.first.fields.len() != 1 {
         return Err(unknown("it is on more than one column"));
@@ -407,13 +407,13 @@ fn hnsw_params(index: &dyn VectorIndex) -> Result<HnswBuildParams> {
 
 /// Tells of the stages of a build.
 #[derive(Debug)]
-struct Told {
+struct BuildEvents {
     name: String,
     progress: SharedProgress,
 }
 
 #[async_trait]
-impl IndexBuildProgress for Told {
+impl IndexBuildProgress for BuildEvents {
     async fn stage_start(&self, stage: &str, total: Option<u64>, unit: &str) -> lance::Result<()> {
         let total = total.map(|total| format!(", {total} {unit}")).unwrap_or_default();
         let text = format!("index `{}`: {}{total}", self.name, stage.replace('_', " "));

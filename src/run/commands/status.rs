@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use lance::Dataset;
 
 use crate::error::Result;
-use crate::journal::{ChunkRecord, Journal, Lease, Life, Opened, Seen, Wreck};
+use crate::journal::{ChunkRecord, Journal, LastSeen, Lease, Life, Opened, Wreck};
 use crate::phase::Phase;
 use crate::process::ProcessId;
 use crate::run::commands::nulls::nulls_since;
@@ -113,10 +113,10 @@ async fn staged_status(ctx: &Context, live: &Dataset, journal: &Journal) -> Resu
 fn life_told(ctx: &Context, lease: &Lease, seen: DateTime<Utc>) -> Life {
     match lease.life(&ProcessId::current()) {
         told @ (Life::Alive | Life::Dead) => told,
-        Life::Unknown => match Seen::of(ctx.clock.now() - seen) {
-            Seen::Lately => Life::Alive,
-            Seen::LongAgo => Life::Dead,
-            Seen::InTheFuture => Life::Unknown,
+        Life::Unknown => match LastSeen::of(ctx.clock.now() - seen) {
+            LastSeen::Lately => Life::Alive,
+            LastSeen::LongAgo => Life::Dead,
+            LastSeen::InTheFuture => Life::Unknown,
         },
     }
 }
