@@ -20,16 +20,11 @@ pub(super) const KEY_SCHEMA: &str = "relance.schema";
 
 /// Fails when `text` does not read as `header`: nobody could go on with such a journal, or drop it.
 pub(super) fn expect_readable(text: &str, header: &Header) -> Result<()> {
-    let read: std::result::Result<Header, _> = serde_json::from_str(text);
-    match read {
+    let wrong = |how: &str| Error::failed(format!("the request {how}; this is a bug in relance"));
+    match serde_json::from_str::<Header>(text) {
         Ok(read) if read == *header => Ok(()),
-        Ok(_) => {
-            Err(Error::failed("the request does not read back as it is; this is a bug in relance"))
-        }
-        Err(error) => {
-            let message = "the request cannot be read back; this is a bug in relance";
-            Err(Error::failed(message).caused_by(error))
-        }
+        Ok(_) => Err(wrong("does not read back as it is")),
+        Err(error) => Err(wrong("cannot be read back").caused_by(error)),
     }
 }
 

@@ -51,7 +51,7 @@ impl Journal {
         };
         let staging = create_staging(opener, operation, version, &header.id).await?;
         // As others will read it, who have nothing of this run's in their memory.
-        let there = opener.anew().staging().await?;
+        let there = opener.without_caches().staging().await?;
         let there = there.map(|there| Self::read(there, opener.location().table())).transpose()?;
         let Some(there) = there.filter(|there| there.header == header && there.lease == lease)
         else {

@@ -41,9 +41,9 @@ pub(crate) async fn connect(location: &Location) -> Result<lancedb::Connection> 
 /// # Errors
 /// `Failed`, when they cannot be listed.
 pub async fn table_names(location: &Location) -> Result<Vec<String>> {
-    let names = all_names(location).await?;
-    let live = names.into_iter().filter(|name| !is_own(name));
-    Ok(live.collect())
+    let mut names = all_names(location).await?;
+    names.retain(|name| !is_own(name));
+    Ok(names)
 }
 
 /// Fails with the nearest names when the table is not there.
@@ -51,13 +51,13 @@ pub async fn table_names(location: &Location) -> Result<Vec<String>> {
 /// # Errors
 /// `Failed`, when the database or the table is not there.
 pub(crate) async fn expect_table(location: &Location) -> Result<()> {
-    let names = all_names(location).await?;
+    let mut names = all_names(location).await?;
     let table = location.table();
     if names.iter().any(|name| name == table) {
         return Ok(());
     }
-    let live = names.into_iter().filter(|name| !is_own(name));
-    let near = nearest(table, live.collect());
+    names.retain(|name| !is_own(name));
+    let near = nearest(table, names);
     let message = format!("no table is called `{table}` in {}", location.database());
     let advice = match near.as_slice() {
         [] => "the database has no tables".to_owned(),
@@ -97,9 +97,8 @@ pub(crate) async fn look(
     let counted = opened.count_rows(None).await;
     let counted = counted.doing(|| format!("count the rows of `{table}` with LanceDB"))?;
     if counted as u64 != rows {
-        return Err(Error::mismatch(format!(
-            "LanceDB counts {counted} rows in `{table}`, not {rows}"
-        )));
+        let what = format!("LanceDB counts {counted} rows in `{table}`, not {rows}");
+        return Err(Error::mismatch(what));
     }
     let seen = opened.schema().await;
     let seen = seen.doing(|| format!("read the schema of `{table}` with LanceDB"))?;
@@ -112,9 +111,8 @@ pub(crate) async fn look(
         });
         if !same {
             let field = field_text(field);
-            return Err(Error::mismatch(format!(
-                "LanceDB does not see the field `{field}` in `{table}`"
-            )));
+            let what = format!("LanceDB does not see the field `{field}` in `{table}`");
+            return Err(Error::mismatch(what));
         }
     }
     let stream = opened.query().limit(SAMPLE_ROWS).execute().await;

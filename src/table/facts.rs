@@ -48,28 +48,27 @@ fn file_versions(dataset: &Dataset) -> BTreeSet<String> {
     let files = dataset.iter_fragments().flat_map(|fragment| &fragment.files);
     let versions = files.map(|file| (file.file_major_version, file.file_minor_version));
     let versions: BTreeSet<_> = versions.collect();
-    let named = versions.into_iter().map(|(major, minor)| {
-        let known = ConcreteFileVersion::from_data_file_numbers(major, minor);
-        known.map_or_else(
-            |_| format!("{major}.{minor}"),
-            |known| known.to_manifest_string().to_owned(),
-        )
-    });
+    let named =
+        versions.into_iter().map(
+            |(major, minor)| match ConcreteFileVersion::from_data_file_numbers(major, minor) {
+                Ok(known) => known.to_manifest_string().to_owned(),
+                Err(_) => format!("{major}.{minor}"),
+            },
+        );
     named.collect()
 }
 
 async fn state(dataset: &Dataset) -> Result<TableState> {
     let manifest = dataset.manifest();
     let indices = indices_of(dataset).await?;
-    let tagged = |index: &&lance_table::format::IndexMetadata| {
-        index.name == FRAG_REUSE_INDEX_NAME && index.index_version != 0
-    };
     Ok(TableState {
         mem_wal: indices.iter().any(|index| index.name == MEM_WAL_INDEX_NAME),
         stable_row_ids: manifest.uses_stable_row_ids(),
         non_reusable_field_ids: manifest.uses_non_reusable_field_ids(),
         overlays: manifest.fragments.iter().any(|fragment| !fragment.overlays.is_empty()),
-        tagged_fragment_reuse: indices.iter().find(tagged).is_some(),
+        tagged_fragment_reuse: indices
+            .iter()
+            .any(|index| index.name == FRAG_REUSE_INDEX_NAME && index.index_version != 0),
         unknown_writer_flags: !can_write_dataset(manifest.writer_feature_flags),
         detachable: dataset.manifest_location().naming_scheme == ManifestNamingScheme::V2,
     })
@@ -84,19 +83,14 @@ pub(crate) async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFrag
     stream::iter(fragments)
         .map(|fragment| async move {
             let metadata = fragment.metadata();
+            let doing = || format!("count the rows of fragment {}", metadata.id);
             let rows = match metadata.num_rows() {
                 Some(rows) => rows,
-                None => fragment
-                    .count_rows(None)
-                    .await
-                    .doing(|| format!("count the rows of fragment {}", metadata.id))?,
+                None => fragment.count_rows(None).await.doing(doing)?,
             };
             let physical_rows = match metadata.physical_rows {
                 Some(rows) => rows,
-                None => fragment
-                    .physical_rows()
-                    .await
-                    .doing(|| format!("count the rows of fragment {}", metadata.id))?,
+                None => fragment.physical_rows().await.doing(doing)?,
             };
             let origin = Origin {
                 id: metadata.id,

@@ -117,19 +117,15 @@ async fn tagged(live: &Dataset, tag: &str) -> Result<Option<u64>> {
 /// `Failed`, when the tag or a transaction cannot be read.
 pub(crate) async fn rollback_point(live: &Dataset, id: &str) -> Result<Option<RollbackPoint>> {
     let Some(version) = tagged(live, &tag_of(id)).await? else { return Ok(None) };
-    Ok(Some(RollbackPoint {
-        id: id.to_owned(),
-        version,
-        swapped: swap_after(live, id, version).await?,
-    }))
+    let swapped = swap_after(live, id, version).await?;
+    Ok(Some(RollbackPoint { id: id.to_owned(), version, swapped }))
 }
 
 /// The version that is the swap of the migration `id`: it is the one after its rollback point, since
 /// the swap commits exactly that version or nothing.
 async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64>> {
-    let head = head(live).await?;
     let next = version + 1;
-    if next > head {
+    if next > head(live).await? {
         return Ok(None);
     }
     let ours = match transaction(live, next).await? {

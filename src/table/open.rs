@@ -44,7 +44,7 @@ impl Opener {
     }
 
     /// The same, with nothing in its caches.
-    pub(crate) fn anew(&self) -> Self {
+    pub(crate) fn without_caches(&self) -> Self {
         let session = Session::new(INDEX_CACHE_BYTES, METADATA_CACHE_BYTES, Arc::default());
         Self { session: Arc::new(session), ..self.clone() }
     }

@@ -1,4 +1,4 @@
-//! Makes a sample table to try things on: `text` and `vector`.
+//! Creates a sample table to try things on: `text` and `vector`.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use lance::dataset::WriteParams;
 use lancedb::table::WriteOptions;
 use serde::Serialize;
 
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::location::Location;
 use crate::table::database;
 
@@ -34,7 +34,7 @@ pub struct Sample {
     pub fragments: u64,
 }
 
-/// A sample table that was made.
+/// A sample table that was created.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Sampled {
@@ -53,10 +53,10 @@ impl Default for Sample {
 }
 
 impl Sample {
-    /// Makes the table at `location`, and its directory. The same sample has the same rows.
+    /// Creates the table at `location`, and its directory. The same sample has the same rows.
     ///
     /// # Errors
-    /// `Usage`, for a size of zero; `Locked`, when the table is there already.
+    /// `Usage`, for a size of zero; `Failed`, when the table is there already.
     pub async fn make(&self, location: &Location) -> Result<Sampled> {
         let Self { rows, dim, fragments } = *self;
         if dim == 0 || fragments == 0 {
@@ -70,7 +70,7 @@ impl Sample {
         let connection = database::connect(location).await?;
         if database::table_names(location).await?.iter().any(|name| name == table) {
             let message = format!("`{table}` is there already; a sample never replaces a table");
-            return Err(Error::new(Kind::Failed, message));
+            return Err(Error::failed(message));
         }
         let params = WriteParams {
             max_rows_per_file: usize::try_from(rows.div_ceil(fragments).max(1))
