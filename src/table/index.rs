@@ -305,44 +305,35 @@ fn vector_params(index: &dyn VectorIndex) -> Result<VectorIndexParams> {
     let model = index.ivf_model();
     let mut ivf = IvfBuildParams::new(model.num_partitions());
     ivf.centroids = model.centroids.clone().map(Arc::new);
+    let mut params = VectorIndexParams::with_ivf_flat_params(metric, ivf);
     let (sub_index, quantization) = index.sub_index_type();
+    let is_hnsw = matches!(sub_index, SubIndexType::Hnsw);
+    if is_hnsw && matches!(quantization, QuantizationType::Rabit) {
+        return Err(Error::failed("Lance cannot build HNSW over RaBitQ"));
+    }
+    if is_hnsw {
+        params.stages.push(StageParams::Hnsw(hnsw_params(index)?));
+    }
     let quantizer = index.quantizer();
     let wrong =
         |error: lance::Error| Error::failed("its quantizer is not of its kind").caused_by(error);
-    let pq =
-        |quantizer| ProductQuantizer::try_from(quantizer).map(|pq| pq_params(&pq)).map_err(wrong);
-    let sq =
-        |quantizer| ScalarQuantizer::try_from(quantizer).map(|sq| sq_params(&sq)).map_err(wrong);
-    Ok(match (sub_index, quantization) {
-        (SubIndexType::Flat, QuantizationType::Flat | QuantizationType::FlatBin) => {
-            VectorIndexParams::with_ivf_flat_params(metric, ivf)
+    params.stages.extend(match quantization {
+        QuantizationType::Flat | QuantizationType::FlatBin => None,
+        QuantizationType::Product => {
+            let pq = ProductQuantizer::try_from(quantizer).map_err(wrong)?;
+            Some(StageParams::PQ(pq_params(&pq)))
         }
-        (SubIndexType::Flat, QuantizationType::Product) => {
-            VectorIndexParams::with_ivf_pq_params(metric, ivf, pq(quantizer)?)
+        QuantizationType::Scalar => {
+            let sq = ScalarQuantizer::try_from(quantizer).map_err(wrong)?;
+            Some(StageParams::SQ(sq_params(&sq)))
         }
-        (SubIndexType::Flat, QuantizationType::Scalar) => {
-            VectorIndexParams::with_ivf_sq_params(metric, ivf, sq(quantizer)?)
+        QuantizationType::Rabit => {
+            let rq = RabitQuantizer::try_from(quantizer).map_err(wrong)?;
+            let rq = RQBuildParams::with_rotation_type(rq.num_bits(), rq.rotation_type());
+            Some(StageParams::RQ(rq))
         }
-        (SubIndexType::Flat, QuantizationType::Rabit) => {
-            let rabit = RabitQuantizer::try_from(quantizer).map_err(wrong)?;
-            let rq = RQBuildParams::with_rotation_type(rabit.num_bits(), rabit.rotation_type());
-            VectorIndexParams::with_ivf_rq_params(metric, ivf, rq)
-        }
-        (SubIndexType::Hnsw, QuantizationType::Flat | QuantizationType::FlatBin) => {
-            VectorIndexParams::ivf_hnsw(metric, ivf, hnsw_params(index)?)
-        }
-        (SubIndexType::Hnsw, QuantizationType::Product) => {
-            let hnsw = hnsw_params(index)?;
-            VectorIndexParams::with_ivf_hnsw_pq_params(metric, ivf, hnsw, pq(quantizer)?)
-        }
-        (SubIndexType::Hnsw, QuantizationType::Scalar) => {
-            let hnsw = hnsw_params(index)?;
-            VectorIndexParams::with_ivf_hnsw_sq_params(metric, ivf, hnsw, sq(quantizer)?)
-        }
-        (SubIndexType::Hnsw, QuantizationType::Rabit) => {
-            return Err(Error::failed("Lance cannot build HNSW over RaBitQ"));
-        }
-    })
+    });
+    Ok(params)
 }
 
 /// Sets what the index's details tell of its build (names as in lance 14
