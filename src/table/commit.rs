@@ -247,77 +247,63 @@ impl CommitHandler for OnlyVersion {
 
     async fn resolve_latest_location(
         &self,
-        base_path: &Path,
-        object_store: &ObjectStore,
+        base: &Path,
+        store: &ObjectStore,
     ) -> LanceResult<ManifestLocation> {
-        self.inner.resolve_latest_location(base_path, object_store).await
+        self.inner.resolve_latest_location(base, store).await
     }
 
     async fn resolve_version_location(
         &self,
-        base_path: &Path,
+        base: &Path,
         version: u64,
-        object_store: &dyn object_store::ObjectStore,
+        store: &dyn object_store::ObjectStore,
     ) -> LanceResult<ManifestLocation> {
-        let inner = &self.inner;
-        inner.resolve_version_location(base_path, version, object_store).await
+        self.inner.resolve_version_location(base, version, store).await
     }
 
     async fn version_exists(
         &self,
-        base_path: &Path,
+        base: &Path,
         version: u64,
-        object_store: &dyn object_store::ObjectStore,
-        naming_scheme: ManifestNamingScheme,
+        store: &dyn object_store::ObjectStore,
+        scheme: ManifestNamingScheme,
     ) -> LanceResult<bool> {
-        let inner = &self.inner;
-        inner.version_exists(base_path, version, object_store, naming_scheme).await
+        self.inner.version_exists(base, version, store, scheme).await
     }
 
     fn list_manifest_locations<'a>(
         &self,
-        base_path: &Path,
-        object_store: &'a ObjectStore,
-        sorted_descending: bool,
+        base: &Path,
+        store: &'a ObjectStore,
+        descending: bool,
     ) -> BoxStream<'a, LanceResult<ManifestLocation>> {
-        let inner = &self.inner;
-        inner.list_manifest_locations(base_path, object_store, sorted_descending)
+        self.inner.list_manifest_locations(base, store, descending)
     }
 
     fn list_manifest_locations_since<'a>(
         &self,
-        base_path: &Path,
-        object_store: &'a ObjectStore,
-        since_version: u64,
+        base: &Path,
+        store: &'a ObjectStore,
+        since: u64,
     ) -> BoxStream<'a, LanceResult<ManifestLocation>> {
-        let inner = &self.inner;
-        inner.list_manifest_locations_since(base_path, object_store, since_version)
+        self.inner.list_manifest_locations_since(base, store, since)
     }
 
     async fn commit(
         &self,
         manifest: &mut Manifest,
         indices: Option<Vec<IndexMetadata>>,
-        base_path: &Path,
-        object_store: &ObjectStore,
-        manifest_writer: ManifestWriter,
-        naming_scheme: ManifestNamingScheme,
+        base: &Path,
+        store: &ObjectStore,
+        writer: ManifestWriter,
+        scheme: ManifestNamingScheme,
         transaction: Option<StoredTransaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
         if manifest.version != self.attempted {
             return Err(CommitError::CommitConflict);
         }
         let inner = &self.inner;
-        inner
-            .commit(
-                manifest,
-                indices,
-                base_path,
-                object_store,
-                manifest_writer,
-                naming_scheme,
-                transaction,
-            )
-            .await
+        inner.commit(manifest, indices, base, store, writer, scheme, transaction).await
     }
 }
