@@ -11,16 +11,15 @@ use crate::table::open::data_files_of;
 /// version shows that nobody dropped the journal meanwhile.
 const KEPT: u64 = 4;
 
-/// Fails when `landed` is not the version after `before` that it should be: another run removed the journal
-/// at this very moment, and `landed` would bring it back; or others are far ahead, and it has come too late,
-/// where they have removed old versions. Where all is well, the old versions are removed here.
+/// Makes sure that `landed` follows on `before`, and removes old versions then. It does not follow where another run
+/// removed the journal at this very moment, so that `landed` would bring it back; or where others are far ahead, and
+/// `landed` took the number of an old version that they had removed.
 ///
 /// # Errors
 /// `Locked`; `landed` is gone then.
 ///
 /// # Crash
-/// Old versions go oldest first: what is gone has nothing before it but the first one, which stays:
-/// it is the lock.
+/// The oldest go first, so that no gap is left but the one after the first version, which stays: it is the lock.
 pub(super) async fn tidy(before: &Dataset, landed: &Dataset) -> Result<()> {
     // What cannot be listed now is tidied next time.
     let Ok(files) = data_files_of(landed).await else { return Ok(()) };
@@ -61,7 +60,7 @@ async fn versions(files: &dyn DataFiles, staging: &Dataset) -> Result<Vec<(u64, 
     Ok(versions.collect())
 }
 
-/// Removes the transactions of old versions. Each is named for the version that it was made from.
+/// Removes the transactions of old versions. Each is named for the version that it read.
 async fn remove_transactions(files: &dyn DataFiles, staging: &Dataset) {
     let now = staging.version_id();
     let listed = files.list_below(&staging.transactions_dir()).await;

@@ -45,10 +45,9 @@ pub(crate) struct Orphans {
     found: Vec<ObjectMeta>,
 }
 
-/// Finds every file of the migration `id` below `live` that is not in `keep` (names of data files and
-/// deletion files) and that no version of the table made since `since` names; of `at_most` so many versions, if that
-/// is given: transactions and indices that none of the first versions names are left to Lance's cleanup, when there
-/// are more versions than those.
+/// Finds every file of the migration `id` below `live` that is not in `keep` (names of data files and deletion
+/// files) and that no version names. Transactions and indices are looked for in the versions from `since` on; where
+/// there are more than `at_most` of these, if that is given, they are left to Lance's cleanup.
 ///
 /// # Errors
 /// `Failed`, when a directory cannot be listed.
@@ -75,15 +74,15 @@ pub(crate) async fn find(
         found.extend(ours.then_some(meta));
     }
     found.extend(uncommitted(live, files.as_ref(), id, since, at_most).await?);
-    // After the listing: what is made after it is not in it, and what was adopted before is in the newest version.
+    // Only now: a file written after the listing is not in it, and one adopted before is in the newest version.
     let named = named_by(&*newest(live).await?);
     found.retain(|meta| !named.contains(&data_file_of(&meta.location)));
     Ok(Orphans { files, found })
 }
 
 impl Orphans {
-    /// Removes them. Whoever has a journal makes sure before this that it is still its own: whoever adopts a file
-    /// after it was found has taken the journal over.
+    /// Removes them. Whoever has a journal makes sure first that it is still its own: another run that adopts one of
+    /// these files has taken the journal over.
     ///
     /// # Errors
     /// `Failed`, when one is there and cannot be removed.
@@ -104,7 +103,7 @@ impl Orphans {
     }
 }
 
-/// Finds and removes them, for those who have no journal.
+/// Finds and removes orphans, for those who have no journal.
 ///
 /// # Errors
 /// As [`find`] and [`Orphans::clear`].
@@ -117,8 +116,7 @@ pub(crate) async fn clear(
     find(live, id, keep, since, Some(history::LOOK_MAX)).await?.clear().await
 }
 
-/// The transaction files and index files of the migration that no version names; of `at_most` so many
-/// versions, if that is given.
+/// The transaction files and index files of the migration that no version names, as [`find`] looks for them.
 async fn uncommitted(
     live: &Dataset,
     files: &dyn DataFiles,
@@ -136,7 +134,7 @@ async fn uncommitted(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    // A transaction is committed as a version after the one that it was made from.
+    // A transaction is committed as a version after the one that it read.
     let first = transactions.iter().filter_map(|meta| transaction_of(meta).0).min();
     let since = first.map_or(since, |first| since.min(first + 1));
     let left = never_committed(live, since, at_most, wanted).await?;
@@ -146,15 +144,15 @@ async fn uncommitted(
     Ok(transactions)
 }
 
-/// The version that a transaction was made from, and its id.
+/// The version that a transaction read, and its id.
 fn transaction_of(meta: &ObjectMeta) -> (Option<u64>, &str) {
     let stem = name_of(meta).strip_suffix(".txn").unwrap_or_default();
     let (version, uuid) = stem.split_once('-').unwrap_or_default();
     (version.parse().ok(), uuid)
 }
 
-/// Those of the transaction files and indices `wanted` that no version from `since` on names which is still
-/// there. Looks no further than the last of them; where there are more than `at_most` versions, none.
+/// Those of the transaction files and indices `wanted` that no version names, of those from `since` on that are
+/// still there; none, where there are more than `at_most` versions. Stops once all are found to be named.
 async fn never_committed(
     live: &Dataset,
     since: u64,
