@@ -107,6 +107,7 @@ impl Journal {
     ) -> Result<Removed> {
         let (id, since) = (&self.header.id, self.header.first_version);
         let found = orphans::find(live, id, keep, since, None).await?;
+        // Only after the search: whoever adopted a file since the newest version was read has taken the journal over.
         self.expect_own().await?;
         found.clear().await
     }
