@@ -19,6 +19,7 @@ macro_rules! pages {
 pages! {
     quick_start = "quick_start.md",
     changes = "changes.md",
+    casts = "casts.md",
     strategies = "strategies.md",
     while_others_write = "while_others_write.md",
     going_back = "going_back.md",

@@ -16,9 +16,22 @@ pub(crate) fn is_castable(from: &DataType, to: &DataType) -> bool {
         | (DataType::FixedSizeList(a, _), DataType::FixedSizeList(b, _)) => {
             lengths_agree(from, to) && is_castable(a.data_type(), b.data_type())
         }
-        (DataType::Struct(a), DataType::Struct(b)) => {
-            let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name() == b.name());
-            same && a.iter().zip(b).all(|(a, b)| is_castable(a.data_type(), b.data_type()))
+        (DataType::Struct(_), DataType::Struct(fields)) => {
+            fields.iter().all(|to| match child(from, to.name()) {
+                Some(from) => is_castable(from.data_type(), to.data_type()),
+                None => to.is_nullable(),
+            })
+        }
+        (DataType::Map(a, one), DataType::Map(b, other)) => {
+            one == other
+                && entries(a).zip(entries(b)).is_some_and(|((key, a), (other, b))| {
+                    key.data_type() == other.data_type()
+                        && is_castable(a.data_type(), b.data_type())
+                })
+        }
+        (DataType::Null, _) => true,
+        (DataType::Dictionary(_, from), DataType::Dictionary(keys, to)) => {
+            keys.primitive_width() >= Some(4) && is_castable(from, to)
         }
         // The date would be lost; a part of a time can be computed.
         (DataType::Timestamp(..), DataType::Time32(_) | DataType::Time64(_)) => false,
@@ -28,6 +41,19 @@ pub(crate) fn is_castable(from: &DataType, to: &DataType) -> bool {
         | (_, DataType::Struct(_) | DataType::Map(..)) => from == to,
         _ => from == to || can_cast_types(from, to),
     }
+}
+
+/// The field `name` of a struct.
+fn child<'a>(of: &'a DataType, name: &str) -> Option<&'a Field> {
+    let DataType::Struct(fields) = of else { return None };
+    fields.iter().find(|field| field.name() == name).map(AsRef::as_ref)
+}
+
+/// The key and the value of a map's entries.
+fn entries(of: &Field) -> Option<(&Field, &Field)> {
+    let DataType::Struct(fields) = of.data_type() else { return None };
+    let [key, value] = fields.as_ref() else { return None };
+    Some((key, value))
 }
 
 /// `to`, with items of the type that those of `from` have: a list becomes another kind of list first, and then its
@@ -84,30 +110,21 @@ pub(crate) fn is_exact(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// Whether a cast can give a value, not null, that would be another one when cast back.
+/// Whether a cast of a value that is no text can give one, not null, that would be another one when cast back.
 pub(super) fn may_lose(from: &DataType, to: &DataType) -> bool {
-    use DataType::{
-        Boolean, Date32, Date64, Decimal128, Decimal256, Dictionary, Time32, Time64, Timestamp,
-    };
+    use DataType::{Binary, Boolean, Date32, FixedSizeBinary, LargeBinary, Timestamp};
+    let bytes = |of: &DataType| matches!(of, Binary | LargeBinary | FixedSizeBinary(_));
     match (from, to) {
-        (Dictionary(_, from), to) => may_lose(from, to),
-        (from, Dictionary(_, to)) => may_lose(from, to),
-        (from, to) if from.is_floating() => to.is_integer() || to.is_decimal() || *to == Boolean,
-        (from, to) if from.is_integer() && to.is_floating() => {
-            // A float holds every integer of half its bits.
-            let wide = from.primitive_width().unwrap_or(8) * 2;
-            wide > to.primitive_width().unwrap_or(0)
-        }
-        (from, to) if from.is_integer() && to.is_decimal() => true,
-        (from, Boolean) => is_number(from),
-        (Decimal128(..) | Decimal256(..), to) => is_number(to),
-        (Timestamp(..), Date32 | Date64)
-        | (Date64, Date32)
-        | (Date32 | Date64, Timestamp(..))
-        | (Time64(_), Time32(_) | Time64(_))
-        | (Time32(_), Time32(_))
-        | (DataType::Duration(_), DataType::Duration(_)) => true,
-        _ => false,
+        (DataType::Dictionary(_, from), to) => may_lose(from, to),
+        (from, DataType::Dictionary(_, to)) => may_lose(from, to),
+        // Far from today, a date has no such time.
+        (Date32, Timestamp(..)) => true,
+        // A text shows all of a value, and nothing is lost of what may be one byte or another.
+        (_, DataType::Utf8 | DataType::LargeUtf8) | (Boolean, _) => false,
+        (from, to) if bytes(from) && bytes(to) => false,
+        // The items are cast for themselves.
+        (from, to) if from.is_nested() || to.is_nested() => false,
+        _ => from != to && !is_exact(from, to),
     }
 }
 
@@ -160,5 +177,42 @@ mod tests {
         ] {
             assert!(!exact(from, to), "{from} to {to}");
         }
+    }
+
+    /// The table in the guide is what these functions say.
+    #[test]
+    fn the_guide_has_the_table_of_casts() {
+        let types = [
+            "bool",
+            "int32",
+            "int64",
+            "uint64",
+            "float",
+            "double",
+            "decimal128(10, 2)",
+            "string",
+            "binary",
+            "date32",
+            "date64",
+            "time64[us]",
+            "timestamp[us]",
+            "timestamp[us, tz=UTC]",
+            "duration[us]",
+        ];
+        let read = types.map(|text| parse_type(text).unwrap());
+        let kind = |from: &DataType, to: &DataType| match (from, to) {
+            _ if from == to => "",
+            _ if !is_castable(from, to) => "no",
+            _ if is_exact(from, to) => "exact",
+            _ => "checked",
+        };
+        let head = types.map(|to| format!(" `{to}` |")).concat();
+        let line = "| --- ".repeat(types.len() + 1);
+        let rows = types.iter().zip(&read).map(|(text, from)| {
+            let cells = read.each_ref().map(|to| format!(" {} |", kind(from, to)));
+            format!("| `{text}` |{}\n", cells.concat())
+        });
+        let table = format!("| from \\ to |{head}\n{line}|\n{}", rows.collect::<String>());
+        assert!(include_str!("../../guide/casts.md").contains(&table), "{table}");
     }
 }

@@ -10,8 +10,8 @@ mod text;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait,
-    StructArray, make_array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, MapArray,
+    OffsetSizeTrait, StructArray, make_array, new_null_array,
 };
 use arrow::compute::{filter, not, or};
 use arrow::datatypes::{DataType, Field};
@@ -77,6 +77,8 @@ fn convert(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
         (DataType::List(_), DataType::List(_)) => cast_list::<i32>(array, to),
         (DataType::LargeList(_), DataType::LargeList(_)) => cast_list::<i64>(array, to),
         (DataType::Struct(_), DataType::Struct(_)) => cast_struct(array, to),
+        (DataType::Map(..), DataType::Map(..)) => cast_map(array, to),
+        (DataType::Null, _) => Ok(CastArray::of(new_null_array(to, array.len()))),
         (from, to) => match with_items_of(from, to) {
             Some(between) => cast_between(array, &between, to),
             None => cast_flat(array, to),
@@ -136,23 +138,48 @@ fn cast_list<O: OffsetSizeTrait>(array: &ArrayRef, to: &DataType) -> Result<Cast
         list.nulls().cloned(),
     );
     let values: ArrayRef = Arc::new(values.doing(|| format!("cast to {to}"))?);
-    let row_of = |item: usize| {
-        let item = O::from_usize(item)?;
-        offsets.partition_point(|offset| *offset <= item).checked_sub(1)
-    };
-    leave_out(values, array, &items.bad, row_of)
+    leave_out(values, array, &items.bad, |item| row_at(&offsets, O::from_usize(item)?))
 }
 
+/// Casts the entries of maps, whose keys stay.
+fn cast_map(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
+    let DataType::Map(field, sorted) = to else { return cast_flat(array, to) };
+    let map = array.as_map();
+    let entries = convert(&(Arc::new(map.entries().clone()) as ArrayRef), field.data_type())?;
+    let offsets = map.offsets().clone();
+    let values = MapArray::try_new(
+        Arc::clone(field),
+        offsets.clone(),
+        // An entry is never null: its row becomes null instead.
+        items_for(field, entries.values)?.as_struct().clone(),
+        map.nulls().cloned(),
+        *sorted,
+    );
+    let values: ArrayRef = Arc::new(values.doing(|| format!("cast to {to}"))?);
+    leave_out(values, array, &entries.bad, |entry| row_at(&offsets, i32::try_from(entry).ok()?))
+}
+
+/// The row that the value `at` belongs to, which may lie before the first row of a slice.
+fn row_at<O: OffsetSizeTrait>(offsets: &[O], at: O) -> Option<usize> {
+    offsets.partition_point(|offset| *offset <= at).checked_sub(1)
+}
+
+/// Casts structs by the names of their fields: those that `to` has besides are null.
 fn cast_struct(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
     let DataType::Struct(fields) = to else { return cast_flat(array, to) };
     let structs = array.as_struct();
     let (mut columns, mut bad) = (Vec::new(), Vec::new());
-    for (field, column) in fields.iter().zip(structs.columns()) {
+    for field in fields {
+        let Some(column) = structs.column_by_name(field.name()) else {
+            columns.push(new_null_array(field.data_type(), array.len()));
+            continue;
+        };
         let child = convert(column, field.data_type())?;
         columns.push(items_for(field, child.values)?);
         bad.extend(child.bad);
     }
-    let values = StructArray::try_new(fields.clone(), columns, structs.nulls().cloned());
+    let nulls = structs.nulls().cloned();
+    let values = StructArray::try_new_with_length(fields.clone(), columns, nulls, array.len());
     let values: ArrayRef = Arc::new(values.doing(|| format!("cast to {to}"))?);
     leave_out(values, array, &bad, Some)
 }

@@ -27,4 +27,14 @@ impl Problem {
             Self::Lossy => "would lose digits or parts",
         }
     }
+
+    /// The problem of one value in words.
+    pub(crate) fn of_one(self) -> &'static str {
+        match self {
+            Self::Null => "it holds a null where the type allows none",
+            Self::NotAValue => "it is no value of the type",
+            Self::Overflow => "it is out of range",
+            Self::Lossy => "it would lose digits or parts",
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Finds texts that say more than the values they are cast to: digits, times and offsets that the cast leaves out.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, TimeUnit};
 
@@ -22,6 +24,22 @@ pub(super) fn texts_of(array: &ArrayRef) -> Result<Option<StringArray>> {
 
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8)
+}
+
+/// Texts of times with their seconds, where they have hours and minutes only: `2024-01-01T12:00` is one.
+pub(super) fn completed(array: &ArrayRef) -> ArrayRef {
+    let complete = |text: &str| -> Option<String> {
+        let (minutes, rest) = text.split_at_checked(16)?;
+        let colon = minutes.as_bytes().get(13) == Some(&b':');
+        let ends = rest.is_empty() || rest.starts_with(['Z', 'z', '+', '-', ' ']);
+        (colon && ends).then(|| format!("{minutes}:00{rest}"))
+    };
+    let texts = array.as_string::<i32>();
+    if !texts.iter().flatten().any(|text| complete(text.trim()).is_some()) {
+        return Arc::clone(array);
+    }
+    let whole = |text: &str| complete(text.trim()).unwrap_or_else(|| text.to_owned());
+    Arc::new(texts.iter().map(|text| text.map(whole)).collect::<StringArray>())
 }
 
 /// Rows whose text says something else than the value that it was cast to.
@@ -68,22 +86,39 @@ fn text_problem(text: &str, values: &ArrayRef, row: usize) -> Option<Problem> {
         DataType::Date32 | DataType::Date64 => (text.contains(':')
             || text.len() > 10 && !text.starts_with(['+', '-']))
         .then_some(Problem::Lossy),
-        DataType::Time32(_) | DataType::Time64(_) => {
-            (!text.contains(':')).then_some(Problem::NotAValue)
+        DataType::Time32(unit) | DataType::Time64(unit) => {
+            if leaps(text) || !text.contains(':') {
+                return Some(Problem::NotAValue);
+            }
+            (fraction() > decimal_places(*unit)).then_some(Problem::Lossy)
         }
         DataType::Timestamp(unit, zone) => {
-            let places = match unit {
-                TimeUnit::Second => 0,
-                TimeUnit::Millisecond => 3,
-                TimeUnit::Microsecond => 6,
-                TimeUnit::Nanosecond => 9,
-            };
-            // An offset in a column without a zone would be gone.
-            let time = text.get(10..).unwrap_or_default();
-            let offset = zone.is_none() && time.contains(['+', '-']);
-            (offset || fraction() > places).then_some(Problem::Lossy)
+            // The offset or the zone of a text would be gone in a column without one.
+            let time = text.get(11..).unwrap_or_default();
+            let time = time.strip_suffix(['Z', 'z']).unwrap_or(time);
+            let named = |c: char| c.is_alphabetic() || matches!(c, '+' | '-');
+            let offset = zone.is_none() && time.contains(named);
+            if leaps(text) {
+                return Some(Problem::NotAValue);
+            }
+            (offset || fraction() > decimal_places(*unit)).then_some(Problem::Lossy)
         }
         _ => None,
+    }
+}
+
+/// Whether a time has a second 60, which Arrow takes for the first of the next minute.
+fn leaps(text: &str) -> bool {
+    text.split(':').nth(2).is_some_and(|second| second.starts_with("60"))
+}
+
+/// Digits after the point of seconds in `unit`.
+fn decimal_places(unit: TimeUnit) -> usize {
+    match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 3,
+        TimeUnit::Microsecond => 6,
+        TimeUnit::Nanosecond => 9,
     }
 }
 
@@ -99,7 +134,6 @@ pub(super) fn float_at(values: &ArrayRef, row: usize) -> f64 {
 mod tests {
     use super::*;
     use crate::schema::cast::cast;
-    use std::sync::Arc;
 
     #[test]
     fn a_text_says_what_its_value_says() {
@@ -123,5 +157,13 @@ mod tests {
         assert_eq!(bad(&["0.1", "1e400", "inf", "9007199254740993", "-0"], "double"), [1, 3]);
         assert_eq!(bad(&["16777217", "16777216"], "float"), [0]);
         assert_eq!(bad(&["20200101", "10:00:00"], "time64[us]"), [0]);
+        let times = ["12:30:00.5", "12:30", "23:59:60", "12:30:60", "24:00:00", "23:59:59.0"];
+        assert_eq!(bad(&times, "time32[s]"), [0, 2, 3, 4]);
+        assert_eq!(bad(&["12:30:00.123456789", "12:30:00.123456000"], "time64[us]"), [0]);
+        let zones =
+            ["2024-01-01 12:00:00 America/New_York", "2024-01-01T12:00", "2024-01-01T12:00Z"];
+        assert_eq!(bad(&zones, "timestamp[us]"), [0]);
+        assert_eq!(bad(&zones, "timestamp[us, tz=Asia/Tokyo]"), [0_usize; 0]);
+        assert_eq!(bad(&["2024-01-01T23:59:60", "2024-01-01T23:59:59"], "timestamp[s]"), [0]);
     }
 }
