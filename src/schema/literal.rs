@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::array::{Array, ArrayRef, StringArray, new_null_array};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 use arrow::json::ReaderBuilder;
 use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
-use crate::schema::nulls::forbidden;
+use crate::schema::cast::cast;
 use crate::schema::show::type_text;
 
 /// The word that stands for the moment of planning, in columns of times.
@@ -37,24 +36,20 @@ pub(crate) fn parse_literal(
         | DataType::FixedSizeList(..)
         | DataType::Struct(_)
         | DataType::Map(..) => from_json(text, data_type).map_err(bad)?,
-        DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => {
-            from_bytes(text, data_type).map_err(bad)?
+        DataType::FixedSizeBinary(size) if usize::try_from(*size).ok() != Some(text.len()) => {
+            return Err(bad(format!("it has {} bytes, not {size}", text.len())));
         }
-        DataType::Decimal128(_, scale) | DataType::Decimal256(_, scale) => {
-            check_scale(text, *scale).map_err(bad)?;
-            from_text(text, data_type).map_err(bad)?
+        _ if is_time(data_type) && text.trim() == NOW => {
+            from_text(&now_text(data_type, now), data_type).map_err(bad)?
         }
-        _ if is_time(data_type) && text.trim() == NOW => from_now(data_type, now).map_err(bad)?,
-        DataType::Duration(_) => {
-            let count = from_text(text.trim(), &DataType::Int64).map_err(bad)?;
-            arrow::compute::cast(&count, data_type).map_err(|error| bad(error.to_string()))?
-        }
-        DataType::Utf8 | DataType::LargeUtf8 => from_text(text, data_type).map_err(bad)?,
+        DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Binary
+        | DataType::LargeBinary
+        | DataType::FixedSizeBinary(_)
+        | DataType::Dictionary(..) => from_text(text, data_type).map_err(bad)?,
         _ => from_text(text.trim(), data_type).map_err(bad)?,
     };
-    if forbidden(&array, data_type).is_some() {
-        return Err(bad("it holds a null where the type allows none".to_owned()));
-    }
     if array.len() != 1 || array.is_null(0) {
         let advice = "it reads as null; leave the literal out for an all-null column";
         return Err(bad(advice.to_owned()));
@@ -99,52 +94,60 @@ fn now_text(data_type: &DataType, now: DateTime<Utc>) -> String {
     now.format(format).to_string()
 }
 
-fn from_now(data_type: &DataType, now: DateTime<Utc>) -> std::result::Result<ArrayRef, String> {
-    from_text(&now_text(data_type, now), data_type)
-}
-
+/// What a cast of `text` gives: a literal takes nothing that a cast refuses.
 fn from_text(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let array = StringArray::from(vec![text]);
-    cast_with_options(&array, data_type, &strict).map_err(|error| error.to_string())
+    from_texts(&(Arc::new(StringArray::from(vec![text])) as ArrayRef), data_type)
 }
 
-/// A binary literal is its UTF-8 bytes.
-fn from_bytes(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
-    if let DataType::FixedSizeBinary(size) = data_type {
-        if usize::try_from(*size).ok() != Some(text.len()) {
-            return Err(format!("it has {} bytes, not {size}", text.len()));
-        }
-        let binary = from_text(text, &DataType::Binary)?;
-        return arrow::compute::cast(&binary, data_type).map_err(|error| error.to_string());
+fn from_texts(texts: &ArrayRef, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
+    let cast = cast(texts, data_type).map_err(|error| error.line())?;
+    match cast.bad.first() {
+        None => Ok(cast.values),
+        Some((problem, _)) => Err(problem.of_one().to_owned()),
     }
-    from_text(text, data_type)
 }
 
+/// Reads JSON as nested texts first, so that every number in it is cast as it is written.
 fn from_json(text: &str, data_type: &DataType) -> std::result::Result<ArrayRef, String> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|_| {
         "a nested literal is written as JSON, such as [1, 2] or {\"a\": 1}".to_owned()
     })?;
-    let line = serde_json::json!({ "v": value }).to_string();
-    let schema = Arc::new(Schema::new(vec![Field::new("v", data_type.clone(), true)]));
-    let reader = ReaderBuilder::new(schema).with_strict_mode(true).build(line.as_bytes());
-    let mut batches = reader.map_err(|error| error.to_string())?;
-    let batch: Option<RecordBatch> =
-        batches.next().transpose().map_err(|error| error.to_string())?;
-    let column = batch.and_then(|batch| batch.columns().first().cloned());
-    column.ok_or_else(|| "it holds no value".to_owned())
-}
-
-/// Refuses digits that a decimal cast would round away: in a default they are a mistake.
-fn check_scale(text: &str, scale: i8) -> std::result::Result<(), String> {
-    let fraction = text.trim().split_once('.').map_or("", |(_, fraction)| fraction);
-    let digits = fraction.trim_end_matches('0').len();
-    if i64::try_from(digits).unwrap_or(i64::MAX) > i64::from(scale.max(0)) {
-        return Err(format!("it has more than {} digits after the point", scale.max(0)));
+    if value.is_null() {
+        return Ok(new_null_array(data_type, 1));
     }
-    Ok(())
+    let line = format!("{{\"v\": {}}}", text.replace(['\n', '\r'], " "));
+    let schema = Arc::new(Schema::new(vec![Field::new("v", of_texts(data_type), true)]));
+    let reader = ReaderBuilder::new(schema).with_strict_mode(true).with_coerce_primitive(true);
+    let mut batches = reader.build(line.as_bytes()).map_err(|error| error.to_string())?;
+    let batch = batches.next().transpose().map_err(|error| error.to_string())?;
+    let texts = batch.and_then(|batch| batch.columns().first().cloned());
+    from_texts(&texts.ok_or_else(|| "it holds no value".to_owned())?, data_type)
 }
 
+/// `data_type` with texts in place of all that is not nested.
+fn of_texts(data_type: &DataType) -> DataType {
+    let inside = |field: &FieldRef| -> FieldRef {
+        Arc::new(Field::new(field.name(), of_texts(field.data_type()), true))
+    };
+    match data_type {
+        DataType::List(item) => DataType::List(inside(item)),
+        DataType::LargeList(item) => DataType::LargeList(inside(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inside(item), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inside).collect::<Fields>()),
+        DataType::Map(entries, sorted) => {
+            let mut inner: Vec<FieldRef> = match entries.data_type() {
+                DataType::Struct(fields) => fields.iter().map(inside).collect(),
+                _ => Vec::new(),
+            };
+            if let Some(key) = inner.first_mut() {
+                *key = Arc::new(key.as_ref().clone().with_nullable(false));
+            }
+            let entries = Field::new(entries.name(), DataType::Struct(inner.into()), false);
+            DataType::Map(Arc::new(entries), *sorted)
+        }
+        _ => DataType::Utf8,
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +187,16 @@ mod tests {
             ("[1, null]", "list<int32>", "[1, ]"),
             ("{\"a\": 1}", "struct<a: int32>", "{a: 1}"),
             ("x", "dictionary<values=string, indices=int32>", "x"),
+            ("2024-01-01T12:00", "timestamp[s]", "2024-01-01T12:00:00"),
+            ("2024-01-01T12:00+02:00", "timestamp[s, tz=UTC]", "2024-01-01T10:00:00Z"),
+            ("[\"2026-01-01\", 1.50]", "list<string>", "[2026-01-01, 1.50]"),
+            ("[7, null]", "list<duration[s]>", "[PT7S, ]"),
+            (
+                "{\"a\": [{\"b\": 0.10}]}",
+                "struct<a: list<struct<b: decimal128(9, 2)>>>",
+                "{a: [{b: 0.10}]}",
+            ),
+            ("{\"k\": 1}", "map<string, int8>", "{k: 1}"),
         ];
         for (literal, type_text, shown) in cases {
             assert_eq!(read(literal, type_text).unwrap(), shown, "{literal} as {type_text}");
@@ -207,6 +220,22 @@ mod tests {
             ("null", "list<int32>"),
             ("[1, null]", "list<item: int32 not null>"),
             ("{\"a\": null}", "struct<a: int32 not null>"),
+            ("[1.5]", "list<int64>"),
+            ("[1.234]", "list<decimal128(9, 2)>"),
+            ("{\"k\": 300}", "map<string, int8>"),
+            ("-", "decimal128(9, 2)"),
+            (".", "decimal128(9, 2)"),
+            ("1e400", "double"),
+            ("65520", "halffloat"),
+            ("9007199254740993", "double"),
+            ("[9007199254740993]", "list<double>"),
+            ("2024-01-01 10:00:00", "date32"),
+            ("10:00:00.5", "time32[s]"),
+            ("10:00:00.1234567", "time64[us]"),
+            ("23:59:60", "time64[us]"),
+            ("1704110400.5", "duration[s]"),
+            ("2024-01-01T00:00:00+02:00", "timestamp[us]"),
+            ("2024-01-01T00:00:00 America/New_York", "timestamp[us]"),
         ];
         for (literal, type_text) in cases {
             let error = read(literal, type_text).unwrap_err();
