@@ -15,6 +15,7 @@ pub(crate) mod path;
 pub(crate) mod rules;
 pub(crate) mod show;
 pub(crate) mod sql;
+mod sql_text;
 pub(crate) mod stored;
 pub(crate) mod target;
 

@@ -5,12 +5,20 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema as ArrowSchema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, Volatility};
 use datafusion::physical_plan::PhysicalExpr;
+use datafusion::physical_plan::expressions::BinaryExpr;
 use lance_datafusion::planner::Planner;
 
 use crate::error::{Doing, Error, Result};
+use crate::schema::sql_text::expect_readable;
+
+/// Rows that an expression is computed for first, to see how large its values are.
+const FIRST_ROWS: usize = 16;
+
+/// Bytes that an expression may give for one batch. Arrow counts those of its texts in 31 bits.
+const COMPUTED_BYTES_MAX: usize = 1 << 30;
 
 /// What an expression is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +65,7 @@ impl Sql {
     }
 
     fn compile(text: &str, schema: &ArrowSchema, purpose: Purpose) -> Result<Self> {
-        let quoted =
-            schema.fields().iter().find(|one| text.contains(&format!("\"{}\"", one.name())));
-        if let Some(field) = quoted {
-            let name = field.name();
-            return Err(Error::usage(format!(
-                "`{text}`: in this SQL \"{name}\" is a text; the column is `{name}`, in backticks"
-            )));
-        }
+        expect_readable(text, schema)?;
         let bad = |error: lance_core::Error| {
             Error::usage(format!("cannot make sense of `{text}`")).caused_by(error)
         };
@@ -78,6 +79,7 @@ impl Sql {
         let expr = parse(&planner).and_then(|expr| planner.optimize_expr(expr)).map_err(bad)?;
         let physical = planner.create_physical_expr(&expr).map_err(bad)?;
         let told = |error| Error::usage(format!("cannot make sense of `{text}`: {error}"));
+        let physical = checked(physical).map_err(told)?;
         let data_type = physical.data_type(&inputs).map_err(told)?;
         Ok(Self { text: text.to_owned(), expr: physical, inputs, data_type, cast: None })
     }
@@ -118,7 +120,26 @@ impl Sql {
         let inputs = Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()));
         let batch = RecordBatch::try_new_with_options(inputs, columns, &options);
         let batch = batch.doing(|| format!("gather the columns of `{}`", self.text))?;
-        let value = self.expr.evaluate(&batch).and_then(|value| value.into_array(rows));
+        let first = self.evaluate_rows(&batch.slice(0, rows.min(FIRST_ROWS)))?;
+        if rows <= FIRST_ROWS {
+            return Ok(first);
+        }
+        let bytes =
+            first.to_data().get_slice_memory_size().doing(|| "measure values".to_owned())?;
+        let bytes_a_row = bytes / FIRST_ROWS;
+        if bytes_a_row.saturating_mul(rows) > COMPUTED_BYTES_MAX {
+            return Err(Error::refused(format!(
+                "`{}` gives about {bytes_a_row} bytes a row, which is more than {rows} rows at once can have",
+                self.text
+            ))
+            .with_advice(&format!("ask for --batch-size {}", (COMPUTED_BYTES_MAX / 4 / bytes_a_row).max(1))));
+        }
+        self.evaluate_rows(&batch)
+    }
+
+    fn evaluate_rows(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let rows = batch.num_rows();
+        let value = self.expr.evaluate(batch).and_then(|value| value.into_array(rows));
         value.map_err(|error| {
             Error::refused(format!("`{}` cannot be computed for every row", self.text))
                 .caused_by(error)
@@ -140,6 +161,18 @@ impl Sql {
             None => found,
         })
     }
+}
+
+/// `expr`, which fails where integers overflow instead of going round.
+fn checked(expr: Arc<dyn PhysicalExpr>) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
+    let changed = expr.transform_up(|expr| {
+        let Some(binary) = expr.downcast_ref::<BinaryExpr>() else {
+            return Ok(Transformed::no(expr));
+        };
+        let checked = binary.clone().with_fail_on_overflow(true);
+        Ok(Transformed::yes(Arc::new(checked)))
+    });
+    changed.map(|changed| changed.data)
 }
 
 /// Parses `text`. It puts the text in parentheses, or the parser would ignore what comes after an expression.
