@@ -4,11 +4,12 @@ use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 use crate::schema::cast::castable::is_exact;
-use crate::schema::path::renamed;
+use crate::schema::path::{part, renamed, split_last, typed};
 use crate::schema::show::type_text;
 use crate::schema::stored;
 
-/// One change of a table's schema or of a column's values. A column in a struct is named by its dotted path.
+/// One change of a table's schema or of a column's values. A column in a struct is named by its dotted path; a name
+/// with a dot or a backtick in it stands in backticks there, with its own backticks doubled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -129,8 +130,7 @@ impl Change {
                 from: Some(cast.data_type.clone()),
             })),
             Self::Rename { name, to } => {
-                let old = name.rsplit('.').next().unwrap_or(name);
-                Some(Self::Rename { name: renamed(name, to), to: old.to_owned() })
+                Some(Self::Rename { name: renamed(name, to), to: split_last(name).1 })
             }
             Self::Nullable { name } => Some(Self::NotNull { name: name.clone() }),
             Self::NotNull { name } => Some(Self::Nullable { name: name.clone() }),
@@ -175,24 +175,24 @@ impl Change {
 
     /// The change as it is written on the command line.
     pub fn text(&self) -> String {
-        let verb = self.verb();
+        let (verb, name) = (self.verb(), typed(self.column()));
         let null = |nullable: bool| if nullable { "" } else { " not null" };
         match self {
             Self::Add(add) => {
                 let value = add.default.as_ref().map(|text| format!("={text}"));
-                let (name, kind) = (&add.name, type_text(&add.data_type));
-                format!("{verb} {name}:{kind}{}{}", null(add.nullable), value.unwrap_or_default())
+                let (kind, value) = (type_text(&add.data_type), value.unwrap_or_default());
+                format!("{verb} {name}:{kind}{}{value}", null(add.nullable))
             }
             Self::Compute(compute) => {
                 let kind = compute.data_type.as_ref().map(|kind| format!(":{}", type_text(kind)));
-                let (name, sql) = (&compute.name, &compute.sql);
-                format!("{verb} {name}{}{}={sql}", kind.unwrap_or_default(), null(compute.nullable))
+                let (kind, sql) = (kind.unwrap_or_default(), &compute.sql);
+                format!("{verb} {name}{kind}{}={sql}", null(compute.nullable))
             }
-            Self::Cast(cast) => format!("{verb} {}:{}", cast.name, type_text(&cast.data_type)),
-            Self::Set { name, sql } => format!("{verb} {name}={sql}"),
-            Self::Fill { name, value } => format!("{verb} {name}={value}"),
-            Self::Rename { name, to } => format!("{verb} {name}={to}"),
-            Self::Drop { name } | Self::Nullable { name } | Self::NotNull { name } => {
+            Self::Cast(cast) => format!("{verb} {name}:{}", type_text(&cast.data_type)),
+            Self::Set { sql, .. } => format!("{verb} {name}={sql}"),
+            Self::Fill { value, .. } => format!("{verb} {name}={value}"),
+            Self::Rename { to, .. } => format!("{verb} {name}={}", typed(&part(to))),
+            Self::Drop { .. } | Self::Nullable { .. } | Self::NotNull { .. } => {
                 format!("{verb} {name}")
             }
         }

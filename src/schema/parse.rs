@@ -4,6 +4,7 @@ use toml_edit::{Document, Item, Table, Value};
 
 use crate::error::{Error, Result};
 use crate::schema::change::{Add, Cast, Change, Compute};
+use crate::schema::path::{part_end, split_last};
 use crate::schema::types::Parser;
 
 /// The words that changes begin with: the flags' names.
@@ -23,7 +24,7 @@ impl Change {
             "set" => parse_set(text),
             "fill" => {
                 let (name, value) = split(text, "expected NAME=LITERAL")?;
-                Ok(Self::Fill { name, value })
+                Ok(Self::Fill { name, value: value.to_owned() })
             }
             "rename" => parse_rename(text),
             "drop" => Ok(Self::Drop { name: name(text)? }),
@@ -43,6 +44,7 @@ impl Change {
     pub fn parse_add(text: &str) -> Result<Self> {
         let (name, mut parser) =
             typed(text, "expected a column as NAME:TYPE[ not null][=LITERAL]")?;
+        let name = new_name(&name)?;
         let data_type = parser.data_type()?;
         let nullable = !parser.eat_not_null();
         let mut default = None;
@@ -73,16 +75,17 @@ impl Change {
 
 fn parse_compute(text: &str) -> Result<Change> {
     const SHAPE: &str = "expected a column as NAME[:TYPE][ not null]=SQL";
-    let equals = text.find('=').unwrap_or(text.len());
-    let colon = text.find(':').filter(|colon| *colon < equals);
-    let (name, data_type, nullable, mut parser) = if colon.is_some() {
+    let end = part_end(text, &[':', '=']);
+    let (name, data_type, nullable, mut parser) = if text
+        .get(end..)
+        .is_some_and(|rest| rest.starts_with(':'))
+    {
         let (name, mut parser) = typed(text, SHAPE)?;
         let data_type = parser.data_type()?;
         let nullable = !parser.eat_not_null();
         (name, Some(data_type), nullable, parser)
     } else {
-        let name = text.get(..equals).unwrap_or_default().trim().to_owned();
-        (name, None, true, Parser::starting_at(text, equals))
+        (new_name(text.get(..end).unwrap_or_default())?, None, true, Parser::starting_at(text, end))
     };
     if name.is_empty() || !parser.eat("=") {
         return Err(parser.error(SHAPE));
@@ -113,42 +116,52 @@ fn parse_cast(text: &str) -> Result<Change> {
 
 fn parse_rename(text: &str) -> Result<Change> {
     let (name, to) = split(text, "expected OLD=NEW")?;
-    let to = to.trim().to_owned();
-    // The new name may be given with its path.
-    let path = name.rsplit_once('.').map(|(path, _)| format!("{path}."));
-    let to =
-        path.as_ref().and_then(|path| to.strip_prefix(path.as_str())).unwrap_or(&to).to_owned();
-    if to.is_empty() {
+    if to.trim().is_empty() {
         return Err(Parser::new(text).error("expected OLD=NEW"));
     }
+    let (outer, to) = (split_last(&name).0, new_name(to)?);
+    // The new name may be given with its path, and has no other.
+    let (path, own) = split_last(&to);
+    let to = if path.is_none() || path == outer { own } else { to };
     Ok(Change::Rename { name, to })
 }
 
 /// The name before the colon, and what comes after it.
 fn typed<'a>(text: &'a str, shape: &str) -> Result<(String, Parser<'a>)> {
-    let colon = text.find(':').unwrap_or(text.len());
-    let name = text.get(..colon).unwrap_or_default().trim();
+    let colon = part_end(text, &[':']);
     let mut parser = Parser::starting_at(text, colon);
+    let name = text.get(..colon).unwrap_or_default();
     if name.is_empty() || !parser.eat(":") {
         return Err(Parser::new(text).error(shape));
     }
     Ok((name.to_owned(), parser))
 }
 
-fn split(text: &str, shape: &str) -> Result<(String, String)> {
-    let (name, value) = text.split_once('=').ok_or_else(|| Parser::new(text).error(shape))?;
-    if name.trim().is_empty() {
-        return Err(Parser::new(text).error(shape));
+/// The name before the sign `=`, and what comes after it.
+fn split<'a>(text: &'a str, shape: &str) -> Result<(String, &'a str)> {
+    let (name, rest) = text.split_at(part_end(text, &['=']));
+    match rest.strip_prefix('=') {
+        Some(value) if !name.is_empty() => Ok((name.to_owned(), value)),
+        _ => Err(Parser::new(text).error(shape)),
     }
-    Ok((name.trim().to_owned(), value.to_owned()))
 }
 
+/// `text` as the name of a column that is there, whatever it looks like: names are never trimmed.
 fn name(text: &str) -> Result<String> {
-    let name = text.trim();
-    if name.is_empty() {
+    if text.is_empty() {
         return Err(Error::usage("expected a column's name"));
     }
-    Ok(name.to_owned())
+    Ok(text.to_owned())
+}
+
+/// `text` as the name of a new column, whose outer spaces would be an accident.
+fn new_name(text: &str) -> Result<String> {
+    if text.trim() == text {
+        return Ok(text.to_owned());
+    }
+    let trimmed = text.trim();
+    Err(Error::usage(format!("the name `{text}` begins or ends with a space"))
+        .with_advice(&format!("leave it out (`{trimmed}`), or write the name in backticks")))
 }
 
 fn changes_of(table: &Table) -> Result<Vec<Change>> {
@@ -214,6 +227,14 @@ mod tests {
             "drop a.b",
             "nullable a",
             "not-null a",
+            "drop ` a`",
+            "fill ` a`=0",
+            "add `dc:title`:string=x=y",
+            "add m.`a.b`:int8",
+            "compute `a=b`=`Unnamed: 0` + 1",
+            "cast `a:b`.` c`:int8",
+            "rename `Unnamed: 0`=`x=y`",
+            "rename m.`a.b`=c",
         ] {
             let (verb, rest) = text.split_once(' ').unwrap();
             let change = Change::parse(verb, rest).unwrap();
@@ -241,7 +262,10 @@ mod tests {
         assert!(message("set", "a").contains("NAME=SQL"));
         assert!(message("set", "a= ").contains("an expression"));
         assert!(message("fill", "=1").contains("NAME=LITERAL"));
-        assert!(message("drop", " ").contains("name"));
+        assert!(message("drop", "").contains("name"));
+        assert_eq!(Change::parse("drop", " a").unwrap().column(), " a");
+        assert!(message("add", " a:int8").contains("leave it out (`a`)"));
+        assert!(message("compute", "a = b + 1").contains("in backticks"));
         assert!(message("drip", "a").contains("no change is called"));
     }
 

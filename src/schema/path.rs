@@ -1,4 +1,6 @@
-//! Finds a field by its dotted path.
+//! Names of columns and paths of columns in structs, written as Lance writes them: parts with dots between, where a
+//! part with a dot or a backtick in it stands in backticks, with its own backticks doubled (lance-core 14
+//! `src/datatypes/schema.rs`, `parse_field_path`).
 
 use lance_core::datatypes::Field;
 
@@ -12,7 +14,9 @@ pub(crate) fn find(fields: &[Field], path: &str) -> Option<FieldPosition> {
         return Some(vec![at]);
     }
     fields.iter().enumerate().find_map(|(at, field)| {
-        let rest = path.strip_prefix(field.name.as_str())?.strip_prefix('.')?;
+        let plain = path.strip_prefix(field.name.as_str()).filter(|rest| rest.starts_with('.'));
+        let rest = plain.or_else(|| path.strip_prefix(quoted(&field.name).as_str()))?;
+        let Some(rest) = rest.strip_prefix('.') else { return rest.is_empty().then(|| vec![at]) };
         if !field.logical_type.is_struct() {
             return None;
         }
@@ -21,9 +25,72 @@ pub(crate) fn find(fields: &[Field], path: &str) -> Option<FieldPosition> {
     })
 }
 
+/// `name` in backticks.
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// `name` as a part of a path.
+pub(crate) fn part(name: &str) -> String {
+    if name.contains(['.', '`']) { quoted(name) } else { name.to_owned() }
+}
+
+/// `path` as it is typed in a change: parts that would end it there stand in backticks too.
+pub(crate) fn typed(path: &str) -> String {
+    let ends = |part: &str| part.contains([':', '=']) || part.trim() != part;
+    let typed = parts(path).into_iter().map(|part| match part {
+        raw if raw.starts_with('`') || !ends(raw) => raw.to_owned(),
+        raw => quoted(raw),
+    });
+    typed.collect::<Vec<_>>().join(".")
+}
+
+/// The parts of `path` as they are written.
+fn parts(path: &str) -> Vec<&str> {
+    let (mut parts, mut rest) = (Vec::new(), path);
+    loop {
+        let (first, after) = rest.split_at(part_end(rest, &['.']));
+        parts.push(first);
+        match after.strip_prefix('.') {
+            Some(after) => rest = after,
+            None => return parts,
+        }
+    }
+}
+
+/// Where the first of `ends` is in `text` outside of backticks, or the end of `text`.
+pub(crate) fn part_end(text: &str, ends: &[char]) -> usize {
+    let mut inside = false;
+    let end = text.char_indices().find(|(_, c)| {
+        inside ^= *c == '`';
+        !inside && ends.contains(c)
+    });
+    end.map_or(text.len(), |(at, _)| at)
+}
+
+/// What `written`, a part of a path, names.
+fn name_of(written: &str) -> String {
+    let inner = written.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
+    inner.map_or_else(|| written.to_owned(), |inner| inner.replace("``", "`"))
+}
+
+/// The path of the struct that `path` lies in, if it does, and its own name.
+pub(crate) fn split_last(path: &str) -> (Option<&str>, String) {
+    let last = parts(path).pop().unwrap_or(path);
+    let outer = path.strip_suffix(last).and_then(|outer| outer.strip_suffix('.'));
+    (outer, name_of(last))
+}
+
 /// The path of the field at `path` once it is renamed to `to`.
 pub(crate) fn renamed(path: &str, to: &str) -> String {
-    path.rsplit_once('.').map_or_else(|| to.to_owned(), |(outer, _)| format!("{outer}.{to}"))
+    let to = part(to);
+    split_last(path).0.map_or_else(|| to.clone(), |outer| format!("{outer}.{to}"))
+}
+
+/// The path of the field at `place`.
+pub(crate) fn path_at(fields: &[Field], place: &[usize]) -> String {
+    let names = (1..=place.len()).filter_map(|depth| field_at(fields, place.get(..depth)?));
+    names.map(|field| part(&field.name)).collect::<Vec<_>>().join(".")
 }
 
 /// The field at `place`.
@@ -40,4 +107,35 @@ pub(crate) fn fields_around<'a>(fields: &'a [Field], place: &[usize]) -> &'a [Fi
         return fields;
     }
     field_at(fields, outer).map_or(&[], |field| &field.children)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::{DataType, Field as ArrowField};
+
+    #[test]
+    fn every_field_is_found_by_its_path_and_by_what_is_typed() {
+        let field = |name: &str, kind: DataType| ArrowField::new(name, kind, true);
+        let odd = ["a", " a", "a ", "a.b", "dc:title", "x=y", "Unnamed: 0", "b`c", "`", "``", "é"];
+        let leaves: Vec<_> = odd.iter().map(|name| field(name, DataType::Int8)).collect();
+        let all = odd.iter().filter(|name| !name.contains('.'));
+        let all = all.map(|name| field(name, DataType::Struct(leaves.clone().into())));
+        let all: Vec<Field> = all.map(|one| Field::try_from(&one).unwrap()).collect();
+        for (top, outer) in all.iter().enumerate() {
+            for (at, inner) in outer.children.iter().enumerate() {
+                let place = vec![top, at];
+                let path = path_at(&all, &place);
+                assert_eq!(find(&all, &path), Some(place.clone()), "{path}");
+                assert_eq!(find(&all, &typed(&path)), Some(place), "{path}");
+                let (outer_path, own) = split_last(&path);
+                assert_eq!((outer_path.unwrap(), own), (&*part(&outer.name), inner.name.clone()));
+                assert_eq!(part_end(&typed(&path), &[':', '=']), typed(&path).len());
+            }
+            assert_eq!(find(&all, &path_at(&all, &[top])), Some(vec![top]));
+        }
+        assert_eq!(find(&all, "a.a.b"), Some(vec![0, 3]));
+        assert_eq!(renamed("m.`a.b`", "c.d"), "m.`c.d`");
+        assert_eq!(renamed("a", "b"), "b");
+    }
 }

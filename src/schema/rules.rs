@@ -106,8 +106,8 @@ pub(super) fn expect_castable(path: &str, from: &DataType, to: &DataType) -> Res
 pub(super) fn expect_name(name: &str, path: &str) -> Result<()> {
     let bad = if name.is_empty() {
         Some("a column needs a name")
-    } else if name.contains('.') {
-        Some("a column's name has no dot")
+    } else if name.contains(['.', '`']) {
+        Some("a new name has no dot and no backtick, which LanceDB's queries do not take")
     } else if lance_core::is_system_column(name) {
         Some("Lance reserves this name")
     } else {

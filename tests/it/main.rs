@@ -35,6 +35,7 @@ mod links;
 #[cfg(target_os = "linux")] // whose kernel tells how much memory a process had
 mod memory;
 mod model;
+mod names;
 mod nulls;
 mod pages;
 mod plan;

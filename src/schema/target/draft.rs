@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::schema::change::Change;
 use crate::schema::column::Column;
 use crate::schema::literal::parse_literal;
-use crate::schema::path::{FieldPosition, field_at, find};
+use crate::schema::path::{FieldPosition, field_at, find, split_last, typed};
 use crate::schema::rules::{expect_name, lost_column, refuse_extension};
 use crate::schema::show::type_text;
 use crate::schema::target::Skipped;
@@ -48,7 +48,7 @@ impl Draft<'_> {
             } else {
                 self.field(&around).ok()?.children.as_slice()
             };
-            let at = fields.iter().position(|field| field.name.eq_ignore_ascii_case(name))?;
+            let at = fields.iter().position(|field| field.name.eq_ignore_ascii_case(&name))?;
             Some(around.into_iter().chain([at]).collect())
         })
     }
@@ -63,9 +63,16 @@ impl Draft<'_> {
         let mut names = self.schema().field_paths();
         names.sort_by_cached_key(|name| strsim::damerau_levenshtein(name, path));
         names.truncate(3);
-        let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-        Error::refused(format!("there is no column `{path}` {what}"))
-            .with_advice(&format!("did you mean {}?", names.join(", ")))
+        let quote = names.iter().any(|name| typed(name).contains('`'));
+        let names: Vec<_> = names.iter().map(|name| format!("`{}`", typed(name))).collect();
+        let error = Error::refused(format!("there is no column `{path}` {what}"))
+            .with_advice(&format!("did you mean {}?", names.join(", ")));
+        if !quote {
+            return error;
+        }
+        error.with_advice(
+            "a name with a dot, a colon, a sign `=` or an outer space stands in backticks",
+        )
     }
 
     /// The field at `place`.
@@ -84,10 +91,11 @@ impl Draft<'_> {
     }
 
     /// The struct to which a new column `path` belongs, and its name in it.
-    pub(super) fn split_new<'a>(&self, path: &'a str) -> Result<(FieldPosition, &'a str)> {
-        let (around, name) = match path.rsplit_once('.') {
-            None => (Vec::new(), path),
-            Some((outer, name)) => {
+    pub(super) fn split_new(&self, path: &str) -> Result<(FieldPosition, String)> {
+        let (outer, name) = split_last(path);
+        let around = match outer {
+            None => Vec::new(),
+            Some(outer) => {
                 let place = self.find(outer);
                 let place = place.ok_or_else(|| self.no_column(outer, "to add to"))?;
                 let field = self.field(&place)?;
@@ -97,10 +105,10 @@ impl Draft<'_> {
                     return Err(Error::refused(message));
                 }
                 refuse_extension(field, outer, "add to")?;
-                (place, name)
+                place
             }
         };
-        expect_name(name, path)?;
+        expect_name(&name, path)?;
         Ok((around, name))
     }
 

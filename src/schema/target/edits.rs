@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::schema::change::{Cast, Change};
 use crate::schema::column::Column;
 use crate::schema::literal::settle_now;
-use crate::schema::path::{fields_around, renamed};
+use crate::schema::path::{fields_around, path_at, renamed};
 use crate::schema::rules::{
     as_stored, expect_castable, expect_name, expect_nulls_kept, kept_metadata, lost_column,
     refuse_extension, refuse_extension_inside,
@@ -129,12 +129,14 @@ impl Draft<'_> {
                 other.name
             )));
         }
+        // As it is taken back: without what was left out of it where it was typed.
+        let path = path_at(&self.fields, &place);
         let field = self.field_mut(&place)?;
         if field.name == to {
             return self.skip(name, "is called so already");
         }
         to.clone_into(&mut field.name);
-        self.changes.push(Change::Rename { name: name.to_owned(), to: to.to_owned() });
+        self.changes.push(Change::Rename { name: path, to: to.to_owned() });
         Ok(())
     }
 

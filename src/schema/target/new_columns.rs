@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::schema::change::{Add, Change, Compute};
 use crate::schema::column::Column;
 use crate::schema::literal::{null_literal, settle_now};
-use crate::schema::path::FieldPosition;
+use crate::schema::path::{FieldPosition, split_last};
 use crate::schema::rules::{
     as_stored, expect_castable, expect_nulls_kept, not_comparable, refuse_extension_inside,
 };
@@ -68,7 +68,7 @@ impl Draft<'_> {
             return Err(Error::usage(message));
         }
         let field_of =
-            |kind: DataType| as_stored(&ArrowField::new(own_name, kind, *nullable), name);
+            |kind: DataType| as_stored(&ArrowField::new(&own_name, kind, *nullable), name);
         let exists = self.find(name).is_some();
         if let Some(asked) = data_type.as_ref().filter(|_| exists) {
             self.existing(name, &field_of(asked.clone())?.data_type(), if_exists)?;
@@ -135,8 +135,7 @@ impl Draft<'_> {
     ) -> Result<Option<FieldPosition>> {
         let Some(place) = self.find_any_case(path) else { return Ok(None) };
         let existing = self.field(&place)?;
-        let name = path.rsplit('.').next().unwrap_or(path);
-        if existing.name != name {
+        if existing.name != split_last(path).1 {
             return Err(Error::refused(format!(
                 "column `{path}` differs from the existing `{}` only in case, which LanceDB's \
                  queries do not tell apart",
