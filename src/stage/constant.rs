@@ -10,28 +10,23 @@ use futures::{StreamExt, TryStreamExt};
 use lance_encoding::decoder::ColumnInfo;
 use lance_file::versions::{physical_column_count, reader_projection_from_whole_schema};
 use lance_file::writer::FileWriter;
-use lance_io::object_store::ObjectStore;
-use lance_io::traits::Writer;
+use lance_io::{object_store::ObjectStore, traits::Writer};
 use lance_table::format::{DataFile, Fragment};
 use object_store::path::Path;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::OnceCell;
+use tokio::{io::AsyncWriteExt, sync::OnceCell};
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{
     CONSTANT_PART_BYTES, CONSTANT_TRIAL_BYTES, CONSTANTS_EACH_BYTES, CONSTANTS_KEPT_BYTES,
     REPEATED_FILE_BYTES, REPEATED_FILE_ROWS, TRANSFORMED_HERE_ROWS,
 };
-use crate::schema::blob;
-use crate::settings::Width;
 use crate::stage::file::{EncodedFiles, FileSpec};
-use crate::storage::names::new_data_file;
 use crate::storage::page::{self, Blocks, ColumnPart, PageFile};
-use crate::storage::throttle::Throttle;
+use crate::storage::{names::new_data_file, throttle::Throttle};
 use crate::table::source::{Batches, bare};
-use crate::transform::Transform;
-use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
+use crate::transform::{Transform, digest::Digest};
+use crate::{schema::blob, settings::Width};
 
 /// The constant columns of the files of one plan; shared by all tasks, those that stage and those that verify.
 #[derive(Debug, Clone)]

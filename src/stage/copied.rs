@@ -1,12 +1,10 @@
 //! Stages a chunk by copying the encoded pages of the columns that stay as they are, with constants beside them.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use lance_core::datatypes::{Field, Schema};
 use lance_encoding::decoder::ColumnInfo;
-use lance_file::version::ConcreteFileVersion;
-use lance_file::versions::physical_column_count;
+use lance_file::{version::ConcreteFileVersion, versions::physical_column_count};
 use lance_table::format::Fragment;
 
 use crate::chunk::Chunk;

@@ -1,7 +1,6 @@
 //! Writes staged data files: columns from any source become one file.
 
-use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use arrow::array::RecordBatch;
 use lance_core::datatypes::Schema;
@@ -9,19 +8,15 @@ use lance_encoding::decoder::ColumnInfo;
 use lance_file::version::ConcreteFileVersion;
 use lance_file::versions::{create_lazy_writer, create_writer, data_file_columns};
 use lance_file::writer::{FileWriteSummary, FileWriter, FileWriterOptions};
-use lance_io::object_store::ObjectStore;
-use lance_io::traits::Writer;
+use lance_io::{object_store::ObjectStore, traits::Writer};
 use lance_table::format::{DataFile, Fragment};
 use object_store::path::Path;
 
 use crate::error::{Doing, Result};
 use crate::limits::{MemoryPlan, PAGE_BYTES};
-use crate::plan::Plan;
-use crate::settings::Settings;
-use crate::storage::blob::Sidecars;
 use crate::storage::files::{self, DataFiles};
-use crate::storage::names::new_data_file;
-use crate::storage::throttle::Throttle;
+use crate::storage::{blob::Sidecars, names::new_data_file, throttle::Throttle};
+use crate::{plan::Plan, settings::Settings};
 
 /// Where staged files go, and how they are written.
 #[derive(Debug, Clone)]

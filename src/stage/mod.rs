@@ -10,22 +10,15 @@ use std::sync::Arc;
 
 use lance_table::format::Fragment;
 
-use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId};
 use crate::error::{Error, Result};
 use crate::limits::{CONSTANT_BATCH_BYTES, MemoryPlan};
-use crate::plan::columns::WrittenColumns;
-use crate::plan::{Nulled, Plan};
-use crate::progress::SharedProgress;
+use crate::plan::{Nulled, Plan, columns::WrittenColumns};
 use crate::settings::{BatchSize, OnBadValue, Settings, Verify};
-pub(crate) use crate::stage::constant::Constants;
-pub(crate) use crate::stage::encoded::hidden_of;
-pub(crate) use crate::stage::file::FileSpec;
-use crate::storage::page::ReadBackHashes;
+pub(crate) use crate::stage::{constant::Constants, encoded::hidden_of, file::FileSpec};
 use crate::table::source::{ScanLimits, Source, What};
-use crate::transform::Transform;
-use crate::transform::digest::Digest;
-use crate::transform::pool::Pool;
+use crate::transform::{Transform, digest::Digest, pool::Pool};
+use crate::{budget::Budget, progress::SharedProgress, storage::page::ReadBackHashes};
 
 /// What stages chunks of one plan; shared by all tasks.
 #[derive(Debug, Clone)]

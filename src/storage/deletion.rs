@@ -13,8 +13,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Doing, Error, Result};
-use crate::storage::files;
-use crate::storage::names::new_deletion_number;
+use crate::storage::{files, names::new_deletion_number};
 use crate::transform::digest::Digest;
 
 /// Names that are tried for one deletion file: the store refuses those that are there already.

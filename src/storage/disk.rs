@@ -1,26 +1,20 @@
 //! Files on a disk, by the system's own calls.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
-use std::io;
 use std::path::{Path as FilePath, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lance_io::local::to_local_path;
-use lance_io::object_store::ObjectStore;
-use lance_io::traits::Writer;
-use object_store::ObjectMeta;
-use object_store::path::Path;
+use lance_io::{local::to_local_path, object_store::ObjectStore, traits::Writer};
+use object_store::{ObjectMeta, path::Path};
 
 use crate::error::{Doing, Result};
 use crate::limits::{DISK_PACE, STORE_PACE, SYNCS_AT_ONCE};
-use crate::storage::disk_writer::DiskWriter;
 use crate::storage::files::{DataFiles, Tree};
 use crate::storage::names::{is_data_file, sidecars_of};
-use crate::storage::throttle::Throttle;
+use crate::storage::{disk_writer::DiskWriter, throttle::Throttle};
 
 /// Age after which a file gets no further names: what is staged has to be young, and they have one age.
 const LINKED_AGE_MAX: Duration = Duration::from_hours(12);

@@ -1,14 +1,11 @@
 //! Writes a file on a disk.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::{path::PathBuf, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
-use lance_io::object_writer::WriteResult;
-use lance_io::traits::Writer;
+use lance_io::{object_writer::WriteResult, traits::Writer};
 use tokio::io::AsyncWrite;
 
 use crate::limits::{

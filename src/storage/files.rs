@@ -4,24 +4,15 @@
 //! in. The migration's data files lie in the live table's own `data/`, beside other writers' files; `names.rs`
 //! says how they are told apart.
 
-use std::fmt::Debug;
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::{fmt::Debug, fs::File, io, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lance_io::object_store::ObjectStore;
-use lance_io::traits::Writer;
-use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode};
+use lance_io::{object_store::ObjectStore, traits::Writer};
+use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path};
 
 use crate::error::{Doing, Result};
-use crate::storage::disk::Disk;
-use crate::storage::names;
-use crate::storage::object::Objects;
-use crate::storage::throttle::Throttle;
+use crate::storage::{disk::Disk, names, object::Objects, throttle::Throttle};
 
 /// The files of `store`. Cheap: nothing is read.
 pub(crate) fn of(store: &ObjectStore) -> Arc<dyn DataFiles> {

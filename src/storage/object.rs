@@ -1,26 +1,19 @@
 //! Files in an object store.
 
-use std::fs::File;
-use std::future::ready;
-use std::io;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::{fs::File, future::ready, io, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use lance_io::object_store::ObjectStore;
-use lance_io::traits::Writer;
-use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt as _};
+use lance_io::{object_store::ObjectStore, traits::Writer};
+use object_store::{ObjectMeta, ObjectStoreExt as _, path::Path};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::error::{Doing, Result};
 use crate::limits::{DISK_PACE, STORE_PACE};
-use crate::storage::disk::is_link;
 use crate::storage::files::{DataFiles, Tree};
 use crate::storage::names::{data_file_of, directory_of, is_data_file, new_data_file, sidecars_of};
-use crate::storage::throttle::Throttle;
+use crate::storage::{disk::is_link, throttle::Throttle};
 
 /// Bytes of a read, when an object is copied through this process.
 const COPY_BYTES: u64 = 8 << 20;

@@ -1,17 +1,14 @@
 //! Bytes a second, shared by all workers: a throttle, and the writers whose bytes it counts.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use std::{io, pin::Pin};
 
 use async_trait::async_trait;
-use lance_io::object_writer::WriteResult;
-use lance_io::traits::Writer;
-use tokio::io::AsyncWrite;
-use tokio::sync::Notify;
+use lance_io::{object_writer::WriteResult, traits::Writer};
+use tokio::{io::AsyncWrite, sync::Notify};
 
 use crate::span;
 

@@ -1,8 +1,7 @@
 //! The files in a table's folder, and removing them. A link is never followed: what it leads to is somebody
 //! else's, wherever it is.
 
-use object_store::ObjectMeta;
-use object_store::path::Path;
+use object_store::{ObjectMeta, path::Path};
 
 use crate::error::{Error, Result};
 use crate::storage::files::DataFiles;

@@ -1,10 +1,8 @@
 //! Counts the rows in which an existing column differs from the one that was asked for.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
-use arrow::buffer::NullBuffer;
-use arrow::compute::filter;
-use arrow::compute::kernels::cmp::distinct;
-use arrow::datatypes::Field;
+use arrow::compute::{filter, kernels::cmp::distinct};
+use arrow::{buffer::NullBuffer, datatypes::Field};
 
 use crate::error::{Doing, Result};
 use crate::transform::digest::{ColumnDigest, Digest};

@@ -8,8 +8,7 @@ pub(crate) mod pool;
 pub(crate) mod rebatch;
 mod shape;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{filter_record_batch, not};
@@ -17,10 +16,7 @@ use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Doing, Error, Result};
-use crate::schema::blob::carried;
-use crate::schema::column::Column;
-use crate::schema::sql::Sql;
-use crate::schema::target::Target;
+use crate::schema::{blob::carried, column::Column, sql::Sql, target::Target};
 use crate::transform::evaluate::{BadValues, Evaluated, Repeated, Rows};
 use crate::transform::shape::{retype, with_nulls_inside};
 
@@ -194,8 +190,7 @@ pub(crate) fn batch_bytes(batch: &RecordBatch) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::change::Change;
-    use crate::schema::target::IfExists;
+    use crate::schema::{change::Change, target::IfExists};
     use arrow::array::{Array, Int32Array};
     use arrow::datatypes::{DataType, Field};
     use std::sync::Arc;

@@ -6,8 +6,7 @@ pub(crate) mod published;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::Schema as ArrowSchema;
+use arrow::{compute::filter_record_batch, datatypes::Schema as ArrowSchema};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance_file::reader::ReaderProjection;
 use lance_file::versions::{
@@ -16,18 +15,13 @@ use lance_file::versions::{
 use lance_table::format::{DataFile, Fragment};
 use roaring::RoaringBitmap;
 
-use crate::chunk::ChunkId;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::limits::{DECODED_AHEAD, REPEATED_FILE_BYTES, SMALL_FILE_BYTES};
-use crate::schema::blob;
-use crate::settings::Verify;
-use crate::span;
 use crate::stage::{Constants, Expectation, FileSpec, Staged, Stager};
-use crate::storage::blob::Blobs;
 use crate::storage::page::{self, Blocks, PageFile};
 use crate::table::source::{Batches, joined, with_blobs};
-use crate::transform::digest::Digest;
-use crate::transform::pool::{Digests, Pool};
+use crate::transform::{digest::Digest, pool::Digests, pool::Pool};
+use crate::{chunk::ChunkId, schema::blob, settings::Verify, span, storage::blob::Blobs};
 
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: usize = 100;

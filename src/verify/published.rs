@@ -7,8 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use lance::Dataset;
-use lance::dataset::transaction::Operation;
+use lance::{Dataset, dataset::transaction::Operation};
 use lance_core::datatypes::Schema;
 use lance_table::format::{DataFile, Fragment, IndexMetadata, Manifest};
 use lance_table::io::manifest::{read_manifest, read_manifest_indexes};

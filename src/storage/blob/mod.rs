@@ -8,5 +8,4 @@
 mod read;
 mod write;
 
-pub(crate) use crate::storage::blob::read::Blobs;
-pub(crate) use crate::storage::blob::write::Sidecars;
+pub(crate) use crate::storage::blob::{read::Blobs, write::Sidecars};

@@ -1,8 +1,6 @@
 //! Reads the blobs that belong to the rows of a batch, from where the live table has them.
 
-use std::collections::HashMap;
-use std::ops::Range;
-use std::sync::Arc;
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, LargeBinaryBuilder, RecordBatch, StringBuilder, StructArray,
@@ -13,13 +11,11 @@ use arrow::datatypes::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use lance_core::ROW_ADDR;
 use lance_core::datatypes::{Field, Schema};
-use lance_core::utils::blob::blob_path;
+use lance_core::{ROW_ADDR, utils::blob::blob_path};
 use lance_io::object_store::ObjectStore;
 use lance_table::format::Fragment;
-use object_store::ObjectStoreExt as _;
-use object_store::path::Path;
+use object_store::{ObjectStoreExt as _, path::Path};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Doing, Error, Result};

@@ -1,14 +1,12 @@
 //! Writes the blobs of a staged file: its sidecars.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Schema as ArrowSchema, UInt8Type, UInt32Type, UInt64Type};
 use bytes::Bytes;
 use lance::{BlobDescriptor, BlobDescriptorArrayBuilder};
-use lance_core::datatypes::Schema;
-use lance_core::utils::blob::blob_path;
+use lance_core::{datatypes::Schema, utils::blob::blob_path};
 use lance_io::traits::Writer;
 use object_store::path::Path;
 use tokio::io::AsyncWriteExt as _;

@@ -1,7 +1,6 @@
 //! A data file that is read page by page.
 
-use std::io;
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use lance_encoding::decoder::ColumnInfo;
@@ -13,10 +12,9 @@ use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Doing, Error, Result};
-use crate::limits::STORE_AHEAD_BYTES;
-use crate::storage::files;
 use crate::storage::page::blocks::{Block, Blocks};
 use crate::storage::page::cut::{BufferPlace, Read, reads};
+use crate::{limits::STORE_AHEAD_BYTES, storage::files};
 
 /// A data file that is read page by page.
 #[derive(Debug)]

@@ -145,8 +145,7 @@ impl BufferHashes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lance_encoding::decoder::PageInfo;
-    use lance_encoding::format::pb;
+    use lance_encoding::{decoder::PageInfo, format::pb};
     use std::sync::Arc;
 
     fn column(encoding: PageEncoding) -> ColumnInfo {

@@ -2,21 +2,16 @@
 //! memory, as far ahead as its buffer is large, and hands every read from task to task. Here a page is read when
 //! it is needed, and the one after it meanwhile, into memory that is used again.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{collections::VecDeque, fs::File, io, ops::Range};
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use lance_encoding::EncodingsIo;
 use tokio::task::JoinHandle;
 
 use crate::limits::{READ_AHEAD_REQUEST_BYTES, READ_HERE_BYTES, UNPOOLED_BYTES};
-use crate::storage::page::blocks::Blocks;
-use crate::storage::page::file::read_at;
+use crate::storage::page::{blocks::Blocks, file::read_at};
 
 /// Reads a file on a disk for Lance's decoder.
 #[derive(Debug)]

@@ -1,12 +1,10 @@
 //! Decodes the rows of a data file, by Lance's own decoder.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use lance_core::cache::LanceCache;
-use lance_core::datatypes::Schema;
+use lance_core::{cache::LanceCache, datatypes::Schema};
 use lance_encoding::EncodingsIo;
 use lance_encoding::decoder::{DecoderPlugins, FilterExpression, ReadBatchTask};
 use lance_file::LanceEncodingsIo;
@@ -17,9 +15,8 @@ use lance_table::format::DataFile;
 
 use crate::error::{Doing, Result};
 use crate::limits::{DECODED_READ_BYTES, FEW_COLUMNS, READ_AT_ONCE_PAGE_BYTES};
-use crate::storage::page::blocks::Blocks;
 use crate::storage::page::file::{Access, PageFile};
-use crate::storage::page::io::DiskIo;
+use crate::storage::page::{blocks::Blocks, io::DiskIo};
 use crate::storage_version::abilities;
 
 /// Where the fields of `schema` lie in `file`. `None`, when it does not hold all of them whole, lies in another

@@ -7,10 +7,9 @@ use tokio::task::JoinHandle;
 
 use crate::limits::{READS_BACK_AT_ONCE, UNWRITTEN_BYTES};
 use crate::span;
-use crate::storage::page::blocks::Blocks;
 use crate::storage::page::cut::{BufferPlace, Piece, Read};
 use crate::storage::page::file::{HashedRead, read_disk};
-use crate::storage::page::hash::BufferHashes;
+use crate::storage::page::{blocks::Blocks, hash::BufferHashes};
 
 /// The hashes of those buffers of a file that were read back from it already, by where they lie: their
 /// offset and their bytes.
