@@ -31,32 +31,19 @@ pub(crate) struct Deleted {
 /// Which name a deletion file gets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Naming {
-    /// That of a fragment of the table, as of a version of it.
-    Of {
-        /// The fragment.
-        fragment: u64,
-        /// The version that it was made from.
-        version: u64,
-    },
+    /// That of a fragment of the table, made from a version of it.
+    Of { fragment: u64, version: u64 },
     /// That of a staged file, whose fragment has no number yet: what stands for the version is random.
     Staged,
 }
 
 impl Naming {
-    /// The fragment's number in the name.
-    fn fragment(self) -> u64 {
-        match self {
-            Self::Of { fragment, .. } => fragment,
-            Self::Staged => STAGED,
-        }
-    }
-
-    /// The next version to try, which Lance reads for nothing but the file's name
+    /// The fragment's number in the name, and the version to try next, which Lance reads for nothing but the name
     /// (lance-table 14 `src/io/deletion.rs`).
-    fn version(self) -> u64 {
+    fn numbers(self) -> (u64, u64) {
         match self {
-            Self::Of { version, .. } => version,
-            Self::Staged => Uuid::new_v4().as_u64_pair().0 >> 1,
+            Self::Of { fragment, version } => (fragment, version),
+            Self::Staged => (STAGED, Uuid::new_v4().as_u64_pair().0 >> 1),
         }
     }
 }
@@ -73,7 +60,6 @@ pub(crate) struct Deletions {
 }
 
 impl Deletions {
-    /// Those of the table at `root` in `store`.
     pub(crate) fn of(store: &ObjectStore, root: &Path) -> Self {
         Self { store: store.clone(), root: root.clone() }
     }
@@ -131,14 +117,14 @@ impl Deletions {
         rows: &RoaringBitmap,
         id: &str,
     ) -> Result<Deleted> {
-        let fragment = naming.fragment();
+        let (fragment, _) = naming.numbers();
         let mut bytes = Vec::with_capacity(rows.serialized_size());
         let doing = || format!("write the deleted rows of fragment {fragment}");
         rows.serialize_into(&mut bytes).doing(doing)?;
         let (files, bytes) = (files::of(&self.store), Bytes::from(bytes));
         for _ in 0..NAMES_MAX {
             let file = DeletionFile {
-                read_version: naming.version(),
+                read_version: naming.numbers().1,
                 id: new_deletion_number(id),
                 file_type: DeletionFileType::Bitmap,
                 num_deleted_rows: usize::try_from(rows.len()).ok(),
@@ -172,7 +158,7 @@ impl Deletions {
         if written.hash == staged.hash {
             return Ok(written);
         }
-        let fragment = naming.fragment();
+        let (fragment, _) = naming.numbers();
         let what = format!("the deleted rows of fragment {fragment} changed on their way");
         Err(Error::mismatch(what))
     }
@@ -207,14 +193,12 @@ mod tests {
     async fn no_deletion_file_is_put_over_another() {
         let deletions = Deletions::of(&ObjectStore::memory(), &Path::from("t.lance"));
         let mut written = std::collections::HashMap::new();
-        let namings = [Naming::Staged, Naming::Of { fragment: 7, version: 3 }]
-            .into_iter()
-            .cycle()
-            .take(3_000);
-        for (naming, row) in namings.zip(0_u32..) {
+        let namings = [Naming::Staged, Naming::Of { fragment: 7, version: 3 }];
+        for (row, naming) in (0_u32..3_000).zip(namings.into_iter().cycle()) {
             let rows = RoaringBitmap::from_iter([row]);
             let deleted = deletions.write(naming, &rows, "0123456789ab").await.unwrap();
-            let name = (naming.fragment(), name(naming.fragment(), &deleted.file));
+            let (fragment, _) = naming.numbers();
+            let name = (fragment, name(fragment, &deleted.file));
             assert!(written.insert(name, (deleted, rows)).is_none());
         }
         for ((fragment, _), (deleted, rows)) in &written {
