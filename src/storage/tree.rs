@@ -32,24 +32,19 @@ pub(crate) async fn clear_table(
 ) -> Result<Vec<String>> {
     let tree = files.tree(root).await?;
     let is_last = |file: &ObjectMeta| last == Some(&file.location);
-    let is_seen = |last: &Path| tree.links.contains(last) || tree.files.iter().any(is_last);
+    let is_seen = |last| tree.links.contains(last) || tree.files.iter().any(is_last);
     if let Some(last) = last.filter(|last| !tree.links.is_empty() && !is_seen(last)) {
         let message = format!("{last} is behind a link, which relance does not follow");
         return Err(Error::refused(message).with_advice("put what it leads to in its place"));
     }
+    let links = tree.links.iter().map(|link| (link, true));
+    let all = links.chain(tree.files.iter().map(|file| (&file.location, false)));
     let mut left = Vec::new();
-    for link in tree.links.iter().filter(|link| last != Some(*link)) {
-        let name = below(root, link);
-        if is_manifest(&name) {
-            files.remove(link).await?;
-        } else {
-            left.push(name);
-        }
-    }
-    for file in tree.files.iter().filter(|file| !is_last(file)) {
-        let name = below(root, &file.location);
-        if is_of_a_table(&name) {
-            files.remove(&file.location).await?;
+    for (location, is_link) in all.filter(|(location, _)| last != Some(*location)) {
+        let name = below(root, location);
+        let goes = if is_link { is_manifest(&name) } else { is_of_a_table(&name) };
+        if goes {
+            files.remove(location).await?;
         } else {
             left.push(name);
         }
