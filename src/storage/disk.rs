@@ -118,12 +118,8 @@ impl DataFiles for Disk {
     }
 
     async fn sync(&self, mut files: Vec<Path>, with_sidecars: bool) -> Result<()> {
-        if with_sidecars {
-            let mut sidecars = Vec::new();
-            for file in &files {
-                sidecars.append(&mut self.sidecars(file).await?);
-            }
-            files.append(&mut sidecars);
+        for file in files.clone().iter().filter(|_| with_sidecars) {
+            files.append(&mut self.sidecars(file).await?);
         }
         let files: Vec<_> = files.iter().map(local).collect();
         let directories = files.iter().filter_map(|file| file.parent().map(FilePath::to_path_buf));
@@ -140,10 +136,8 @@ impl DataFiles for Disk {
     /// A store would leave files whose name says that they were not written to their end.
     async fn remove(&self, file: &Path) -> Result<()> {
         match fs::remove_file(local(file)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).doing(|| format!("remove {file}"))
-            }
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.doing(|| format!("remove {file}")),
         }
     }
 
@@ -208,13 +202,10 @@ fn names_in(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 fn grow(tree: &mut Tree, directory: &Path) -> io::Result<()> {
     for (name, path) in names_in(directory)? {
         let Ok(location) = Path::parse(format!("{directory}/{name}")) else { continue };
-        let kind = match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            meta => meta?.file_type(),
-        };
-        if kind.is_symlink() {
+        let Some(meta) = look_at(&path)? else { continue };
+        if meta.is_symlink() {
             tree.links.push(location);
-        } else if kind.is_dir() {
+        } else if meta.is_dir() {
             grow(tree, &location)?;
         } else {
             tree.files.extend(meta_of(location, &path)?);
@@ -223,16 +214,19 @@ fn grow(tree: &mut Tree, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What the system tells of what stands at `path`, which may be a link; nothing, when it is gone since.
+fn look_at(path: &FilePath) -> io::Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        meta => meta.map(Some),
+    }
+}
+
 /// What a listing tells of a file, its tag being its inode; nothing, when it is gone since, or a link stands
 /// in its place.
 fn meta_of(location: Path, path: &FilePath) -> io::Result<Option<ObjectMeta>> {
-    let meta = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        meta => meta?,
-    };
-    if meta.is_symlink() {
-        return Ok(None);
-    }
+    let meta = look_at(path)?.filter(|meta| !meta.is_symlink());
+    let Some(meta) = meta else { return Ok(None) };
     let last_modified = meta.modified()?.into();
     let (e_tag, version) = (inode(&meta).map(|(_, inode)| inode.to_string()), None);
     Ok(Some(ObjectMeta { location, last_modified, size: meta.len(), e_tag, version }))

@@ -131,15 +131,13 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
             Ok(_) => Ok(true),
             Err(AlreadyExists { .. }) => Ok(false),
             // A store without conditional writes: its names are random enough to look first.
-            Err(NotImplemented { .. } | NotSupported { .. }) => {
-                match store.head(file).await {
-                    Ok(_) => return Ok(false),
-                    Err(NotFound { .. }) => {}
-                    Err(error) => return Err(error).doing(doing),
+            Err(NotImplemented { .. } | NotSupported { .. }) => match store.head(file).await {
+                Ok(_) => Ok(false),
+                Err(NotFound { .. }) => {
+                    store.put(file, bytes.into()).await.doing(doing).map(|_| true)
                 }
-                store.put(file, bytes.into()).await.doing(doing)?;
-                Ok(true)
-            }
+                Err(error) => Err(error).doing(doing),
+            },
             Err(error) => Err(error).doing(doing),
         }
     }
