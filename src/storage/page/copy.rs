@@ -91,7 +91,7 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     let mut at = at.into_iter();
     let columns = columns.iter().zip(0..).map(|(parts, index)| moved(parts, index, &mut at));
     let columns = columns.collect::<Result<Vec<_>>>()?;
-    let mut hashes = hashes.0.into_iter();
+    let mut hashes = hashes.finish();
     let hashes = columns.iter().map(|column| hash_of(column, &mut hashes));
     let hashes = hashes.collect::<Result<Vec<_>>>()?;
     Ok(CopiedColumns { columns, hashes, seen })

@@ -51,7 +51,7 @@ pub(crate) async fn hashes(
     while let Some(taken) = taken.try_next().await? {
         hashes.add(&taken);
     }
-    let mut read = hashes.0.into_iter();
+    let mut read = hashes.finish();
     let hashes = places.iter().map(|place| seen.hash(place).or_else(|| read.next()));
     let mut hashes = hashes.map(Option::unwrap_or_default);
     columns.iter().map(|column| hash_of(column, &mut hashes)).collect()
@@ -119,26 +119,32 @@ fn message_of(encoding: &PageEncoding) -> Result<(u8, Vec<u8>)> {
     })
 }
 
-/// The hash of each buffer, over those of its pieces.
+/// The hash of each buffer, over those of its pieces, and the bytes of it that were read.
 #[derive(Debug)]
-pub(super) struct BufferHashes(pub(super) Vec<u128>);
+pub(super) struct BufferHashes(pub(super) Vec<(u128, u64)>);
 
 impl BufferHashes {
     /// Those of so many `buffers`, none of which was read yet.
     pub(super) fn of(buffers: usize) -> Self {
-        Self(vec![0; buffers])
+        Self(vec![(0, 0); buffers])
     }
 
     /// Takes in what was read; the pieces of a buffer come in their order.
     pub(super) fn add(&mut self, taken: &HashedRead) {
         for (piece, hash) in taken.read.pieces.iter().zip(&taken.hashes) {
             if self.0.len() <= piece.buffer {
-                self.0.resize(piece.buffer + 1, 0);
+                self.0.resize(piece.buffer + 1, (0, 0));
             }
-            if let Some(buffer) = self.0.get_mut(piece.buffer) {
+            if let Some((buffer, bytes)) = self.0.get_mut(piece.buffer) {
                 *buffer = xxh3_128(&[buffer.to_le_bytes(), hash.to_le_bytes()].concat());
+                *bytes += piece.range.end - piece.range.start;
             }
         }
+    }
+
+    /// The hash of each.
+    pub(super) fn finish(self) -> impl Iterator<Item = u128> {
+        self.0.into_iter().map(|(hash, _)| hash)
     }
 }
 
@@ -146,7 +152,6 @@ impl BufferHashes {
 mod tests {
     use super::*;
     use lance_encoding::{decoder::PageInfo, format::pb};
-    use std::sync::Arc;
 
     fn column(encoding: PageEncoding) -> ColumnInfo {
         let buffer_offsets_and_sizes: Arc<[(u64, u64)]> = vec![(64, 3)].into();

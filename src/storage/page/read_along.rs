@@ -32,8 +32,6 @@ pub(crate) struct ReadBack {
     running: VecDeque<JoinHandle<std::io::Result<HashedRead>>>,
     blocks: Blocks,
     hashes: BufferHashes,
-    /// Bytes that were read of each buffer.
-    bytes: Vec<u64>,
 }
 
 impl ReadBack {
@@ -45,7 +43,6 @@ impl ReadBack {
             running: VecDeque::new(),
             blocks: Blocks::default(),
             hashes: BufferHashes::of(0),
-            bytes: Vec::new(),
         }
     }
 
@@ -73,15 +70,8 @@ impl ReadBack {
     /// is told why.
     async fn take(&mut self) {
         let Some(read) = self.running.pop_front() else { return };
-        let Ok(Ok(taken)) = read.await else { return };
-        self.hashes.add(&taken);
-        for piece in &taken.read.pieces {
-            if self.bytes.len() <= piece.buffer {
-                self.bytes.resize(piece.buffer + 1, 0);
-            }
-            if let Some(bytes) = self.bytes.get_mut(piece.buffer) {
-                *bytes += piece.range.end - piece.range.start;
-            }
+        if let Ok(Ok(taken)) = read.await {
+            self.hashes.add(&taken);
         }
     }
 
@@ -93,8 +83,8 @@ impl ReadBack {
         while !self.running.is_empty() {
             self.take().await;
         }
-        let read = self.hashes.0.into_iter().zip(self.bytes);
-        let seen = places.zip(read).filter(|((_, bytes), (_, read))| bytes == read && *read > 0);
+        let read = places.zip(self.hashes.0);
+        let seen = read.filter(|((_, bytes), (_, read))| bytes == read && *read > 0);
         ReadBackHashes(seen.map(|(place, (hash, _))| (place, hash)).collect())
     }
 }
