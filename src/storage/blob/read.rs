@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, LargeBinaryBuilder, RecordBatch, StringBuilder, StructArray,
+    Array, ArrayRef, AsArray, LargeBinaryBuilder, RecordBatch, StringArray, StructArray,
     UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::datatypes::{
@@ -65,14 +65,11 @@ impl Blobs {
     ) -> Result<Option<Self>> {
         let columns = blob::columns(schema);
         let mut files = HashMap::new();
-        for (fragment, column) in fragments
-            .iter()
-            .flat_map(|fragment| columns.iter().map(move |column| (fragment, column)))
-        {
-            let Some(file) = fragment.files.iter().find(|file| file.fields.contains(&column.id))
-            else {
-                continue;
-            };
+        let pairs =
+            fragments.iter().flat_map(|one| columns.iter().map(move |column| (one, column)));
+        for (fragment, column) in pairs {
+            let file = fragment.files.iter().find(|file| file.fields.contains(&column.id));
+            let Some(file) = file else { continue };
             if file.base_id.is_some() {
                 let (name, id) = (&column.name, fragment.id);
                 return Err(Error::refused(format!(
@@ -194,12 +191,9 @@ impl Blobs {
                 contents.push(content);
             }
         }
-        let mut uris = StringBuilder::new();
-        let mut files = StringBuilder::new();
-        for row in rows {
-            uris.append_option(row.as_ref().filter(|row| row.kind == EXTERNAL).map(|row| &row.uri));
-            files.append_option(row.as_ref().map(|row| &row.file));
-        }
+        let is_outside = |row: &&Described| row.kind == EXTERNAL;
+        let uris = rows.iter().map(|row| Some(&row.as_ref().filter(is_outside)?.uri));
+        let files = rows.iter().map(|row| Some(&row.as_ref()?.file));
         let numbers = |of: fn(&Described) -> u64| -> ArrayRef {
             Arc::new(rows.iter().map(|row| row.as_ref().map(of)).collect::<UInt64Array>())
         };
@@ -209,12 +203,12 @@ impl Blobs {
         let children: Vec<ArrayRef> = vec![
             Arc::new(kinds),
             Arc::new(data.finish()),
-            Arc::new(uris.finish()),
+            Arc::new(uris.collect::<StringArray>()),
             numbers(|row| row.size),
             Arc::new(UInt64Array::from(contents)),
             numbers(|row| row.position),
             Arc::new(ids),
-            Arc::new(files.finish()),
+            Arc::new(files.collect::<StringArray>()),
             new_null_array(&DataType::LargeBinary, rows.len()),
         ];
         let nulls = Some(nulls.into()).filter(|_| rows.iter().any(Option::is_none));

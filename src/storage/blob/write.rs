@@ -161,25 +161,21 @@ impl Sidecars {
         let offset = positions.as_primitive::<UInt64Type>().value(row);
         let id = ids.as_primitive::<UInt32Type>().value(row);
         let file = files.as_string::<i32>().value(row);
-        match kinds.as_primitive::<UInt8Type>().value(row) {
+        Ok(match kinds.as_primitive::<UInt8Type>().value(row) {
             INLINE => {
                 let data = Bytes::copy_from_slice(data.as_binary::<i64>().value(row));
-                Ok(BlobDescriptor::Inline { data })
+                BlobDescriptor::Inline { data }
             }
             PACKED => {
-                let blob_id = self.sidecar(file, id).await?;
-                Ok(BlobDescriptor::Packed { blob_id, offset, size })
+                BlobDescriptor::Packed { blob_id: self.sidecar(file, id).await?, offset, size }
             }
-            DEDICATED => {
-                let blob_id = self.sidecar(file, id).await?;
-                Ok(BlobDescriptor::Dedicated { blob_id, size })
-            }
+            DEDICATED => BlobDescriptor::Dedicated { blob_id: self.sidecar(file, id).await?, size },
             EXTERNAL => {
                 let uri = uris.as_string::<i32>().value(row).to_owned();
-                Ok(BlobDescriptor::External { base_id: id, uri, offset, size })
+                BlobDescriptor::External { base_id: id, uri, offset, size }
             }
-            _ => Err(malformed()),
-        }
+            _ => return Err(malformed()),
+        })
     }
 
     /// The staged file's own sidecar for `id` of `file`.
