@@ -35,12 +35,12 @@ struct Pace {
 /// Seconds of the rate that a pause leaves to be made up for. More would be a burst.
 const CREDIT_SECONDS: f64 = 0.5;
 
+#[allow(clippy::cast_precision_loss, reason = "a rate need not be exact to the byte")]
 impl Pace {
     fn of(rate: Option<u64>, now: Instant) -> Self {
         Self { rate, granted: 0.0, at: now, charged: 0.0 }
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "a rate need not be exact to the byte")]
     fn advance(&mut self, now: Instant) {
         if let Some(rate) = self.rate {
             let rate = rate as f64;
@@ -51,7 +51,6 @@ impl Pace {
     }
 
     /// Charges `bytes` that were written, and gives the mark that has to be reached before more are.
-    #[allow(clippy::cast_precision_loss, reason = "a rate need not be exact to the byte")]
     fn charge(&mut self, now: Instant, bytes: u64) -> f64 {
         self.advance(now);
         self.charged += bytes as f64;
@@ -59,7 +58,6 @@ impl Pace {
     }
 
     /// How long it takes until `mark` is reached.
-    #[allow(clippy::cast_precision_loss, reason = "a rate need not be exact to the byte")]
     fn until(&mut self, now: Instant, mark: f64) -> Duration {
         self.advance(now);
         let Some(rate) = self.rate else { return Duration::ZERO };
