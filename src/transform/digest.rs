@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::error::{Error, Result};
 
 /// The version of the definition of digests. Digests of different versions cannot be compared: a change here, or in
-/// the definition of the pages' hashes (`src/pages/encoding.rs`), raises it.
+/// the definition of the pages' hashes (`src/storage/page/hash.rs`), raises it.
 pub(crate) const DIGEST_VERSION: u32 = 1;
 
 /// The digest of a whole column.
@@ -54,9 +54,8 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let value = u128::from_str_radix(&text, 16).map_err(serde::de::Error::custom)?;
-        Ok(Self(value))
+        let value = u128::from_str_radix(&String::deserialize(from)?, 16);
+        value.map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -156,7 +155,7 @@ impl Level {
         }
         let nulls = rows.logical_nulls().filter(|nulls| nulls.null_count() > 0);
         let Some(nulls) = nulls else {
-            self.validity.push(Run::there(rows.len()));
+            self.validity.push(true, rows.len());
             return self.content.update(rows);
         };
         self.validity.extend(nulls.inner());
@@ -215,32 +214,26 @@ impl Content {
     /// Takes in rows of which none is null.
     fn update(&mut self, rows: &ArrayRef) -> ArrowResult<()> {
         match self {
-            Self::Nothing => Ok(()),
+            Self::Nothing => {}
             Self::Bits(hash) => {
                 let bytes: Vec<u8> = rows.as_boolean().values().iter().map(u8::from).collect();
                 hash.update(&bytes);
-                Ok(())
             }
-            Self::Fixed(hash, width) => {
-                hash.update(fixed_values(rows, *width)?);
-                Ok(())
-            }
-            Self::Bytes(variable) => variable.update(rows),
-            Self::List(lists) => lists.update(rows),
+            Self::Fixed(hash, width) => hash.update(fixed_values(rows, *width)?),
+            Self::Bytes(variable) => variable.update(rows)?,
+            Self::List(lists) => lists.update(rows)?,
             Self::FixedList(items, size) => {
                 let list = rows.as_fixed_size_list();
                 let start = usize::try_from(list.value_offset(0)).unwrap_or_default();
-                items.update(&list.values().slice(start, list.len() * *size))
+                items.update(&list.values().slice(start, list.len() * *size))?;
             }
             Self::Struct(levels) => {
-                let columns = rows.as_struct().columns();
-                for (level, column) in levels.iter_mut().zip(columns) {
-                    level.update(column)?;
-                }
-                Ok(())
+                let mut pairs = levels.iter_mut().zip(rows.as_struct().columns());
+                pairs.try_for_each(|(level, column)| level.update(column))?;
             }
-            Self::As(plain, level) => level.update(&cast(rows, plain)?),
+            Self::As(plain, level) => level.update(&cast(rows, plain)?)?,
         }
+        Ok(())
     }
 
     fn finish(&mut self, whole: &mut Xxh3) {
@@ -316,56 +309,38 @@ impl Lists {
 #[derive(Default)]
 struct Runs {
     hash: Xxh3,
-    /// The run that may go on; it is not in the hash yet.
-    last: Run,
-}
-
-/// Rows one after the other that are all there, or all null.
-#[derive(Default, Clone, Copy)]
-struct Run {
+    /// Whether the rows of the run that may go on, which is not in the hash yet, are there.
     there: bool,
+    /// Rows of that run.
     rows: u64,
 }
 
-impl Run {
-    fn there(rows: usize) -> Self {
-        Self { there: true, rows: rows as u64 }
-    }
-
-    fn null(rows: usize) -> Self {
-        Self { there: false, rows: rows as u64 }
-    }
-}
-
 impl Runs {
-    fn push(&mut self, next: Run) {
-        if next.there != self.last.there {
+    /// Takes in the next `rows`, which are all `there`, or all null. No rows do not end a run.
+    fn push(&mut self, there: bool, rows: usize) {
+        if rows > 0 && there != self.there {
             self.close();
-            self.last.there = next.there;
+            self.there = there;
         }
-        self.last.rows += next.rows;
+        self.rows += rows as u64;
     }
 
     fn extend(&mut self, validity: &BooleanBuffer) {
         let mut at = 0;
         for (start, end) in validity.set_slices() {
-            if start > at {
-                self.push(Run::null(start - at));
-            }
-            self.push(Run::there(end - start));
+            self.push(false, start - at);
+            self.push(true, end - start);
             at = end;
         }
-        if at < validity.len() {
-            self.push(Run::null(validity.len() - at));
-        }
+        self.push(false, validity.len() - at);
     }
 
     fn close(&mut self) {
-        if self.last.rows > 0 {
-            self.hash.update(&[u8::from(self.last.there)]);
-            self.hash.update(&self.last.rows.to_le_bytes());
+        if self.rows > 0 {
+            self.hash.update(&[u8::from(self.there)]);
+            self.hash.update(&self.rows.to_le_bytes());
         }
-        self.last.rows = 0;
+        self.rows = 0;
     }
 
     fn finish(&mut self, whole: &mut Xxh3) {
@@ -380,17 +355,13 @@ fn add(whole: &mut Xxh3, part: &Xxh3) {
 
 /// The bytes of fixed-width rows, without those before and after the slice.
 fn fixed_values(rows: &ArrayRef, width: usize) -> ArrowResult<&[u8]> {
-    let buffer = match rows.data_type() {
+    let values = match rows.data_type() {
         DataType::FixedSizeBinary(_) => {
-            let binary = rows.as_fixed_size_binary();
-            return binary
-                .value_data()
-                .get(..rows.len() * width)
-                .ok_or_else(|| unexpected(rows.data_type()));
+            rows.as_fixed_size_binary().value_data().get(..rows.len() * width)
         }
         _ => primitive_values(rows),
     };
-    buffer.ok_or_else(|| unexpected(rows.data_type()))
+    values.ok_or_else(|| unexpected(rows.data_type()))
 }
 
 /// The values of a primitive array of whatever type.

@@ -71,15 +71,9 @@ impl Pool {
     /// # Errors
     /// `Failed`, when the batch is of another schema.
     pub(crate) async fn digest(&self, mut digests: Digests, batch: RecordBatch) -> Result<Digests> {
-        if batch.num_rows().saturating_mul(batch.num_columns()) <= HERE_VALUES_MAX {
-            digests.update_in_turn(&batch)?;
-            return Ok(digests);
-        }
-        self.run(move || {
-            digests.update(&batch)?;
-            Ok(digests)
-        })
-        .await
+        let here = batch.num_rows().saturating_mul(batch.num_columns()) <= HERE_VALUES_MAX;
+        let update = move || digests.update(&batch, here).map(|()| digests);
+        self.run_or_here(here, update).await
     }
 }
 
@@ -109,25 +103,15 @@ impl Digests {
         self.rows
     }
 
-    /// Takes in the next rows, the columns in parallel on the current pool.
-    ///
-    /// # Errors
-    /// `Failed`, when the batch is of another schema.
-    pub(crate) fn update(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Takes in the next rows, the columns `in_turn` on this thread, or else in parallel on the current pool.
+    fn update(&mut self, batch: &RecordBatch, in_turn: bool) -> Result<()> {
         self.rows += batch.num_rows() as u64;
         let batch = blob::comparable(batch.clone())?;
-        self.columns
-            .par_iter_mut()
-            .zip(batch.columns())
-            .try_for_each(|(digest, column)| digest.update(column))
-    }
-
-    /// As [`update`](Self::update), one column after the other on this thread.
-    fn update_in_turn(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.rows += batch.num_rows() as u64;
-        let batch = blob::comparable(batch.clone())?;
-        let mut pairs = self.columns.iter_mut().zip(batch.columns());
-        pairs.try_for_each(|(digest, column)| digest.update(column))
+        let update = |(digest, column): (&mut ColumnDigest, _)| digest.update(column);
+        if in_turn {
+            return self.columns.iter_mut().zip(batch.columns()).try_for_each(update);
+        }
+        self.columns.par_iter_mut().zip(batch.columns()).try_for_each(update)
     }
 
     /// A digest for each column.
