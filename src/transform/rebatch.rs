@@ -46,9 +46,7 @@ impl Rebatch {
     pub(crate) fn flush(&mut self) -> Result<Vec<RecordBatch>> {
         let pending = std::mem::take(&mut self.pending);
         self.pending_rows = 0;
-        let Some(first) = pending.first() else {
-            return Ok(Vec::new());
-        };
+        let Some(first) = pending.first() else { return Ok(Vec::new()) };
         let joined = concat_batches(&first.schema(), &pending);
         let joined = joined.doing(|| "join small record batches".to_owned())?;
         Ok(self.cut(joined))

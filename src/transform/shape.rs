@@ -47,17 +47,15 @@ fn packable(array: &ArrayRef) -> Result<ArrayRef> {
 }
 
 fn same_children(from: &Field, to: &Field) -> bool {
+    let mut pairs = from.children.iter().zip(&to.children);
     from.children.len() == to.children.len()
-        && from
-            .children
-            .iter()
-            .zip(&to.children)
-            .all(|(from, to)| from.id == to.id && same_children(from, to))
+        && pairs.all(|(from, to)| from.id == to.id && same_children(from, to))
 }
 
 fn pick(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
-    match array.data_type() {
-        DataType::Struct(_) => {
+    let doing = || format!("leave out children of `{}`", to.name);
+    match (array.data_type(), from.children.first().zip(to.children.first())) {
+        (DataType::Struct(_), _) => {
             let structs = array.as_struct();
             let (mut fields, mut columns) = (Vec::new(), Vec::new());
             for child in &to.children {
@@ -67,42 +65,42 @@ fn pick(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
                 });
                 let Some((old, column)) = place else { continue };
                 let column = select(column, old, child)?;
-                let (name, kind) = (&child.name, column.data_type().clone());
-                fields.push(Arc::new(ArrowField::new(name, kind, child.nullable)));
+                fields.push(field_of(child, &column));
                 columns.push(column);
             }
             let nulls = structs.nulls().cloned();
             let structs =
                 StructArray::try_new_with_length(fields.into(), columns, nulls, array.len());
-            Ok(Arc::new(structs.doing(|| format!("leave out children of `{}`", to.name))?))
+            Ok(Arc::new(structs.doing(doing)?))
         }
-        DataType::List(_) => pick_items::<i32>(array, from, to),
-        DataType::LargeList(_) => pick_items::<i64>(array, from, to),
-        DataType::FixedSizeList(_, size) => {
-            let Some((old, new)) = from.children.first().zip(to.children.first()) else {
-                return Ok(Arc::clone(array));
-            };
+        (DataType::List(_), Some(items)) => pick_items::<i32>(array, items, doing),
+        (DataType::LargeList(_), Some(items)) => pick_items::<i64>(array, items, doing),
+        (DataType::FixedSizeList(_, size), Some((old, new))) => {
             let list = array.as_fixed_size_list();
             let items = select(list.values(), old, new)?;
-            let field = ArrowField::new(&new.name, items.data_type().clone(), new.nullable);
-            let list =
-                FixedSizeListArray::try_new(Arc::new(field), *size, items, list.nulls().cloned());
-            Ok(Arc::new(list.doing(|| format!("leave out children of `{}`", to.name))?))
+            let (field, nulls) = (field_of(new, &items), list.nulls().cloned());
+            let list = FixedSizeListArray::try_new(field, *size, items, nulls);
+            Ok(Arc::new(list.doing(doing)?))
         }
         _ => Ok(Arc::clone(array)),
     }
 }
 
-fn pick_items<O: OffsetSizeTrait>(array: &ArrayRef, from: &Field, to: &Field) -> Result<ArrayRef> {
-    let Some((old, new)) = from.children.first().zip(to.children.first()) else {
-        return Ok(Arc::clone(array));
-    };
+fn pick_items<O: OffsetSizeTrait>(
+    array: &ArrayRef,
+    (old, new): (&Field, &Field),
+    doing: impl FnOnce() -> String,
+) -> Result<ArrayRef> {
     let list = array.as_list::<O>();
     let items = select(list.values(), old, new)?;
-    let field = ArrowField::new(&new.name, items.data_type().clone(), new.nullable);
     let (offsets, nulls) = (list.offsets().clone(), list.nulls().cloned());
-    let list = GenericListArray::<O>::try_new(Arc::new(field), offsets, items, nulls);
-    Ok(Arc::new(list.doing(|| format!("leave out children of `{}`", to.name))?))
+    let list = GenericListArray::<O>::try_new(field_of(new, &items), offsets, items, nulls);
+    Ok(Arc::new(list.doing(doing)?))
+}
+
+/// `field`, of the type that its `values` have.
+fn field_of(field: &Field, values: &ArrayRef) -> FieldRef {
+    Arc::new(ArrowField::new(&field.name, values.data_type().clone(), field.nullable))
 }
 
 /// `array` as `to`, a type that differs only in the names, the nullability and the metadata of what is inside.
@@ -143,9 +141,7 @@ fn retype_data(data: ArrayData, to: &DataType) -> Result<ArrayData> {
 /// # Errors
 /// `Failed`, when it cannot be built.
 pub(crate) fn with_nulls_inside(array: &ArrayRef) -> Result<ArrayRef> {
-    let Some(structs) = array.as_struct_opt() else {
-        return Ok(Arc::clone(array));
-    };
+    let Some(structs) = array.as_struct_opt() else { return Ok(Arc::clone(array)) };
     let doing = || "look for null structs".to_owned();
     let nulls = is_null(array).doing(doing)?;
     let (mut fields, mut columns) = (Vec::new(), Vec::new());
