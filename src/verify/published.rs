@@ -126,9 +126,8 @@ fn expect_rows(plan: &Plan, journal: &Journal, fragments: &[Fragment]) -> Result
     let left_out: u64 = journal.records().map(|record| record.left_out).sum();
     let wanted = plan.rows.saturating_sub(left_out);
     // Where a manifest does not tell how many rows are deleted, files are as they were.
-    let found: Option<Vec<u64>> =
-        fragments.iter().map(|one| one.num_rows().map(|rows| rows as u64)).collect();
-    match found.map(|found| found.iter().sum::<u64>()) {
+    let found = fragments.iter().map(|one| one.num_rows().map(|rows| rows as u64));
+    match found.sum::<Option<u64>>() {
         Some(found) if found != wanted => {
             Err(differs(&format!("it has {found} rows, the source {wanted}")))
         }
@@ -161,6 +160,11 @@ fn meant(journal: &Journal) -> Result<HashMap<&str, Meant<'_>>> {
     Ok(all)
 }
 
+/// Whether `file` is the one that was `staged`, named as in its own table.
+fn is_staged(file: &DataFile, staged: &DataFile) -> bool {
+    *file == DataFile { base_id: None, ..staged.clone() }
+}
+
 fn is_all_deleted(fragment: &Fragment, deleted: Option<&Deleted>) -> bool {
     let count = deleted.and_then(|deleted| deleted.file.num_deleted_rows);
     count.is_some() && count == fragment.physical_rows
@@ -182,9 +186,8 @@ fn expect_staged(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
         else {
             return Err(differs(&format!("fragment {number} has not one file")));
         };
-        let mut plain = staged.clone();
-        plain.base_id = None;
-        let same = *file == plain && fragment.physical_rows == meant.fragment.physical_rows;
+        let same =
+            is_staged(file, staged) && fragment.physical_rows == meant.fragment.physical_rows;
         let deletes = fragment.deletion_file.is_some() == meant.deleted.is_some();
         // A plain overwrite gets its numbers from Lance, when it lands.
         let numbered = numbers.insert(number) || number == 0;
@@ -215,12 +218,8 @@ fn expect_order(journal: &Journal, fragments: &[Fragment]) -> Result<()> {
 }
 
 fn expect_none_left(left: &HashMap<&str, Meant<'_>>) -> Result<()> {
-    match left.iter().next() {
-        None => Ok(()),
-        Some((name, meant)) => {
-            Err(differs(&format!("the file {name} of chunk {} is missing", meant.chunk)))
-        }
-    }
+    let Some((name, meant)) = left.iter().next() else { return Ok(()) };
+    Err(differs(&format!("the file {name} of chunk {} is missing", meant.chunk)))
 }
 
 /// Every fragment of `live` is published, with the file that was staged beside its own, and with the same rows
@@ -247,11 +246,7 @@ fn expect_beside(
         }
         let staged = meant.and_then(|meant| meant.fragment.files.last());
         let own = fragment.files.last().filter(|file| file.path == name);
-        let same_own = own.zip(staged).is_some_and(|(own, staged)| {
-            let mut plain = staged.clone();
-            plain.base_id = None;
-            *own == plain
-        });
+        let same_own = own.zip(staged).is_some_and(|(own, staged)| is_staged(own, staged));
         let others: Vec<&DataFile> =
             fragment.files.iter().filter(|file| file.path != name).collect();
         if !same_own
@@ -332,8 +327,7 @@ pub(crate) async fn staged_files(live: &Dataset, id: &str) -> Result<HashMap<Str
 
 /// Fails when a file is gone that `dataset` names in its own folder.
 async fn expect_there(dataset: &Dataset) -> Result<()> {
-    let files = data_files_of(dataset).await?;
-    let files = files.as_ref();
+    let files = &*data_files_of(dataset).await?;
     let root = dataset.branch_location().path;
     let version = dataset.version_id();
     let gone = |what: &str, name: &str| {
@@ -342,11 +336,9 @@ async fn expect_there(dataset: &Dataset) -> Result<()> {
     let data = names(files, &dataset.data_dir()).await?;
     let deletions = names(files, &deletion::directory(&root)).await?;
     for fragment in dataset.iter_fragments() {
-        let own = fragment.files.iter().filter(|file| file.base_id.is_none());
-        for file in own {
-            if !data.contains(&file.path) {
-                return Err(gone("data file", &file.path));
-            }
+        let mut own = fragment.files.iter().filter(|file| file.base_id.is_none());
+        if let Some(file) = own.find(|file| !data.contains(&file.path)) {
+            return Err(gone("data file", &file.path));
         }
         if let Some(file) = fragment.deletion_file.as_ref().filter(|file| file.base_id.is_none()) {
             let name = deletion::name(fragment.id, file);
@@ -363,14 +355,12 @@ async fn expect_index_files(dataset: &Dataset, files: &dyn DataFiles) -> Result<
     for index in indices.iter().filter(|index| index.base_id.is_none()) {
         let directory = dataset.indices_dir().join(index.uuid.to_string());
         let there = names(files, &directory).await?;
-        let wanted = index.files.iter().flatten().map(|file| file.path.as_str());
-        for name in wanted {
-            if !there.contains(name) {
-                let (version, index) = (dataset.version_id(), &index.name);
-                return Err(Error::mismatch(format!(
-                    "version {version} names the file {name} of index `{index}`, which is gone"
-                )));
-            }
+        let mut wanted = index.files.iter().flatten();
+        if let Some(file) = wanted.find(|file| !there.contains(&file.path)) {
+            let (version, name, index) = (dataset.version_id(), &file.path, &index.name);
+            return Err(Error::mismatch(format!(
+                "version {version} names the file {name} of index `{index}`, which is gone"
+            )));
         }
     }
     Ok(())
