@@ -159,12 +159,13 @@ impl Constants {
         let Some(constant) = self.repeated(rows).await? else { return Ok(None) };
         let name = new_data_file(&spec.id);
         let (files, path) = (spec.files(), spec.path(&name));
-        if !constant.staged_path().is_some_and(|first| files.link(&first, &path)) {
+        let first = constant.staged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !first.is_some_and(|first| files.link(&first, &path)) {
             let mut writer = files.create(&path, &spec.throttle).await?;
             writer.write_all(&constant.bytes).await.doing(|| format!("write {name}"))?;
             // The trait's own: the other one leaves the file unfinished.
             Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {name}"))?;
-            constant.set_staged_path(path);
+            *constant.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         }
         let mut fragment = constant.fragment.clone();
         for file in &mut fragment.files {
@@ -333,16 +334,6 @@ impl<T: Clone> OncePerRows<T> {
     }
 }
 
-impl Constant {
-    fn staged_path(&self) -> Option<Path> {
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_staged_path(&self, path: Path) {
-        *self.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,25 +344,26 @@ mod tests {
     use lance_file::version::ConcreteFileVersion;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    fn constants(add: &str, bytes: u64) -> Constants {
+    fn constants(add: &str, bytes: u64, compressed: bool) -> Constants {
         let arrow = ArrowSchema::new(vec![Field::new("n", DataType::Int32, false)]);
         let source = Schema::try_from(&arrow).unwrap();
         let changes = [Change::parse_add(add).unwrap()];
         let now = chrono::DateTime::from_timestamp(0, 0).unwrap();
         let target = Target::derive(&source, 0, &changes, IfExists::Skip, now).unwrap();
-        let schema = Schema { fields: vec![target.schema.fields[1].clone()], ..Schema::default() };
         let spec = FileSpec {
             id: "0123abcd".to_owned(),
             store: Arc::new(ObjectStore::memory()),
             directory: Path::from("data"),
-            schema,
+            schema: Schema { fields: vec![target.schema.fields[1].clone()], ..Schema::default() },
             version: ConcreteFileVersion::V2_1,
             rows_max: u64::MAX,
             cache_bytes: 8 << 20,
             throttle: Arc::new(Throttle::of(None)),
         };
         let transform = Transform::of(&target, &[1], None);
-        Constants::of(transform, spec, Width { bytes, columns: 1 }, 100, Pool::of(1).unwrap())
+        let (width, pool) = (Width { bytes, columns: 1 }, Pool::of(1).unwrap());
+        let constants = Constants::of(transform, spec, width, 100, pool);
+        Constants { compressed: Arc::new(OnceCell::new_with(Some(compressed))), ..constants }
     }
 
     async fn count(batches: Batches) -> usize {
@@ -381,10 +373,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_is_known_by_its_bytes_and_rows_alone() {
-        let constants = Constants {
-            compressed: Arc::new(OnceCell::new_with(Some(true))),
-            ..constants("s:string not null=x", 9)
-        };
+        let constants = constants("s:string not null=x", 9, true);
         let of = async |rows| constants.repeated(rows).await.unwrap().unwrap();
         let bytes = of(250).await.bytes.clone();
         for (rows, first, found) in [(250, 250, Some(250)), (250, 7, Some(7)), (251, 7, None)] {
@@ -402,10 +391,7 @@ mod tests {
     #[tokio::test]
     async fn wide_constants_lie_in_parts_and_in_no_file_of_their_own() {
         // Of a width that they only claim to have, parts of 1,000 rows.
-        let constants = Constants {
-            compressed: Arc::new(OnceCell::new_with(Some(false))),
-            ..constants("z:int64=7", CONSTANT_PART_BYTES / 1_000)
-        };
+        let constants = constants("z:int64=7", CONSTANT_PART_BYTES / 1_000, false);
         let parts = constants.parts(2_500).await.unwrap();
         assert_eq!(parts.iter().map(|part| part.rows).collect::<Vec<_>>(), [1_000, 1_000, 500]);
         assert!(Arc::ptr_eq(&parts[0], &parts[1]) && constants.parts(0).await.unwrap().is_empty());

@@ -26,7 +26,6 @@ pub(super) struct CopyableFragment {
 }
 
 /// The files that are copied from, and what becomes of their columns.
-#[derive(Default)]
 struct CopyInputs {
     files: Vec<Arc<PageFile>>,
     /// For each column of the table, those of the file.
@@ -67,12 +66,11 @@ impl Stager {
         chunk: &Chunk,
         sources: &[CopyableFragment],
     ) -> Result<Option<Staged>> {
-        let Some(inputs) = self.copy_inputs(sources).await? else {
-            return Ok(None);
-        };
+        let Some(inputs) = self.copy_inputs(sources).await? else { return Ok(None) };
         let _share = self.budget.take(self.files.files().held_bytes()).await;
+        let rows = chunk.rows();
         let mut file = FileBuilder::copied(&self.files).await?;
-        file.rows = chunk.rows();
+        file.rows = rows;
         let (columns, expectations, seen) = match self.copy_into(&mut file, chunk, &inputs).await {
             Ok(copied) => copied,
             Err(error) => {
@@ -82,27 +80,20 @@ impl Stager {
         };
         let fragments = vec![file.finish(Some(&columns)).await?];
         self.files.throttle.wait().await;
-        Ok(Some(Staged {
-            chunk: chunk.id,
-            fragments,
-            expectations,
-            rows: chunk.rows(),
-            left_out: 0,
-            nulled: Vec::new(),
-            seen,
-        }))
+        let chunk = chunk.id;
+        Ok(Some(Staged { chunk, fragments, expectations, rows, seen, ..Staged::default() }))
     }
 
     /// The files of `sources` and the columns in them, unless one of them cannot be copied from.
     async fn copy_inputs(&self, sources: &[CopyableFragment]) -> Result<Option<CopyInputs>> {
         let (store, directory) = self.source.place().await?;
-        let mut inputs = CopyInputs::default();
+        let mut files = Vec::new();
         let mut opened: BTreeMap<String, usize> = BTreeMap::new();
-        let mut parts: Vec<Vec<Vec<ColumnPart>>> = vec![Vec::new(); self.columns.sources.len()];
+        let mut all: Vec<Vec<Vec<ColumnPart>>> = vec![Vec::new(); self.columns.sources.len()];
         let mut rows_before = 0;
         for source in sources {
             let rows = source.fragment.physical_rows.unwrap_or_default() as u64;
-            let copied = self.columns.copied_fields().zip(&mut parts);
+            let copied = self.columns.copied_fields().zip(&mut all);
             let copied = copied.filter_map(|(field, parts)| Some((field?, parts)));
             for ((field, parts), (place, columns)) in copied.zip(&source.columns) {
                 let Some(data_file) = source.fragment.files.get(*place) else { return Ok(None) };
@@ -110,15 +101,13 @@ impl Stager {
                     *file
                 } else {
                     let file = PageFile::open(&store, &directory, data_file).await?;
-                    inputs.files.push(Arc::new(file));
-                    opened.insert(data_file.path.clone(), inputs.files.len() - 1);
-                    inputs.files.len() - 1
+                    opened.insert(data_file.path.clone(), files.len());
+                    files.push(Arc::new(file));
+                    files.len() - 1
                 };
-                let Some(opened) = inputs.files.get(file) else { return Ok(None) };
-                let Some(found) = columns_of(opened, field, columns, rows, self.files.version)
-                else {
-                    return Ok(None);
-                };
+                let Some(opened) = files.get(file) else { return Ok(None) };
+                let found = columns_of(opened, field, columns, rows, self.files.version);
+                let Some(found) = found else { return Ok(None) };
                 parts.resize(found.len(), Vec::new());
                 for (column, parts) in found.into_iter().zip(parts) {
                     let first: Option<&ColumnPart> = parts.first();
@@ -130,8 +119,7 @@ impl Stager {
             }
             rows_before += rows;
         }
-        inputs.columns = parts;
-        Ok(Some(inputs))
+        Ok(Some(CopyInputs { files, columns: all }))
     }
 
     /// Copies the pages of `inputs` and those of the constants into `file`. Gives its columns, what they have to

@@ -15,17 +15,12 @@ use crate::error::{Error, Result};
 use crate::limits::{TRANSFORMED_HERE_ROWS, TRANSFORMS_AT_ONCE};
 use crate::plan::Nulled;
 use crate::progress::{Amount, Event};
-use crate::schema::cast::Problem;
-use crate::settings::OnBadValue;
-use crate::span;
 use crate::stage::file::EncodedFiles;
 use crate::stage::{Expectation, Staged, Stager};
 use crate::table::source::Batches;
-use crate::transform::batch_bytes;
-use crate::transform::digest::Digest;
 use crate::transform::evaluate::BadValues;
-use crate::transform::pool::Digests;
-use crate::transform::rebatch::Rebatch;
+use crate::transform::{batch_bytes, digest::Digest, pool::Digests, rebatch::Rebatch};
+use crate::{schema::cast::Problem, settings::OnBadValue, span};
 
 /// A batch on its way to the writer, and its share of the budget.
 struct BatchInFlight {
@@ -284,9 +279,7 @@ impl Stager {
         let rebatch = Rebatch::to_rows(self.scan.batch_rows as usize);
         let state = Some((scanned, rebatch));
         let rebatched = futures::stream::try_unfold(state, |state| async move {
-            let Some((mut scanned, mut rebatch)) = state else {
-                return Ok(None);
-            };
+            let Some((mut scanned, mut rebatch)) = state else { return Ok(None) };
             let scanning = span::scan();
             let batch = scanned.try_next().await?;
             drop(scanning);
