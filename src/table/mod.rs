@@ -7,6 +7,7 @@ pub(crate) mod history;
 pub(crate) mod index;
 pub(crate) mod open;
 pub(crate) mod orphans;
+pub(crate) mod row_version;
 pub(crate) mod sample;
 pub(crate) mod source;
 pub(crate) mod tag;

@@ -23,6 +23,7 @@ use crate::schema::rules::same_field;
 use crate::storage::deletion::{self, Deleted};
 use crate::storage::files::DataFiles;
 use crate::table::open::{data_files_of, deletions_of, indices_of, store_of};
+use crate::table::row_version;
 
 /// What a version is made of.
 pub(crate) struct Published {
@@ -66,6 +67,9 @@ pub(crate) async fn inspect_swapped(intent: Intent<'_>, swapped: &Dataset) -> Re
 pub(crate) fn compare(intent: Intent<'_>, published: &Published) -> Result<()> {
     let Intent { live, plan, journal } = intent;
     expect_schema(plan, &published.schema)?;
+    if row_version::restamped(&published.fragments, live.version_id() + 1)?.is_some() {
+        return Err(differs("rows bear the number of a version that the table never had"));
+    }
     match plan.strategy {
         Strategy::Nothing => {}
         Strategy::Metadata => {

@@ -45,6 +45,7 @@ mod readers;
 mod resume;
 mod rewrite;
 mod rollback;
+mod row_versions;
 mod shown;
 mod storage;
 mod swap;

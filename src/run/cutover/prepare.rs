@@ -21,8 +21,8 @@ use crate::run::session::Session;
 use crate::storage::deletion::{Deleted, Naming};
 use crate::storage::names::is_data_file;
 use crate::table::commit::detach;
-use crate::table::index;
 use crate::table::open::{data_files_of, deletions_of};
+use crate::table::{index, row_version};
 use crate::verify::published;
 use crate::verify::published::Published;
 
@@ -70,7 +70,10 @@ impl Prepared {
             }
             Strategy::Rewrite => Self::rewritten(live, plan, journal).await,
             Strategy::Metadata | Strategy::Columns => {
-                Self::beside(live, plan, journal, detached).await
+                // An earlier release left numbers in the rows that no version had.
+                let version = live.version_id() + 1;
+                let stamped = row_version::restamped(live.fragments(), version)?;
+                Self::beside(live, plan, journal, detached || stamped.is_some()).await
             }
         }
     }
@@ -96,6 +99,7 @@ impl Prepared {
         let all = detach(live, overwrite, storage_version, &journal.header().id).await?;
         let mut prepared = Self { versions: vec![all], ..Self::plain(restore_of(0)) };
         prepared.delete(live, journal).await?;
+        prepared.stamp(live, &journal.header().id).await?;
         prepared.restore();
         Ok(prepared)
     }
@@ -121,6 +125,7 @@ impl Prepared {
         let all = detach(&empty, Operation::Append { fragments }, None, id).await?;
         let mut prepared = Self { versions: vec![empty, all], ..Self::plain(restore_of(0)) };
         prepared.delete(live, journal).await?;
+        prepared.stamp(live, &journal.header().id).await?;
         prepared.restore();
         Ok(prepared)
     }
@@ -158,6 +163,18 @@ impl Prepared {
         Ok(())
     }
 
+    /// Has the rows bear the number of the swap, where Lance gave them that of a version which is only prepared: one more
+    /// version, with the same files.
+    async fn stamp(&mut self, live: &Dataset, id: &str) -> Result<()> {
+        let Some(last) = self.versions.last().cloned() else { return Ok(()) };
+        if let Some(fragments) = row_version::restamped(last.fragments(), live.version_id() + 1)? {
+            let schema = last.schema().clone();
+            let same = Operation::Merge { fragments, schema, preserves_nullability: false };
+            self.versions.push(detach(&last, same, None, id).await?);
+        }
+        Ok(())
+    }
+
     /// What is new goes beside what is there: names, nullability and dropped columns by a `Project`, new
     /// columns by a `Merge`. Lance's `Merge` takes no other name and no other nullability for a field, nor
     /// the name of one that goes (lance-table 14 `src/transaction/validate.rs`).
@@ -188,6 +205,7 @@ impl Prepared {
             versions.push(detach(on, operation, None, id).await?);
         }
         let mut prepared = Self { versions, ..Self::plain(restore_of(0)) };
+        prepared.stamp(live, id).await?;
         prepared.restore();
         Ok(prepared)
     }
