@@ -1,12 +1,16 @@
 //! The tags that keep versions from cleanups: on the source while it is staged, which is the rollback point
 //! after the swap, and on the swapped version.
 
+use std::collections::HashMap;
+
 use lance::Dataset;
+use lance::dataset::refs::TagContents;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Doing, Error, Result};
-use crate::table::open::{data_files_of, store_of};
+use crate::table::open::{at_version, data_files_of, store_of};
 
 /// What the name of every tag of relance's begins with.
 pub(crate) const TAG_PREFIX: &str = "relance-";
@@ -34,11 +38,10 @@ pub(crate) async fn pin(dataset: &Dataset, id: &str, version: u64) -> Result<()>
     if is_damaged(dataset, &tag).await? {
         remove_tag_file(dataset, &tag).await?;
     }
-    match dataset.tags().create(&tag, version).await {
-        // The reply to an earlier attempt may have been lost; the name is nobody else's.
-        Err(lance::Error::RefConflict { .. }) => {}
-        created => return created.doing(|| format!("tag version {version} as {tag}")),
+    if create(dataset, &tag, version).await? {
+        return Ok(());
     }
+    // The reply to an earlier attempt may have been lost; the name is nobody else's.
     let there = dataset.tags().get_version(&tag).await;
     let there = there.doing(|| format!("read the tag {tag}"))?;
     if there == version {
@@ -57,10 +60,35 @@ pub(crate) async fn pin_swap(dataset: &Dataset, id: &str, version: u64) -> Resul
     let written = match tags.get_version(&tag).await {
         Ok(there) if there == version => return Ok(()),
         Ok(_) => tags.update(&tag, version).await,
-        Err(lance::Error::RefNotFound { .. }) => tags.create(&tag, version).await,
+        Err(lance::Error::RefNotFound { .. }) => {
+            let new = create(dataset, &tag, version).await?;
+            let there = || Error::failed(format!("something else is where the tag {tag} goes"));
+            return new.then_some(()).ok_or_else(there);
+        }
         Err(error) => Err(error),
     };
     written.doing(|| format!("tag version {version} as {tag}"))
+}
+
+/// Writes `tag` as Lance does, if it is not there; false, when it is. Lance itself makes a folder beside the database
+/// first, where the database's path has signs that are encoded in URLs, and fails where it cannot: the path of its
+/// temporary file is encoded once too often (lance-io 14 `src/object_store.rs`, `put_if_absent`).
+async fn create(dataset: &Dataset, tag: &str, version: u64) -> Result<bool> {
+    let doing = || format!("tag version {version} as {tag}");
+    let tagged = at_version(dataset, version).await?;
+    let manifest = tagged.manifest_location();
+    let size = match manifest.size {
+        Some(size) => size,
+        None => store_of(dataset).await?.size(&manifest.path).await.doing(doing)?,
+    };
+    let (manifest_size, now) = (usize::try_from(size).doing(doing)?, Some(SystemClock.now()));
+    let metadata = HashMap::new();
+    let (created_at, updated_at, branch) = (now, now, None);
+    let tag_contents =
+        TagContents { branch, version, created_at, updated_at, manifest_size, metadata };
+    let text = serde_json::to_vec_pretty(&tag_contents).doing(doing)?;
+    let put = data_files_of(dataset).await?.put_new(&tag_file(dataset, tag), text.into()).await;
+    put.doing(doing)
 }
 
 /// Removes the tags of the migration `id`; what is gone already is as good. The rollback point goes last:
@@ -80,13 +108,14 @@ pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
     remove_half_written(dataset, id).await
 }
 
-/// Removes the tags of the migration `id` that were not written to their end: Lance's store writes a file on a
-/// disk under another name first.
+/// Removes the tags of the migration `id` that were not written to their end: a store on a disk writes a file under
+/// another name first.
 async fn remove_half_written(dataset: &Dataset, id: &str) -> Result<()> {
     let files = data_files_of(dataset).await?;
-    let begins = format!("{}.json.", tag_of(id));
+    let tags = [tag_of(id), swap_tag_of(id)].map(|tag| format!("{tag}.json"));
+    let half = |name: &str| tags.iter().any(|tag| name.starts_with(tag) && name != tag);
     for meta in files.list_below(&tag_folder(dataset)).await? {
-        if meta.location.filename().is_some_and(|name| name.starts_with(&begins)) {
+        if meta.location.filename().is_some_and(half) {
             files.remove(&meta.location).await?;
         }
     }

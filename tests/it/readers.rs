@@ -1,14 +1,16 @@
 //! Readers go on through the swap: no error, and never a mix of both schemas.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use futures::TryStreamExt;
+use lance::Dataset;
 use lancedb::query::{ExecutableQuery, QueryBase};
 
-use crate::support::{Db, index_ids};
+use crate::support::{Db, binary, index_ids, run};
 
 const ROWS: i64 = 2_000;
 
@@ -80,4 +82,37 @@ async fn readers_notice_nothing() {
     // A handle from before still reads what it did.
     assert_eq!(old.count_rows(None).await.unwrap(), usize::try_from(ROWS).unwrap());
     assert_eq!(old.schema().fields.len(), 3);
+}
+
+/// Lance's own way of tagging makes a folder beside the database, where its path has signs that are encoded in URLs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_any_name_gets_its_tags_and_no_twin() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["Müller", "a b", "100%", "50%25", "a#b?c", "日本"] {
+        let database = root.path().join(name);
+        std::fs::create_dir(&database).unwrap();
+        let relance = |verb: &str, more: &[&str]| {
+            run(Command::new(binary()).arg(verb).arg(&database).arg("t").args(more))
+        };
+        relance("sample", &["--rows", "100", "--dim", "4"]).expect(0);
+        let ran = relance("migrate", &["--add", "n:int64=7", "--json"]).expect(0).json();
+        let tag = ran["report"]["rollback_tag"].as_str().unwrap().to_owned();
+        let beside = std::fs::read_dir(root.path()).unwrap().count();
+        assert_eq!(beside, 1, "{name}");
+        let uri = database.join("t.lance").to_str().unwrap().to_owned();
+        let tags = Dataset::open(&uri).await.unwrap().tags().list().await.unwrap();
+        let swap = format!("{tag}.swap");
+        assert_eq!((tags[&tag].version, tags[&swap].version), (1, 2), "{name}");
+        assert!(tags[&tag].manifest_size > 0 && tags[&tag].created_at.is_some());
+        if let Ok(python) = std::env::var("RELANCE_PYTHON") {
+            let code = "import sys, lancedb\n\
+                        tags = lancedb.connect(sys.argv[1]).open_table('t').tags.list()\n\
+                        assert tags[sys.argv[2]]['version'] == 1, tags\n";
+            let database = database.to_str().unwrap();
+            run(Command::new(python).args(["-c", code, database, &tag])).expect(0);
+        }
+        relance("verify", &[]).expect(0);
+        relance("finalize", &[]).expect(0);
+        std::fs::remove_dir_all(&database).unwrap();
+    }
 }
