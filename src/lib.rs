@@ -78,8 +78,8 @@ pub use plan::{
 };
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::report::{
-    Aborted, Ended, Finalized, Held, NullsStatus, PinStatus, PointStatus, Report, RolledBack,
-    StagedStatus, TableStatus, Unused, Verified,
+    Aborted, Ended, Finalized, Held, KeptVersion, NullsStatus, PinStatus, PointStatus, Report,
+    RolledBack, StagedStatus, TableStatus, Unused, Verified,
 };
 pub use run::{Migration, Writes};
 pub use schema::cast::Problem;

@@ -199,13 +199,25 @@ pub(super) fn rolled_back(back: &RolledBack) -> String {
 /// A rollback point given up.
 pub(super) fn finalized(done: &Finalized) -> String {
     let rolled_back = if done.rolled_back { ", which was rolled back," } else { "" };
+    let stays = done.kept.iter().any(|kept| kept.version == done.version);
+    let gone = if stays { "is no rollback point any more" } else { "is gone" };
     let mut text = format!(
-        "Finalized `{}`: version {}{rolled_back} is gone, {} files removed, {} reclaimed",
+        "Finalized `{}`: version {}{rolled_back} {gone}, {} files removed, {} reclaimed",
         done.table,
         done.version,
         done.files,
         bytes_text(done.bytes)
     );
+    let kept = done.kept.iter().map(|kept| format!("{} (`{}`)", kept.version, kept.tag));
+    let kept: Vec<_> = kept.collect();
+    if !kept.is_empty() {
+        text.push_str("\n  tags keep the files of versions that no cleanup removes: ");
+        text.push_str(&kept.join(", "));
+    }
+    let point = |tag: &str| tag.starts_with("relance-") && !tag.contains(".swap");
+    if done.kept.iter().any(|kept| point(&kept.tag)) {
+        text.push_str("\n  `finalize` again gives up the rollback point before, and its tags");
+    }
     if done.older_versions > 0 {
         let older = done.older_versions;
         text.push_str("\n  ");

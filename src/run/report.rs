@@ -260,8 +260,20 @@ pub struct Finalized {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes that other old versions keep.
+    /// Older versions that no tag keeps and that are still there.
     pub older_versions: u64,
+    /// The tags that keep what is given up, or older versions, oldest version first: what those hold stays.
+    pub kept: Vec<KeptVersion>,
+}
+
+/// A version that no cleanup removes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[non_exhaustive]
+pub struct KeptVersion {
+    /// The version.
+    pub version: u64,
+    /// The tag that is on it.
+    pub tag: String,
 }
 
 /// The live table compared with its rollback point.

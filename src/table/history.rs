@@ -87,7 +87,10 @@ pub(crate) async fn strays(
 }
 
 /// The tags of a table, and their versions; without those that are damaged.
-async fn read_tags(live: &Dataset) -> Result<HashMap<String, u64>> {
+///
+/// # Errors
+/// `Failed`, when they cannot be read.
+pub(crate) async fn read_tags(live: &Dataset) -> Result<HashMap<String, u64>> {
     if let Ok(tags) = live.tags().list().await {
         return Ok(tags.into_iter().map(|(tag, contents)| (tag, contents.version)).collect());
     }

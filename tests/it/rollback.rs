@@ -64,6 +64,25 @@ async fn finalize_reclaims_what_only_the_old_version_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn finalize_names_the_tags_that_keep_what_it_gives_up() {
+    let db = Db::new();
+    let live = db.documents("t", 1_000, 100).await;
+    live.tags().create("theirs", 1).await.unwrap();
+    let first = db.relance("migrate", "t", &[ADD, &["--json"]].concat()).expect(0).json();
+    let first = first["report"]["rollback_tag"].as_str().unwrap().to_owned();
+    db.relance("migrate", "t", &["--add", "m:int64=7", "--strategy", "rewrite"]).expect(0);
+    // Version 2 is the swap of the first migration, and has its tag.
+    let ran = db.relance("finalize", "t", &[]).expect(0).says("is no rollback point any more");
+    assert!(!ran.stdout.contains("is gone") && !ran.stdout.contains("--history"), "{}", ran.stdout);
+    ran.says(&format!("1 (`{first}`), 1 (`theirs`), 2 (`{first}.swap`)")).says("`finalize` again");
+    let ran = db.relance("finalize", "t", &["--json"]).expect(0).json();
+    assert_eq!(ran["kept"], serde_json::json!([{ "version": 1, "tag": "theirs" }]));
+    assert_eq!(ran["older_versions"], 0);
+    db.relance("finalize", "t", &[]).expect(1).says("no rollback point");
+    assert_eq!(ids(&db.rows("t").await), (0..1_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn finalize_keeps_older_versions_unless_told() {
     let db = Db::new();
     db.documents("t", 100, 100).await;

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::run::context::Context;
 use crate::run::point::{find_last_point, remove_leftovers};
 use crate::run::reclaim::{files_removed, remove_versions, versions_of};
-use crate::run::report::Finalized;
+use crate::run::report::{Finalized, KeptVersion};
 use crate::run::staged::refuse_staged;
 use crate::table::history::TakenBack;
 use crate::table::{database, history, tag};
@@ -22,9 +22,10 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
         return finalize_taken_back(ctx, &live, history).await;
     };
     remove_leftovers(&live, &point, swapped).await?;
-    let mut older = versions_of(&live).await?;
-    older.retain(|version| *version < point.version);
     tag::unpin(&live, &point.id).await?;
+    let (mut older, kept) = (versions_of(&live).await?, kept_up_to(&live, point.version).await?);
+    let tagged = |version: &u64| kept.iter().any(|kept| kept.version == *version);
+    older.retain(|version| *version < point.version && !tagged(version));
     let mut gone = vec![point.version];
     if history {
         gone.extend(older.iter().copied());
@@ -38,7 +39,17 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
         files: files_removed(&stats),
         bytes: stats.bytes_removed,
         older_versions: if history { 0 } else { older.len() as u64 },
+        kept,
     })
+}
+
+/// The versions up to `last` that tags keep, and the tags.
+async fn kept_up_to(live: &Dataset, last: u64) -> Result<Vec<KeptVersion>> {
+    let tags = history::read_tags(live).await?.into_iter();
+    let kept = tags.map(|(tag, version)| KeptVersion { version, tag });
+    let mut kept: Vec<_> = kept.filter(|kept| kept.version <= last).collect();
+    kept.sort();
+    Ok(kept)
 }
 
 /// Reclaims what swaps that were rolled back left, where there is no rollback point.
@@ -67,6 +78,8 @@ async fn finalize_taken_back(
     if with_history {
         gone.extend(there.into_iter().filter(|older| *older < version));
     }
+    let mut kept = kept_up_to(live, version).await?;
+    kept.retain(|kept| gone.contains(&kept.version));
     let stats = remove_versions(live, gone.into_iter().collect()).await?;
     Ok(Finalized {
         table: table.to_owned(),
@@ -77,5 +90,6 @@ async fn finalize_taken_back(
         bytes: stats.bytes_removed,
         // They cannot hold what came after them.
         older_versions: 0,
+        kept,
     })
 }
