@@ -124,6 +124,10 @@ pub(crate) const TRANSFORMS_AT_ONCE: usize = 2;
 /// them.
 pub(crate) const LOOK_ROWS: u32 = 8192;
 
+/// Bytes of a page, and of its values on the average, up to which values are shown in a sample: more are not read to
+/// show a few letters.
+pub(crate) const SHOWN_BYTES: (u64, u64) = (16 << 20, 16 << 10);
+
 /// Rows of a batch where each value is compared with another one: two of each are held.
 pub(crate) const COMPARE_ROWS: u32 = 2048;
 

@@ -68,7 +68,9 @@ pub(super) fn report(report: &Report) -> String {
     lines.extend(report.notes.iter().map(|note| format!("  note       {note}")));
     lines.push("  fields".to_owned());
     lines.extend(report.fields.iter().map(|field| format!("             {field}")));
-    lines.push("  sample".to_owned());
+    let whole = report.sample.iter().all(|batch| batch.num_columns() == report.fields.len());
+    let without = if whole { "" } else { "     without columns that are large or cannot be read" };
+    lines.push(format!("  sample{without}"));
     lines.extend(sample(report).into_iter().map(|row| format!("             {row}")));
     page(&lines)
 }

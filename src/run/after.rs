@@ -24,8 +24,9 @@ use crate::schema::path::{field_at, find};
 use crate::schema::show::field_text;
 use crate::span;
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
+use crate::table::look::{Look, look};
 use crate::table::open::newest;
-use crate::table::{database, index, orphans, tag};
+use crate::table::{index, orphans, tag};
 use crate::verify::published;
 use crate::verify::published::sync_commit;
 
@@ -73,7 +74,17 @@ async fn look_after(
     };
     let id = session.journal.header().id.clone();
     let operation = Operation::Restore { version: before };
-    match exactly_next(swapped, operation, None, properties(&id, Act::Rollback)).await? {
+    let put_back = exactly_next(swapped, operation, None, properties(&id, Act::Rollback)).await;
+    let put_back = put_back.map_err(|failed| {
+        let message = format!(
+            "version {version} was swapped in and is not whole, and version {before} could not be put back"
+        );
+        let resume = format!("{} tries it again", command(ctx, "resume"));
+        let because = error.report(&[]);
+        let because = because.lines().chain([resume.as_str()]);
+        Error::mismatch(message).with_lines(because).caused_by(failed)
+    });
+    match put_back? {
         Outcome::Landed(live) => {
             let back = drop_broken(ctx, *session, &live).await;
             let message = format!(
@@ -154,16 +165,17 @@ async fn index_and_tidy(
         ctx.say(format!("index `{name}` is dropped"));
     }
     session.took(Phase::Index, began);
-    let (version, rows) = (swapped.version_id(), session.rows_swapped());
-    let schema = session.plan.target.schema.clone();
-    let sample = database::look(&ctx.location, version, rows, &schema);
-    let sample = Box::pin(beating(ctx, &mut session.journal, Phase::Index, sample)).await?;
-    ctx.say(format!("LanceDB counts {} rows and sees every field", count_text(rows)));
+    let (rows, schema) = (session.rows_swapped(), session.plan.target.schema.clone());
+    let look = look(&ctx.location, swapped, rows, &schema);
+    let look = Box::pin(beating(ctx, &mut session.journal, Phase::Index, look)).await?;
+    if look.failed.is_none() {
+        ctx.say(format!("LanceDB counts {} rows and sees every field", count_text(rows)));
+    }
     session.journal.remove_orphans(&after, &orphans::named_by(swapped)).await?;
     if let Some(undo) = &session.journal.header().undo {
         tag::unpin(&after, &undo.id).await?;
     }
-    Ok(report_of(ctx, session, swapped, &after, sample))
+    Ok(report_of(ctx, session, swapped, &after, look))
 }
 
 fn report_of(
@@ -171,7 +183,7 @@ fn report_of(
     session: &Session,
     swapped: &Dataset,
     after: &Dataset,
-    sample: Vec<arrow::array::RecordBatch>,
+    look: Look,
 ) -> Report {
     let header = session.journal.header();
     let plan = &session.plan;
@@ -200,9 +212,15 @@ fn report_of(
         indices_dropped: plan.dropped_indices(),
         fields: fields.fields().iter().map(|field| field_text(field)).collect(),
         seconds: session.seconds.clone(),
-        notes: notes(ctx, plan),
-        sample,
+        notes: notes(ctx, plan).into_iter().chain(look.failed.iter().map(failed_text)).collect(),
+        sample: look.sample,
     }
+}
+
+/// What LanceDB cannot do with the table.
+fn failed_text(error: &Error) -> String {
+    let why = error.report(&[]).replace('\n', " ");
+    format!("LanceDB's client cannot query this table; its rows were read without it: {why}")
 }
 
 /// What those who go on writing to the migrated table need to know.

@@ -20,3 +20,4 @@ pub(crate) mod stored;
 pub(crate) mod target;
 
 pub(crate) mod types;
+pub(crate) mod unfound;

@@ -1,22 +1,10 @@
-//! The database through LanceDB's own client: which tables there are, and what a table looks like to
-//! those who use it.
-#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
-
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field};
-use futures::TryStreamExt;
-use lance_core::datatypes::Schema;
-use lancedb::query::{ExecutableQuery, QueryBase};
+//! The database through LanceDB's own client: which tables there are.
 
 use crate::error::{Doing, Error, Result};
 use crate::location::{Location, is_own};
-use crate::schema::show::field_text;
 
 /// Names that are suggested for one that is not there.
 const SUGGESTIONS: usize = 3;
-
-/// Rows of a sample.
-const SAMPLE_ROWS: usize = 3;
 
 /// Connects to the database of `location`. A directory is not made.
 ///
@@ -76,62 +64,6 @@ fn nearest(name: &str, mut names: Vec<String>) -> Vec<String> {
     names.sort_by_cached_key(|other| strsim::damerau_levenshtein(other, name));
     names.truncate(SUGGESTIONS);
     names.into_iter().map(|name| format!("`{name}`")).collect()
-}
-
-/// Looks at `version` of the table as its users do: count, fields, and the first rows.
-///
-/// # Errors
-/// `Mismatch`, when the count or the fields are not the expected ones.
-pub(crate) async fn look(
-    location: &Location,
-    version: u64,
-    rows: u64,
-    schema: &Schema,
-) -> Result<Vec<RecordBatch>> {
-    let table = location.table();
-    let connection = connect(location).await?;
-    let opened = connection.open_table(table).execute().await;
-    let opened = opened.doing(|| format!("open `{table}` with LanceDB"))?;
-    let at = opened.checkout(version).await;
-    at.doing(|| format!("open version {version} of `{table}` with LanceDB"))?;
-    let counted = opened.count_rows(None).await;
-    let counted = counted.doing(|| format!("count the rows of `{table}` with LanceDB"))?;
-    if counted as u64 != rows {
-        let what = format!("LanceDB counts {counted} rows in `{table}`, not {rows}");
-        return Err(Error::mismatch(what));
-    }
-    let seen = opened.schema().await;
-    let seen = seen.doing(|| format!("read the schema of `{table}` with LanceDB"))?;
-    let wanted = arrow::datatypes::Schema::from(schema);
-    for field in wanted.fields() {
-        let same = seen.field_with_name(field.name()).is_ok_and(|seen| {
-            // LanceDB shows JSON as text, and blobs as places.
-            (has_another_form_in_scans(field) || seen.data_type() == field.data_type())
-                && seen.is_nullable() == field.is_nullable()
-        });
-        if !same {
-            let field = field_text(field);
-            let what = format!("LanceDB does not see the field `{field}` in `{table}`");
-            return Err(Error::mismatch(what));
-        }
-    }
-    let stream = opened.query().limit(SAMPLE_ROWS).execute().await;
-    let stream = stream.doing(|| format!("query `{table}` with LanceDB"))?;
-    stream.try_collect().await.doing(|| format!("query `{table}` with LanceDB"))
-}
-
-/// Whether `field`, or what is in it, is JSON or a blob.
-fn has_another_form_in_scans(field: &Field) -> bool {
-    let extension = field.metadata().get("ARROW:extension:name").map(String::as_str);
-    matches!(extension, Some("lance.json" | "lance.blob.v2"))
-        || field.metadata().contains_key("lance-encoding:blob")
-        || match field.data_type() {
-            DataType::Struct(fields) => fields.iter().any(|field| has_another_form_in_scans(field)),
-            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-                has_another_form_in_scans(item)
-            }
-            _ => false,
-        }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod facts;
 pub(crate) mod history;
 pub(crate) mod index;
+pub(crate) mod look;
 pub(crate) mod open;
 pub(crate) mod orphans;
 pub(crate) mod row_version;

@@ -24,6 +24,7 @@ use crate::limits::{
     BATCHES_A_READ, DELETION_FILES_AT_ONCE, FRAGMENTS_OPENED_AHEAD, READS_AHEAD, SCAN_DECODED_AHEAD,
 };
 use crate::schema::blob;
+use crate::schema::unfound::unfound;
 use crate::storage::blob::Blobs;
 use crate::storage::files;
 use crate::storage::page::{self, Blocks, PageFile};
@@ -89,6 +90,10 @@ impl Source {
         let rows = chunk.fragments.iter().map(counted);
         if what.schema.fields.is_empty() {
             return Ok(bare(rows.sum(), limits.batch_rows));
+        }
+        if let Some(field) = unfound(&what.schema) {
+            let what = format!("column `{}` is not found by its name", field.name);
+            return Err(Error::refused(what).with_advice("a --rename before gives it another one"));
         }
         let fragments = self.fragments_of(chunk)?;
         let (store, directory) = self.place().await?;

@@ -4,14 +4,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, FixedSizeListArray, Int64Array, LargeBinaryArray, RecordBatch, StructArray,
+};
 use arrow::datatypes::{DataType, Field, Schema};
 use lance::dataset::WriteParams;
+use lance_file::version::LanceFileVersion;
 use lance_io::object_store::WrappingObjectStore;
 use relance::{Cancel, Change, Ended, Event, Kind, Location, Migration, Progress, Strategy};
 
 use crate::support::mortal::{Mortal, Wrap};
-use crate::support::{Db, documents, ids, index_ids, small};
+use crate::support::{Db, at_version, documents, ids, index_ids, small};
 
 /// A table of two fragments with a B-tree, whose manifests are named as they were once: its indices
 /// cannot be built before the swap.
@@ -194,4 +197,61 @@ async fn nothing_is_said_where_no_null_can_come() {
     let add = ["--add", "m:int64 not null=7", "--add", "o:int64", "--rename", "text=body"];
     let ran = db.relance("migrate", "t", &[&add[..], &["--json"]].concat()).expect(0).json();
     assert_eq!(ran["report"]["notes"], serde_json::json!([]));
+}
+
+/// A table with a column of its own beside `id`.
+async fn beside_ids(db: &Db, table: &str, name: &str, column: ArrayRef, params: WriteParams) {
+    let ids: ArrayRef =
+        Arc::new(Int64Array::from_iter_values(0..i64::try_from(column.len()).unwrap()));
+    let batch = RecordBatch::try_from_iter([("id", ids), (name, column)]).unwrap();
+    db.write(table, vec![batch], params).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lancedb_cannot_query_is_migrated_and_said() {
+    let db = Db::new();
+    let numbers = || -> ArrayRef { Arc::new(Int64Array::from(vec![1, 2, 3, 4])) };
+    let structs: ArrayRef = Arc::new(StructArray::from(vec![
+        (Arc::new(Field::new("a", DataType::Int64, true)), numbers()),
+        (Arc::new(Field::new("b", DataType::Int64, true)), numbers()),
+    ]));
+    let item = Arc::new(Field::new("item", structs.data_type().clone(), true));
+    let pairs: ArrayRef = Arc::new(FixedSizeListArray::try_new(item, 2, structs, None).unwrap());
+    let long = "x".repeat(129);
+    beside_ids(&db, &long, "c", numbers(), WriteParams::default()).await;
+    beside_ids(&db, "quoted", "a`b", numbers(), WriteParams::default()).await;
+    beside_ids(&db, "pairs", "p", pairs, at_version(LanceFileVersion::V2_2)).await;
+    for table in [long.as_str(), "quoted", "pairs"] {
+        let ran = db.relance("migrate", table, &["--add", "n:int64=7", "--json"]).expect(0);
+        let notes = ran.json()["report"]["notes"].to_string();
+        assert!(notes.contains("LanceDB's client cannot query this table"), "{table}: {notes}");
+        assert!(!db.staging_exists(table), "{table}");
+        assert!(db.open(table).await.schema().field("n").is_some(), "{table}");
+        db.relance("rollback", table, &[]).expect(0);
+    }
+    db.documents("t", 100, 100).await;
+    let refused = db.relance("migrate", "t", &["--rename", "text=a`b"]).expect(3);
+    refused.says("LanceDB could not query the table");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_leaves_large_values_out() {
+    let db = Db::new();
+    let mut state = 1_u64;
+    let words = (0..(3 << 20)).flat_map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let large = words.collect::<Vec<u8>>();
+    let values: ArrayRef = Arc::new(LargeBinaryArray::from_iter_values([large, b"small".to_vec()]));
+    beside_ids(&db, "t", "v", values, WriteParams::default()).await;
+    let location = Location::new(db.text(), "t").unwrap();
+    let renamed = Migration::of(location).change(Change::parse("rename", "v=value").unwrap());
+    let Ended::Swapped(report) = renamed.migrate().await.unwrap() else { panic!("not swapped") };
+    let shown: Vec<_> = report.sample.iter().map(RecordBatch::schema).collect();
+    assert_eq!(shown.len(), 1);
+    assert_eq!(shown[0].fields().iter().map(|field| field.name()).collect::<Vec<_>>(), ["id"]);
+    assert_eq!(report.sample[0].num_rows(), 2);
 }

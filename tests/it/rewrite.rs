@@ -1,7 +1,9 @@
 //! The main job: rows and order kept, columns added, whatever the table looks like.
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
 use lance::dataset::{UpdateBuilder, WriteParams};
 use lance_file::version::LanceFileVersion;
 use relance::{BatchSize, Ended, Report, Settings};
@@ -79,7 +81,7 @@ async fn a_table_with_every_row_deleted_migrates() {
 async fn updated_rows_keep_their_order() {
     let db = Db::new();
     let live = db.documents("t", 1_000, 100).await;
-    UpdateBuilder::new(std::sync::Arc::new(live))
+    UpdateBuilder::new(Arc::new(live))
         .update_where("id % 10 = 1")
         .unwrap()
         .set("text", "'changed'")
@@ -172,4 +174,21 @@ async fn a_column_that_is_there_is_left_alone() {
     let again = db.migration("t", &["n:int64=7"]).migrate().await.unwrap();
     assert!(matches!(again, Ended::Nothing(_)));
     assert_eq!(db.open("t").await.version_id(), 2);
+}
+
+/// Lance reads nulls in place of a column that it does not find by its name, where a fragment has several files.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_lance_does_not_find_is_refused_not_emptied() {
+    let db = Db::new();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+    let batch = RecordBatch::try_from_iter([("id", Arc::clone(&ids)), ("a`b", ids)]).unwrap();
+    db.write("t", vec![batch], WriteParams::default()).await;
+    db.relance("migrate", "t", &["--add", "n:int64=7"]).expect(0);
+    let rewrite = ["--rows-per-file", "50"];
+    db.relance("migrate", "t", &rewrite).expect(3).says("does not find it by its name");
+    db.relance("migrate", "t", &["--rename", "a`b=b"]).expect(0);
+    db.relance("migrate", "t", &rewrite).expect(0);
+    let rows = db.rows("t").await;
+    let b = rows.column_by_name("b").unwrap().as_primitive::<Int64Type>();
+    assert_eq!(b.values().to_vec(), (0..100).collect::<Vec<_>>());
 }

@@ -2,6 +2,7 @@
 
 mod index_lost;
 mod key_changed;
+mod name_unusable;
 mod no_space;
 mod state_lost;
 mod type_unsupported;
@@ -22,6 +23,7 @@ pub(crate) fn run(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
     }
     state_lost::check(facts, plan)?;
     key_changed::check(facts, request, plan)?;
+    name_unusable::check(facts, plan)?;
     type_unsupported::check(facts, plan)?;
     index_lost::check(plan)?;
     no_space::check(plan)
