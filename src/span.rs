@@ -3,47 +3,61 @@
 
 use tracing::{Span, info_span};
 
-/// The target of the spans. Their names are those of [`SPANS`].
+use crate::spent::{GoesOn, Part};
+
+/// The target of the spans. Their names are those of [`SPANS`](crate::SPANS).
 pub const SPAN_TARGET: &str = "relance.time";
 
-/// The names of the spans: trying the changes on the data, waiting for the source's rows, transforming
-/// them and taking digests, encoding and writing, reading back, building indices, committing, waiting for
-/// `--max-rate`, and waiting for `--memory`.
-pub const SPANS: [&str; 9] =
-    ["plan", "scan", "transform", "write", "verify", "index", "commit", "throttled", "memory"];
-
-pub(crate) fn plan() -> Span {
-    info_span!(target: SPAN_TARGET, "plan")
+/// A span that is open, and counted, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Doing {
+    _goes_on: GoesOn,
+    _span: Span,
 }
 
-pub(crate) fn scan() -> Span {
-    info_span!(target: SPAN_TARGET, "scan")
+impl Doing {
+    fn of(part: Part, span: Span) -> Self {
+        Self { _goes_on: GoesOn::begin(part), _span: span }
+    }
 }
 
-pub(crate) fn transform() -> Span {
-    info_span!(target: SPAN_TARGET, "transform")
+pub(crate) fn plan() -> Doing {
+    Doing::of(Part::Plan, info_span!(target: SPAN_TARGET, "plan"))
 }
 
-pub(crate) fn write() -> Span {
-    info_span!(target: SPAN_TARGET, "write")
+pub(crate) fn scan() -> Doing {
+    Doing::of(Part::Scan, info_span!(target: SPAN_TARGET, "scan"))
 }
 
-pub(crate) fn verify() -> Span {
-    info_span!(target: SPAN_TARGET, "verify")
+pub(crate) fn transform() -> Doing {
+    Doing::of(Part::Transform, info_span!(target: SPAN_TARGET, "transform"))
 }
 
-pub(crate) fn index() -> Span {
-    info_span!(target: SPAN_TARGET, "index")
+pub(crate) fn write() -> Doing {
+    Doing::of(Part::Write, info_span!(target: SPAN_TARGET, "write"))
 }
 
-pub(crate) fn commit() -> Span {
-    info_span!(target: SPAN_TARGET, "commit")
+pub(crate) fn verify() -> Doing {
+    Doing::of(Part::Verify, info_span!(target: SPAN_TARGET, "verify"))
 }
 
-pub(crate) fn throttled() -> Span {
-    info_span!(target: SPAN_TARGET, "throttled")
+pub(crate) fn index() -> Doing {
+    Doing::of(Part::Index, info_span!(target: SPAN_TARGET, "index"))
 }
 
-pub(crate) fn memory() -> Span {
-    info_span!(target: SPAN_TARGET, "memory")
+pub(crate) fn commit() -> Doing {
+    Doing::of(Part::Commit, info_span!(target: SPAN_TARGET, "commit"))
+}
+
+pub(crate) fn throttled() -> Doing {
+    Doing::of(Part::Throttled, info_span!(target: SPAN_TARGET, "throttled"))
+}
+
+pub(crate) fn memory() -> Doing {
+    Doing::of(Part::Memory, info_span!(target: SPAN_TARGET, "memory"))
+}
+
+/// Somebody waits for rows: what hands them on holds him up meanwhile. No span of its own.
+pub(crate) fn starved() -> GoesOn {
+    GoesOn::begin(Part::Starved)
 }

@@ -35,7 +35,6 @@ struct Listeners {
     /// Where the trace goes. It is one trace layer for all runs: each thread keeps the layer's channel, and
     /// would send the spans of a later run to an earlier one's layer.
     trace: Mutex<FlushGuard>,
-    breakdown: Breakdown,
 }
 
 static LISTENERS: OnceLock<Listeners> = OnceLock::new();
@@ -47,13 +46,11 @@ impl Listeners {
         let (traced, traced_handle) = reload::Layer::new(Targets::new());
         let builder = ChromeLayerBuilder::new().writer(io::sink()).trace_style(TraceStyle::Async);
         let (trace, guard) = builder.build();
-        let breakdown = Breakdown::begin();
         let log = fmt::layer().with_ansi(false).with_writer(|| Escaped(io::stderr()));
         let all = registry().with(trace.with_filter(traced)).with(log.with_filter(filter));
-        let all = all.with(breakdown.clone().with_filter(our_spans()));
         // Fails where the host of this library has its own subscriber: then that one hears everything.
         drop(all.try_init());
-        Self { filter: filter_handle, traced: traced_handle, trace: Mutex::new(guard), breakdown }
+        Self { filter: filter_handle, traced: traced_handle, trace: Mutex::new(guard) }
     }
 
     /// Logs what passes `filter` from now on.
@@ -95,13 +92,14 @@ impl Write for TraceFile {
 /// What listens to one run. When it is dropped, the run's trace is complete and nothing more is logged.
 pub(super) struct Log {
     listeners: &'static Listeners,
+    breakdown: Breakdown,
     trace_complete: Option<Receiver<()>>,
 }
 
 impl Log {
     /// Where the run's time went.
     pub(super) fn breakdown(&self) -> &Breakdown {
-        &self.listeners.breakdown
+        &self.breakdown
     }
 }
 
@@ -184,13 +182,12 @@ pub(super) fn start(verbose: u8, trace: Option<&Path>) -> Result<Log> {
     // The first run's filter is there from the start: how much of the `log` crate's is heard is settled then.
     let listeners = LISTENERS.get_or_init(|| Listeners::install(filter()));
     listeners.log(filter());
-    listeners.breakdown.restart();
     let trace_complete = file.map(|file| {
         let (complete, trace_complete) = channel();
         listeners.trace(our_spans(), TraceFile { file, _complete: complete });
         trace_complete
     });
-    Ok(Log { listeners, trace_complete })
+    Ok(Log { listeners, breakdown: Breakdown::begin(), trace_complete })
 }
 
 #[cfg(test)]
@@ -210,16 +207,16 @@ mod tests {
         for traced in [false, true, true, false] {
             let file = directory.path().join("trace.json");
             let log = start(0, traced.then_some(file.as_path())).unwrap();
-            let span = crate::span::scan();
+            let span = crate::span::index();
             std::thread::sleep(std::time::Duration::from_millis(5));
             drop(span);
             let seconds = &log.breakdown().json()["seconds"];
-            assert!(seconds["scan"].as_f64().is_some_and(|scan| scan >= 0.005), "{seconds}");
+            assert!(seconds["index"].as_f64().is_some_and(|index| index > 0.0), "{seconds}");
             drop(log);
             if traced {
                 let spans: serde_json::Value =
                     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-                let heard = spans.as_array().unwrap().iter().filter(|span| span["name"] == "scan");
+                let heard = spans.as_array().unwrap().iter().filter(|span| span["name"] == "index");
                 assert!(heard.count() >= 1, "{spans}");
             }
         }

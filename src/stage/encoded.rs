@@ -122,6 +122,7 @@ impl Stager {
     /// # Errors
     /// As [`stage`](Self::stage).
     pub(crate) async fn expect(&self, chunk: &Chunk) -> Result<(Vec<Digest>, u64)> {
+        let _starved = span::starved();
         let mut digests = Digests::of(self.transform.schema())?;
         let batches = self.batches(chunk).await?;
         let transformed = batches.map_ok(|batch| self.transformed(chunk, batch, None));
@@ -167,6 +168,7 @@ impl Stager {
     ) -> Result<StagedPart> {
         let mut aside = Aside::default();
         let taken = async {
+            let _starved = span::starved();
             let mut batches = self.batches(&part.chunk).await?;
             while let Some(batch) = batches.try_next().await? {
                 let mut in_flight = self.transformed(&part.chunk, batch, None).await?;
@@ -330,7 +332,10 @@ impl Stager {
 
     async fn write(self, mut receiver: mpsc::Receiver<BatchInFlight>) -> Result<Vec<Fragment>> {
         let mut writer = EncodedFiles::of(&self.files);
-        while let Some(in_flight) = receiver.recv().await {
+        loop {
+            let starved = span::starved();
+            let Some(in_flight) = receiver.recv().await else { break };
+            drop(starved);
             let writing = span::write();
             if let Err(error) = writer.encode(&in_flight.batch).await {
                 writer.discard().await;

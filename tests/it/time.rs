@@ -33,6 +33,9 @@ fn holds(changes: &[&str], wanted: &[&str]) {
     assert_eq!(json["time"]["limited_by"], "--max-rate");
     let parts = json["time"]["seconds"].as_object().unwrap();
     assert!(wanted.iter().all(|part| parts.contains_key(*part)), "{parts:?}");
+    let of = |part: &str| parts.get(part).map_or(0.0, |seconds| seconds.as_f64().unwrap());
+    // What works ahead of a writer that waits costs nothing.
+    assert!(of("throttled") > of("scan") + of("transform") + of("memory"), "{parts:?}");
     let sum: f64 = parts.values().map(|seconds| seconds.as_f64().unwrap()).sum();
     let swapped = json["report"]["swapped_after"].as_f64().unwrap();
     assert!((swapped..outside).contains(&sum), "{sum} s of {outside} s: {parts:?}");

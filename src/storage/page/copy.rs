@@ -58,7 +58,7 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     let mut hashes = BufferHashes::of(places.len());
     let mut taken = read_ahead(files, &places);
     loop {
-        let scanning = span::scan();
+        let scanning = (span::scan(), span::starved());
         let next = taken.try_next().await?;
         drop(scanning);
         let Some(taken) = next else { break };
