@@ -64,6 +64,7 @@ mod stage;
 mod storage;
 mod storage_version;
 mod table;
+mod tally;
 mod transform;
 mod verify;
 
@@ -91,6 +92,7 @@ pub use span::SPAN_TARGET;
 pub use spent::SPANS;
 pub use table::database::table_names;
 pub use table::sample::{Sample, Sampled};
+pub use tally::RunFigures;
 pub use transform::digest::Digest;
 
 /// What the crate's own tests and benches need besides. Nothing in here is promised.

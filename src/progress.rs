@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::redact;
 use crate::escape::escape_line;
 use crate::phase::Phase;
 
@@ -50,24 +49,6 @@ pub struct Silent;
 
 impl Progress for Silent {
     fn event(&self, _: Event) {}
-}
-
-/// Passes events on, with every secret replaced: stores repeat requests in their errors.
-#[derive(Debug)]
-pub(crate) struct Redacting {
-    /// Who is told.
-    pub to: SharedProgress,
-    /// What must never be told.
-    pub secrets: Vec<String>,
-}
-
-impl Progress for Redacting {
-    fn event(&self, event: Event) {
-        self.to.event(match event {
-            Event::Note(text) => Event::Note(redact(&text, &self.secrets)),
-            Event::Began { .. } | Event::Advanced(_) => event,
-        });
-    }
 }
 
 /// A shared progress.

@@ -83,6 +83,17 @@ pub(super) enum Command {
         store: Store,
         /// The table; all tables of the database when left out
         table: Option<String>,
+        /// Show it again every so often, as 2s or 1m, until no migration runs [default: 5s]. With `--json`, an
+        /// object a line
+        #[arg(
+            long,
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "5s",
+            value_name = "EVERY",
+            value_parser = duration
+        )]
+        watch: Option<Duration>,
         #[command(flatten)]
         output: Output,
     },

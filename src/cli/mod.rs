@@ -18,6 +18,7 @@ mod usage;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -31,8 +32,8 @@ use crate::cli::show::{Looked, Unknown};
 use crate::cli::signals::Signals;
 use crate::escape::{escape_json, escape_line, escape_text};
 use crate::{
-    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
-    table_names,
+    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, SharedProgress, Silent,
+    TableStatus, Writes, table_names,
 };
 
 /// Exit code of a migration that was interrupted.
@@ -183,6 +184,17 @@ struct Caller {
     ended: Sender<Option<Answer>>,
 }
 
+impl Caller {
+    /// Has nobody wait any more.
+    fn leaver(&self) -> impl FnOnce() + Send + 'static {
+        let ended = self.ended.clone();
+        move || {
+            // Nobody waits for a command that has ended.
+            let _ = ended.send(None);
+        }
+    }
+}
+
 fn fail(error: &Error, json: bool, secrets: &[String]) -> u8 {
     let exit = exit_of(error.kind());
     let report = error.report(secrets);
@@ -209,11 +221,17 @@ fn exit_of(kind: Kind) -> u8 {
 }
 
 fn print(text: &str) {
+    if text.is_empty() {
+        return;
+    }
     // Nobody reads a closed stdout.
     let _ = writeln!(std::io::stdout().lock(), "{}", escape_text(text));
 }
 
 fn print_json(value: &Value) {
+    if value.is_null() {
+        return;
+    }
     // Nobody reads a closed stdout.
     let _ = writeln!(std::io::stdout().lock(), "{}", escape_json(&value.to_string()));
 }
@@ -259,7 +277,9 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             let aborted = migration(place, default(), &output, caller)?.abort().await?;
             Ok(done(show::aborted(&aborted), to_json(&aborted)))
         }
-        Command::Status { store, table, output: _ } => status(store, table, caller).await,
+        Command::Status { store, table, watch, output } => {
+            status(store, table.as_deref(), watch, output.json, caller).await
+        }
         Command::Verify { place, output } => {
             let verified = migration(place, default(), &output, caller)?.verify().await?;
             Ok(done(show::verified(&verified), to_json(&verified)))
@@ -306,23 +326,61 @@ async fn asked(migration: Migration, changes: &Changes) -> Result<Migration> {
     }
 }
 
-async fn status(store: args::Store, table: Option<String>, caller: &mut Caller) -> Result<Printed> {
-    let any = request::location(store, table.as_deref().unwrap_or("any"))?;
+/// What is known of `table`, or of all; with `watch`, told again each time it has passed until no run goes on.
+async fn status(
+    store: args::Store,
+    table: Option<&str>,
+    watch: Option<Duration>,
+    json: bool,
+    caller: &mut Caller,
+) -> Result<Printed> {
+    let any = request::location(store, table.unwrap_or("any"))?;
     caller.secrets.extend(any.secrets());
+    let mut looked = looked_at(&any, table, &caller.secrets).await?;
+    if let Some(every) = watch {
+        let silent: SharedProgress = Arc::new(Silent);
+        let signals = Signals::listen(&silent, caller.leaver());
+        let stop = signals.cancel();
+        while looked.iter().flatten().any(is_running) {
+            if json {
+                print_json(&status_json(&looked));
+            } else {
+                print(&show::status(&looked));
+            }
+            tokio::select! {
+                // What was told last is still so.
+                () = stop.cancelled() => return Ok(done(String::new(), Value::Null)),
+                () = tokio::time::sleep(every) => {}
+            }
+            // What is dropped while it is looked at is gone the next time.
+            let again = looked_at(&any, table, &caller.secrets).await;
+            looked = match again {
+                Err(_) => looked_at(&any, table, &caller.secrets).await?,
+                again => again?,
+            };
+        }
+    }
+    Ok(done(show::status(&looked), status_json(&looked)))
+}
+
+fn is_running(table: &TableStatus) -> bool {
+    table.staged.as_ref().is_some_and(|staged| staged.alive)
+}
+
+async fn looked_at(any: &Location, table: Option<&str>, secrets: &[String]) -> Result<Vec<Looked>> {
     if let Some(table) = table {
-        let one = vec![Ok(status_of(&any, &table).await?)];
-        return Ok(done(show::status(&one), status_json(&one)));
+        return Ok(vec![Ok(status_of(any, table).await?)]);
     }
     let mut all = Vec::new();
-    for table in table_names(&any).await? {
+    for table in table_names(any).await? {
         // One that cannot be looked at hides none of the others.
-        all.push(status_of(&any, &table).await.map_err(|error| Unknown {
+        all.push(status_of(any, &table).await.map_err(|error| Unknown {
             table,
-            message: error.report(&caller.secrets),
+            message: error.report(secrets),
             exit: exit_of(error.kind()),
         }));
     }
-    Ok(done(show::status(&all), status_json(&all)))
+    Ok(all)
 }
 
 async fn status_of(any: &Location, table: &str) -> Result<TableStatus> {
@@ -361,12 +419,7 @@ async fn stoppable<R>(
     caller: &Caller,
     act: impl AsyncFnOnce(Migration) -> Result<R>,
 ) -> Result<R> {
-    let ended = caller.ended.clone();
-    let leave = move || {
-        // Nobody waits for a command that has ended.
-        let _ = ended.send(None);
-    };
-    let signals = Signals::listen(migration.told(), leave);
+    let signals = Signals::listen(migration.told(), caller.leaver());
     Box::pin(act(migration.cancel(signals.cancel()))).await
 }
 

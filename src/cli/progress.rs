@@ -97,7 +97,7 @@ impl Meter {
     }
 }
 
-fn seconds_text(seconds: u64) -> String {
+pub(super) fn seconds_text(seconds: u64) -> String {
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s}s"),
         (0, m, s) => format!("{m}m{s:02}s"),

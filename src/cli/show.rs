@@ -2,10 +2,11 @@
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use crate::cli::progress::seconds_text;
 use crate::escape::escape_line;
 use crate::plan::amounts::{bytes_text, count_text};
 use crate::{
-    Aborted, Finalized, Held, PointStatus, Report, RolledBack, STAGING_SUFFIX, Sampled,
+    Aborted, Finalized, Held, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX, Sampled,
     SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
 };
 
@@ -320,12 +321,17 @@ fn staged_lines(staged: &StagedStatus) -> Vec<String> {
     if let Some(problem) = &staged.problem {
         return vec![format!("  migration {} {}: {problem}", staged.id, staged.state)];
     }
-    let seen = staged.seen.format("%Y-%m-%d %H:%M:%S");
+    let (began, seen) = [staged.began, staged.seen].map(|at| at.format("%Y-%m-%d %H:%M:%S")).into();
     let mut lines = vec![
         format!("  migration {} {} in phase {}", staged.id, staged.state, staged.phase),
         format!("    asked     {}", staged.changes.join(", ")),
+        format!("    began     {began} UTC"),
+    ];
+    lines.extend(staged.progress.as_ref().filter(|run| run.rows > 0).map(progress_line));
+    let kept = if staged.alive { "; an interruption keeps them" } else { "" };
+    lines.extend([
         format!(
-            "    staged    {} of {} rows, {} of {} chunks, from version {}",
+            "    staged    {} of {} rows, {} of {} chunks, from version {}{kept}",
             count_text(staged.rows_done),
             count_text(staged.rows),
             staged.chunks_done,
@@ -333,9 +339,25 @@ fn staged_lines(staged: &StagedStatus) -> Vec<String> {
             staged.source_version
         ),
         format!("    last seen {seen} UTC on {}", staged.host),
-    ];
+    ]);
     lines.extend(staged.swap.as_ref().map(|swap| format!("    swap      {swap}")));
     lines
+}
+
+/// How far a run was when it was last seen.
+fn progress_line(run: &RunFigures) -> String {
+    let percent = (run.rows_done * 100).checked_div(run.rows).unwrap_or(100);
+    let eta = run.eta_seconds.map_or("unknown".to_owned(), seconds_text);
+    let limit = run.limited_by.as_ref().map(|what| format!(", limited by {what}"));
+    format!(
+        "    progress  {} {percent}%, {} of {} rows, {} rows/s, {}/s, eta {eta}{}",
+        run.phase,
+        count_text(run.rows_done),
+        count_text(run.rows),
+        count_text(run.rows_per_second),
+        bytes_text(run.bytes_per_second),
+        limit.unwrap_or_default()
+    )
 }
 
 /// A sample table.

@@ -1,7 +1,7 @@
 //! Showing that a run is alive: a small file beside the journal, written every few seconds, of which only the
 //! age is looked at.
 //!
-//! It says nothing of what is done, and decides nothing but whether another run may try to take over: whose
+//! It says how far the run is, for people, and decides nothing but whether another run may try to take over: whose
 //! the journal is stands in the journal alone. It is written by a task of its own, so that a run of which
 //! everything else waits is still seen.
 
@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, pending};
 use lance::Dataset;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutPayload};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -29,6 +29,7 @@ use crate::progress::{SharedProgress, note};
 use crate::storage::files::DataFiles;
 use crate::storage::names::directory_of;
 use crate::table::open::{data_files_of, newest};
+use crate::tally::{RunFigures, Tally};
 
 /// How often a run is seen to be alive.
 const BEAT: Duration = Duration::from_secs(5);
@@ -76,6 +77,13 @@ struct Beat<'a> {
     run: &'a str,
     count: u64,
     at: DateTime<Utc>,
+    figures: Option<RunFigures>,
+}
+
+/// What is read of a beat. Those of older runs have no figures.
+#[derive(Deserialize)]
+struct Seen {
+    figures: Option<RunFigures>,
 }
 
 /// The beats of a run, until it is stopped or dropped.
@@ -123,6 +131,7 @@ struct Beater {
     began: Arc<AtomicBool>,
     time: Arc<StoreTime>,
     clock: Arc<dyn Clock>,
+    tally: Arc<Tally>,
 }
 
 impl Beater {
@@ -169,7 +178,8 @@ impl Beater {
         }
         self.count += 1;
         self.began.store(true, Ordering::Relaxed);
-        let beat = Beat { run: &self.run, count: self.count, at: self.clock.now() };
+        let (at, figures) = (self.clock.now(), self.tally.figures());
+        let beat = Beat { run: &self.run, count: self.count, at, figures };
         let text = to_json(&beat)?;
         let doing = || format!("write {}", self.file);
         self.files.store().put(&self.file, text.into_bytes().into()).await.doing(doing)?;
@@ -197,6 +207,7 @@ impl Journal {
         &mut self,
         clock: &Arc<dyn Clock>,
         progress: &SharedProgress,
+        tally: &Arc<Tally>,
     ) -> Result<()> {
         let files = data_files_of(&self.staging).await?;
         let file = self.beat_file();
@@ -213,6 +224,7 @@ impl Journal {
             began: Arc::clone(&began),
             time: Arc::clone(&self.time),
             clock: Arc::clone(clock),
+            tally: Arc::clone(tally),
         };
         let (stop, stopped) = watch::channel(false);
         let (tells, lost) = watch::channel(None);
@@ -263,6 +275,13 @@ impl Journal {
             Err(error) => return Err(error).doing(|| "look at a run's beat".to_owned()),
         };
         Ok(written.max(beat))
+    }
+
+    /// How far the run that has the journal was at its last beat, if that tells.
+    pub(crate) async fn figures(&self) -> Option<RunFigures> {
+        let files = data_files_of(&self.staging).await.ok()?;
+        let beat = files.store().get(&self.beat_file()).await.ok()?.bytes().await.ok()?;
+        serde_json::from_slice::<Seen>(&beat).ok()?.figures
     }
 
     /// Looks what the store's clock says of the version that was committed just now.

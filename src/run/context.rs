@@ -15,6 +15,7 @@ use crate::plan::Request;
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
 use crate::settings::Settings;
 use crate::table::open::Opener;
+use crate::tally::{Tallied, Tally};
 
 /// What every command is given: plain values, and the parts that it runs with.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub(crate) struct Context {
     pub request: Request,
     pub settings: Settings,
     pub progress: SharedProgress,
+    /// Counts what the progress is told.
+    pub tally: Arc<Tally>,
     pub clock: Arc<dyn Clock>,
     pub cancel: Cancel,
     pub wrapper: Option<Arc<dyn WrappingObjectStore>>,
@@ -33,11 +36,14 @@ pub(crate) struct Context {
 impl Context {
     /// The context of a table, with nothing asked of it.
     pub(crate) fn of(location: Location) -> Self {
+        let tally = Arc::<Tally>::default();
+        let (to, secrets) = (Arc::new(Silent), Vec::new());
         Self {
             location,
             request: Request::default(),
             settings: Settings::default(),
-            progress: Arc::new(Silent),
+            progress: Arc::new(Tallied { to, secrets, tally: Arc::clone(&tally) }),
+            tally,
             clock: Arc::new(SystemClock),
             cancel: Cancel::default(),
             wrapper: None,

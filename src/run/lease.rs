@@ -95,7 +95,7 @@ pub(crate) async fn take_over(
         live = fence(ctx, &live, &journal.header().id.clone()).await?;
     }
     checkpoint(ctx, journal, phase, false).await?;
-    journal.begin_beats(&ctx.clock, &ctx.progress).await?;
+    journal.begin_beats(&ctx.clock, &ctx.progress, &ctx.tally).await?;
     Ok(live)
 }
 

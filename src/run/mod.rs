@@ -41,7 +41,7 @@ use crate::error::Result;
 use crate::location::Location;
 use crate::plan::tuning::Tuned;
 use crate::plan::{Plan, Request, Strategy};
-use crate::progress::{Redacting, SharedProgress};
+use crate::progress::SharedProgress;
 pub use crate::run::commands::rollback::Writes;
 use crate::run::commands::{
     abort, finalize, migrate, plan, resume, rollback, status, tune, verify,
@@ -50,6 +50,7 @@ use crate::run::context::Context;
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, TableStatus, Verified};
 use crate::schema::change::Change;
 use crate::settings::Settings;
+use crate::tally::Tallied;
 
 /// A migration of one table: what is asked, how it is run, and the parts it is run with.
 #[derive(Debug, Clone)]
@@ -109,8 +110,8 @@ impl Migration {
     /// Who is told.
     #[must_use]
     pub fn progress(mut self, progress: SharedProgress) -> Self {
-        let secrets = self.0.location.secrets();
-        self.0.progress = Arc::new(Redacting { to: progress, secrets });
+        let (secrets, tally) = (self.0.location.secrets(), Arc::clone(&self.0.tally));
+        self.0.progress = Arc::new(Tallied { to: progress, secrets, tally });
         self
     }
 

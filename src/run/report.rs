@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::phase::Phase;
 use crate::plan::{Nulled, Plan, SkippedValues, Strategy};
 use crate::table::history::{Other, RollbackPoint, Since};
+use crate::tally::RunFigures;
 
 /// How a migration ended without an error.
 #[derive(Debug)]
@@ -169,10 +170,14 @@ pub struct StagedStatus {
     pub chunks_done: u64,
     /// Chunks in all.
     pub chunks: u64,
-    /// Rows done.
+    /// Rows done: those of whole chunks that are in the journal, which an interruption keeps.
     pub rows_done: u64,
     /// Rows in all.
     pub rows: u64,
+    /// Whether a run of it goes on.
+    pub alive: bool,
+    /// How far that run was when it was last seen; `None` before its first beat.
+    pub progress: Option<RunFigures>,
 }
 
 /// A rollback point.

@@ -296,7 +296,7 @@ async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) ->
         }
         created => created?,
     };
-    let beats = journal.begin_beats(&ctx.clock, &ctx.progress).await;
+    let beats = journal.begin_beats(&ctx.clock, &ctx.progress, &ctx.tally).await;
     beats.map_err(|error| kept(ctx, error))?;
     let pin = || tag::pin(live, &id, plan.version);
     let pinned = retrying(&ctx.progress, &ctx.cancel, "pinning the source", pin).await;

@@ -1,5 +1,6 @@
 //! Who runs a migration: one run at a time, and a run that wakes up too late changes nothing.
 
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -201,6 +202,47 @@ async fn a_migration_that_waits_ends_when_asked() {
     assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_run_is_watched_while_it_goes_on() {
+    let db = Db::new();
+    db.relance("sample", "t", &["--rows", "20000", "--dim", "64", "--fragments", "1"]).expect(0);
+    let control = db.path().join("control.toml");
+    std::fs::write(&control, "max-rate = 300000").unwrap();
+    let compute = ["--compute", "n=length(text)", "--strategy", "rewrite"];
+    let more = [&compute[..], &["--control", control.to_str().unwrap()]].concat();
+    let running = db.start("migrate", "t", &more);
+    let status = || db.relance("status", "t", &["--json"]).json()["tables"][0]["staged"].clone();
+    // Its only chunk is far from done.
+    wait_until("figures", || {
+        let progress = &status()["progress"];
+        progress["rows_done"].as_u64() > Some(0) && progress["limited_by"] == "--max-rate"
+    });
+    let (now, seen) = (status(), db.relance("status", "t", &[]).expect(0));
+    assert_eq!((&now["rows_done"], &now["alive"]), (&0.into(), &true.into()), "{now}");
+    assert_eq!(now["progress"]["rows"], 20_000, "{now}");
+    seen.says("began").says("rows/s").says("limited by --max-rate").says("interruption keeps");
+    let watch = || {
+        let mut watch = db.start("status", "t", &["--watch=10ms", "--json"]);
+        let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+        let line = lines.next().unwrap().unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["tables"][0]["staged"]["alive"], true, "{line}");
+        (watch, lines)
+    };
+    let (mut stopped, (mut ended, lines)) = (watch().0, watch());
+    let pid = stopped.id().to_string();
+    crate::support::run(std::process::Command::new("kill").args(["-INT", &pid])).expect(0);
+    assert_eq!(stopped.wait().unwrap().code(), Some(0));
+    std::fs::write(&control, "max-rate = \"none\"").unwrap();
+    let last = lines.last().unwrap().unwrap();
+    let last: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_ne!(last["tables"][0]["staged"]["alive"], true, "{last}");
+    assert!(ended.wait().unwrap().success());
+    ran(running.wait_with_output().unwrap()).expect(0);
+    db.relance("status", "t", &["--watch"]).expect(0).says("nothing staged");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_plan_is_refused_with_what_differs() {
     let db = Db::new();
@@ -348,7 +390,7 @@ async fn a_beat_costs_the_same_whatever_is_staged() {
     tokio::task::block_in_place(|| wait_until("ten beats", || beats() >= then + 10));
     assert_eq!(journal_files(&db), files, "nothing but the beat is written");
     let whole: u64 = files.iter().map(|(_, bytes)| *bytes).max().unwrap();
-    assert!(db.beat("t").unwrap().1 < 256, "{whole} bytes are staged in 500 chunks");
+    assert!(db.beat("t").unwrap().1 < 512, "{whole} bytes are staged in 500 chunks");
     cancel.cancel();
     assert!(matches!(waits.await.unwrap().unwrap(), Ended::Held(_)));
     assert_eq!(db.beat("t"), None);

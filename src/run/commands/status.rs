@@ -66,6 +66,8 @@ fn wreck_status(ctx: &Context, wreck: &Wreck) -> StagedStatus {
         chunks: 0,
         rows_done: 0,
         rows: 0,
+        alive: running,
+        progress: None,
     }
 }
 
@@ -105,6 +107,8 @@ async fn staged_status(ctx: &Context, live: &Dataset, journal: &Journal) -> Resu
         chunks: header.chunks,
         rows_done: journal.records().map(ChunkRecord::rows_left).sum(),
         rows: header.rows,
+        alive: running,
+        progress: if running { journal.figures().await } else { None },
     })
 }
 
