@@ -113,23 +113,28 @@ pub(super) fn tuned(tuned: &Tuned) -> String {
             bytes_text(tuned.sample_bytes),
         ),
         format!(
-            "  {:>10}  {:>7}  {:>5}  {:>9}  {:>10}  {:>6}",
-            "batch size", "workers", "queue", "MB/s", "peak MB", "rounds",
+            "  {:>10}  {:>7}  {:>5}  {:>9}  {:>15}  {:>10}  {:>6}",
+            "batch size", "workers", "queue", "MB/s", "seconds", "peak MB", "rounds",
         ),
     ];
     for trial in &tuned.trials {
         let Trial { knobs, rounds, bytes_per_second, peak_bytes, .. } = trial;
+        let spread = format!("{:.3} to {:.3}", trial.seconds_min, trial.seconds_max);
         let peak = peak_bytes.map_or("unknown".to_owned(), |bytes| (bytes / 1_000_000).to_string());
         let used = if *trial == tuned.best { "  <- best" } else { "" };
         lines.push(format!(
-            "  {:>10}  {:>7}  {:>5}  {:>9.0}  {peak:>10}  {rounds:>6}{used}",
+            "  {:>10}  {:>7}  {:>5}  {:>9.0}  {spread:>15}  {peak:>10}  {rounds:>6}{used}",
             bytes_text(knobs.batch_bytes),
             knobs.workers,
             knobs.queue,
             bytes_per_second / 1e6,
         ));
     }
-    lines.push(format!("Use {}", tuned.flags));
+    lines.push(if tuned.differs {
+        format!("Use {}", tuned.flags)
+    } else {
+        format!("No measurable difference: keep what was asked for ({})", tuned.flags)
+    });
     page(&lines)
 }
 

@@ -13,7 +13,10 @@ use crate::error::{Error, Result};
 use crate::limits::MemoryPlan;
 use crate::phase::Phase;
 use crate::plan::columns::WrittenColumns;
-use crate::plan::tuning::{Knobs, Trial, Tuned, batch_sizes, best, median, queues, workers};
+use crate::plan::tuning::{
+    Knobs, Trial, Tuned, batch_sizes, better, goes_on, order, queues, sample_bytes, trial,
+    with_base, workers,
+};
 use crate::plan::{Plan, Request, Strategy};
 use crate::process::{peak_bytes, reset_peak};
 use crate::progress::Amount;
@@ -29,14 +32,11 @@ use crate::table::source::Source;
 use crate::transform::pool::Pool;
 use crate::verify::Verifier;
 
-/// Bytes of a trial, about: long enough that starting it costs nothing beside it.
-const SAMPLE_BYTES: u64 = 256 << 20;
+/// Bytes that are tried first, to see how long more of them take.
+const FIRST_BYTES: u64 = 32 << 20;
 
 /// Chunks of a trial.
 const CHUNKS: u64 = 4;
-
-/// Rounds after which more tell nothing new.
-const ROUNDS_MAX: usize = 7;
 
 /// A table's first rows, and where they are written to.
 struct Bench<'a> {
@@ -45,6 +45,7 @@ struct Bench<'a> {
     source: Source,
     store: Arc<ObjectStore>,
     scratch: Scratch,
+    fragments: Vec<SourceFragment>,
     chunks: Vec<Chunk>,
 }
 
@@ -52,7 +53,7 @@ pub(crate) async fn run(ctx: &Context, time: Duration) -> Result<Tuned> {
     ctx.settings.validate()?;
     let request = Request { strategy: Some(Strategy::Rewrite), ..ctx.request.clone() };
     let asked = Context { request, ..ctx.clone() };
-    let bench = bench_of(&asked).await?;
+    let mut bench = bench_of(&asked).await?;
     let tuned = bench.run(time).await;
     let removed = bench.scratch.remove().await;
     let tuned = tuned?;
@@ -63,7 +64,8 @@ pub(crate) async fn run(ctx: &Context, time: Duration) -> Result<Tuned> {
 async fn bench_of(ctx: &Context) -> Result<Bench<'_>> {
     let Planned { plan, live } = plan_head(ctx, &ctx.opener()).await?;
     let store = store_of(&live).await?;
-    let chunks = sample(&source_fragments(&live).await?, plan.row_bytes());
+    let fragments = source_fragments(&live).await?;
+    let chunks = sample(&fragments, FIRST_BYTES, plan.row_bytes());
     if chunks.is_empty() {
         return Err(Error::failed(format!("`{}` has no rows to try on", ctx.table())));
     }
@@ -71,12 +73,12 @@ async fn bench_of(ctx: &Context) -> Result<Bench<'_>> {
     let now = ctx.clock.now();
     let scratch = Scratch::begin_in(&store, &directory, &ctx.location, now).await?;
     let source = Source::of(live);
-    Ok(Bench { ctx, plan, source, store, scratch, chunks })
+    Ok(Bench { ctx, plan, source, store, scratch, fragments, chunks })
 }
 
-/// Chunks of about the same size from the first rows of `fragments`, which may come more than once.
-fn sample(fragments: &[SourceFragment], row_bytes: u64) -> Vec<Chunk> {
-    let rows_max = (SAMPLE_BYTES / CHUNKS / row_bytes.max(1)).clamp(1, ROWS_PER_FILE);
+/// Chunks of about the same size, `bytes` together, from the first rows of `fragments`, which may come more than once.
+fn sample(fragments: &[SourceFragment], bytes: u64, row_bytes: u64) -> Vec<Chunk> {
+    let rows_max = (bytes / CHUNKS / row_bytes.max(1)).clamp(1, ROWS_PER_FILE);
     let filled = fragments.iter().filter(|fragment| fragment.rows > 0);
     let chosen = filled.cycle().take(usize::try_from(CHUNKS).unwrap_or(1));
     let parts = chosen.map(|fragment| {
@@ -87,31 +89,37 @@ fn sample(fragments: &[SourceFragment], row_bytes: u64) -> Vec<Chunk> {
 }
 
 impl Bench<'_> {
-    async fn run(&self, time: Duration) -> Result<Tuned> {
+    async fn run(&mut self, time: Duration) -> Result<Tuned> {
+        let began = Instant::now();
         let settings = &self.ctx.settings;
-        let mut knobs = Knobs {
+        let asked = Knobs {
             batch_bytes: settings.batch_size.bytes(self.plan.width()),
             workers: settings.workers,
             queue: settings.queue,
         };
-        let processors = Settings::default().workers;
-        let (mut trials, mut chosen) = (Vec::new(), None);
+        // The first one fills caches.
+        self.once(asked).await?;
+        let (seconds, _) = self.once(asked).await?;
+        let bytes = sample_bytes(self.size().1, seconds, time);
+        self.chunks = sample(&self.fragments, bytes, self.plan.row_bytes());
+        let (mut trials, mut best, mut knobs) = (Vec::new(), None, asked);
         // Batch sizes matter most.
-        for (what, share) in [("batch size", 2), ("workers", 4), ("queue", 4)] {
+        for (what, until) in [("batch size", time / 2), ("workers", time / 4 * 3), ("queue", time)]
+        {
             let some = match what {
                 "batch size" => batch_sizes(knobs, MemoryPlan::of(settings).batches),
-                "workers" => workers(knobs, processors),
+                "workers" => workers(knobs, Settings::default().workers),
                 _ => queues(knobs),
             };
+            let some = with_base(some, knobs);
             self.ctx.say(format!("trying {} values of {what}", some.len()));
-            let tried = self.try_in_turn(&some, time / share).await?;
-            if let Some(best) = best(&tried) {
-                knobs = best.knobs;
-                chosen = Some(best.clone());
-            }
+            let tried = self.try_in_turn(&some, began + until).await?;
+            let found = better(&tried, knobs).or(tried.iter().find(|one| one.knobs == knobs));
+            best = found.cloned();
+            knobs = best.as_ref().map_or(knobs, |best| best.knobs);
             trials.extend(tried);
         }
-        let best = chosen.ok_or_else(|| Error::failed("nothing was tried"))?;
+        let best = best.ok_or_else(|| Error::failed("nothing was tried"))?;
         let (rows, bytes) = self.size();
         Ok(Tuned {
             table: self.ctx.table().to_owned(),
@@ -120,37 +128,33 @@ impl Bench<'_> {
             sample_bytes: bytes,
             trials,
             flags: best.knobs.flags(),
+            differs: best.knobs != asked,
             best,
         })
     }
 
-    /// Tries `some` in turn, round after round, for about `time`, at least once each.
-    async fn try_in_turn(&self, some: &[Knobs], time: Duration) -> Result<Vec<Trial>> {
+    /// Tries `some` in turn, round after round until the time `end`, at least once each.
+    async fn try_in_turn(&self, some: &[Knobs], end: Instant) -> Result<Vec<Trial>> {
         let began = Instant::now();
         let (rows, bytes) = self.size();
         let mut seen = vec![(Vec::new(), None); some.len()];
         let total = Amount { rows: rows * some.len() as u64, ..Amount::default() };
-        for round in 0..ROUNDS_MAX {
-            // A round that would not end in time is not begun.
-            let each = began.elapsed() / u32::try_from(round.max(1)).unwrap_or(1);
-            if round > 0 && began.elapsed() + each > time {
+        for round in 0.. {
+            if !goes_on(round, began.elapsed(), end.saturating_duration_since(Instant::now())) {
                 break;
             }
             self.ctx.begin_phase(Phase::Stage, total);
-            for (knobs, (seconds, peak)) in some.iter().zip(&mut seen) {
+            for place in order(round, some.len()) {
+                let (Some(knobs), Some(seen)) = (some.get(place), seen.get_mut(place)) else {
+                    break;
+                };
                 let (took, most) = self.once(*knobs).await?;
-                seconds.push(took);
-                *peak = (*peak).max(most);
+                seen.0.push(took);
+                seen.1 = seen.1.max(most);
             }
         }
-        let trials = some.iter().zip(seen).map(|(knobs, (seconds, peak_bytes))| {
-            let middle = median(&seconds);
-            #[allow(clippy::cast_precision_loss, reason = "a rate need not be exact to the byte")]
-            let rate = bytes as f64 / middle.max(1e-9);
-            let (knobs, rounds) = (*knobs, seconds.len());
-            Trial { knobs, rounds, seconds: middle, bytes_per_second: rate, peak_bytes }
-        });
-        Ok(trials.collect())
+        let trials = some.iter().zip(seen);
+        Ok(trials.map(|(knobs, (seconds, peak))| trial(*knobs, seconds, bytes, peak)).collect())
     }
 
     /// Stages and verifies the sample once: seconds, and the process's peak memory meanwhile.
