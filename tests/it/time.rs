@@ -99,12 +99,21 @@ fn settings_are_tried_on_the_table_and_nothing_is_left_of_it() {
     };
     assert!(of("batch_bytes") == 7 && of("workers") >= 2 && of("queue") == 4, "{trials:?}");
     assert!(trials.iter().all(|trial| trial["bytes_per_second"].as_f64().unwrap() > 0.0));
+    // Everything of a kind is tried equally often, and what was asked for is kept where nothing is faster.
+    for trial in trials {
+        let [low, middle, high] =
+            ["seconds_min", "seconds", "seconds_max"].map(|name| trial[name].as_f64().unwrap());
+        assert!(0.0 < low && low <= middle && middle <= high, "{trial}");
+    }
+    let rounds = trials[..7].iter().map(|trial| trial["rounds"].as_u64().unwrap());
+    assert_eq!(rounds.collect::<std::collections::BTreeSet<_>>().len(), 1, "{trials:?}");
+    assert!(json["differs"] == true || json["best"]["batch_bytes"] == 256 << 10, "{json}");
     assert!(std::fs::read_to_string(&picture).unwrap().contains("peak memory"));
     std::fs::remove_file(&picture).unwrap();
     assert_eq!(db.files(), before);
     let flags = json["flags"].as_str().unwrap().split(' ').collect::<Vec<_>>();
     db.relance("migrate", "t", &[REWRITE, &flags].concat()).expect(0);
-    db.relance("tune", "t", &["--time", "1s"]).expect(0).says("<- best").says("Use --batch-size");
+    db.relance("tune", "t", &["--time", "1s"]).expect(0).says("<- best").says("--batch-size");
     db.relance("tune", "nothing", &[]).expect(1);
 }
 
