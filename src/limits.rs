@@ -51,6 +51,11 @@ impl MemoryPlan {
         running == 0 || (running < self.workers * share && in_use + held <= self.tasks)
     }
 
+    /// Whether it is memory that keeps one of the tasks that wait from joining `running` others: a worker is free.
+    pub(crate) fn holds_up(self, waiting: usize, running: usize) -> bool {
+        waiting > 0 && running < self.workers
+    }
+
     /// Fragments that are looked at side by side before anything is staged; `small`, when all of them are.
     pub(crate) fn fragments_at_once(self, small: bool) -> usize {
         self.workers * if small { SMALL_TASKS_A_WORKER } else { 1 }
@@ -225,5 +230,7 @@ mod tests {
         let mib = |count: u64| tasks(count << 20);
         assert_eq!([mib(1_000), mib(256), mib(100), mib(9)], [Some(1), Some(1), Some(2), Some(16)]);
         assert_eq!([mib(8), mib(1), mib(0)], [Some(32), Some(64), Some(64)]);
+        // One of 256 MiB leaves no room for others, and workers free.
+        assert!(plan.holds_up(3, 1) && !plan.holds_up(0, 1) && !plan.holds_up(3, 16));
     }
 }

@@ -333,7 +333,7 @@ fn staged_lines(staged: &StagedStatus) -> Vec<String> {
         format!("    began     {began} UTC"),
     ];
     lines.extend(staged.progress.as_ref().filter(|run| run.rows > 0).map(progress_line));
-    let kept = if staged.alive { "; an interruption keeps them" } else { "" };
+    let kept = if staged.alive { " (what an interruption keeps)" } else { "" };
     lines.extend([
         format!(
             "    staged    {} of {} rows, {} of {} chunks, from version {}{kept}",

@@ -25,6 +25,8 @@ use crate::run::session::Session;
 use crate::run::task::{Done, Task};
 use crate::run::worker::Worker;
 use crate::settings::Verify;
+use crate::span::{self, Doing};
+use crate::spent::GoesOn;
 
 /// The same for the largest tables.
 const BEAT_MAX: Duration = Duration::from_secs(20);
@@ -57,6 +59,8 @@ struct Copier<'a> {
     /// The fragments that are copied for the first time; all others are caught up with.
     copying: HashSet<Signature>,
     lap: Lap,
+    /// Goes on while a worker is free and memory is not: it waits like one that has no rows.
+    held_up: Option<(Doing, GoesOn)>,
     /// Whether the table was caught up with at all.
     followed: bool,
 }
@@ -175,6 +179,7 @@ impl<'a> Copier<'a> {
             in_flight: HashMap::new(),
             copying: HashSet::new(),
             lap: Lap { began: Instant::now(), ended: None, took: Duration::ZERO, rows: 0 },
+            held_up: None,
             followed: false,
         }
     }
@@ -233,6 +238,11 @@ impl<'a> Copier<'a> {
                 retrying(&progress, &cancel, &what, || executor.execute(task.clone())).await
             });
             self.in_flight.insert(handle.id(), TaskInFlight { origins, held });
+        }
+        if !memory.holds_up(self.waiting.len(), self.running.len()) {
+            self.held_up = None;
+        } else if self.held_up.is_none() {
+            self.held_up = Some((span::memory(), span::starved()));
         }
     }
 
