@@ -18,7 +18,6 @@ mod usage;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -32,8 +31,8 @@ use crate::cli::show::{Looked, Unknown};
 use crate::cli::signals::Signals;
 use crate::escape::{escape_json, escape_line, escape_text};
 use crate::{
-    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, SharedProgress, Silent,
-    TableStatus, Writes, table_names,
+    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
+    table_names,
 };
 
 /// Exit code of a migration that was interrupted.
@@ -184,17 +183,6 @@ struct Caller {
     ended: Sender<Option<Answer>>,
 }
 
-impl Caller {
-    /// Has nobody wait any more.
-    fn leaver(&self) -> impl FnOnce() + Send + 'static {
-        let ended = self.ended.clone();
-        move || {
-            // Nobody waits for a command that has ended.
-            let _ = ended.send(None);
-        }
-    }
-}
-
 fn fail(error: &Error, json: bool, secrets: &[String]) -> u8 {
     let exit = exit_of(error.kind());
     let report = error.report(secrets);
@@ -336,31 +324,41 @@ async fn status(
 ) -> Result<Printed> {
     let any = request::location(store, table.unwrap_or("any"))?;
     caller.secrets.extend(any.secrets());
-    let mut looked = looked_at(&any, table, &caller.secrets).await?;
-    if let Some(every) = watch {
-        let silent: SharedProgress = Arc::new(Silent);
-        let signals = Signals::listen(&silent, caller.leaver());
-        let stop = signals.cancel();
-        while looked.iter().flatten().any(is_running) {
-            if json {
-                print_json(&status_json(&looked));
-            } else {
-                print(&show::status(&looked));
-            }
-            tokio::select! {
-                // What was told last is still so.
-                () = stop.cancelled() => return Ok(done(String::new(), Value::Null)),
-                () = tokio::time::sleep(every) => {}
-            }
-            // What is dropped while it is looked at is gone the next time.
-            let again = looked_at(&any, table, &caller.secrets).await;
-            looked = match again {
-                Err(_) => looked_at(&any, table, &caller.secrets).await?,
-                again => again?,
-            };
+    let looked = tokio::select! {
+        looked = watched(&any, table, watch, json, &caller.secrets) => looked?,
+        // What was told last is still so.
+        Ok(()) = tokio::signal::ctrl_c(), if watch.is_some() => {
+            return Ok(done(String::new(), Value::Null));
         }
-    }
+    };
     Ok(done(show::status(&looked), status_json(&looked)))
+}
+
+/// What is known once no run goes on, with what is known meanwhile printed; without `watch`, what is known now.
+async fn watched(
+    any: &Location,
+    table: Option<&str>,
+    watch: Option<Duration>,
+    json: bool,
+    secrets: &[String],
+) -> Result<Vec<Looked>> {
+    let mut looked = looked_at(any, table, secrets).await?;
+    while let Some(every) = watch
+        && looked.iter().flatten().any(is_running)
+    {
+        if json {
+            print_json(&status_json(&looked));
+        } else {
+            print(&show::status(&looked));
+        }
+        tokio::time::sleep(every).await;
+        // What is dropped while it is looked at is gone the next time.
+        looked = match looked_at(any, table, secrets).await {
+            Err(_) => looked_at(any, table, secrets).await?,
+            Ok(looked) => looked,
+        };
+    }
+    Ok(looked)
 }
 
 fn is_running(table: &TableStatus) -> bool {
@@ -419,7 +417,12 @@ async fn stoppable<R>(
     caller: &Caller,
     act: impl AsyncFnOnce(Migration) -> Result<R>,
 ) -> Result<R> {
-    let signals = Signals::listen(migration.told(), caller.leaver());
+    let ended = caller.ended.clone();
+    let leave = move || {
+        // Nobody waits for a command that has ended.
+        let _ = ended.send(None);
+    };
+    let signals = Signals::listen(migration.told(), leave);
     Box::pin(act(migration.cancel(signals.cancel()))).await
 }
 
