@@ -4,7 +4,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::cli::progress::seconds_text;
 use crate::escape::escape_line;
-use crate::plan::amounts::{bytes_text, count_text};
+use crate::plan::amounts::{bytes_text, count_text, counted};
 use crate::{
     Aborted, Finalized, Held, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX, Sampled,
     SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
@@ -42,13 +42,13 @@ pub(super) fn report(report: &Report) -> String {
     let nulled = report.values_nulled.iter();
     lines.extend(nulled.map(|nulled| format!("  to null    {}", nulled.text())));
     lines.push(format!(
-        "  written    {} in {} fragments (before: {})",
+        "  written    {} in {} (before: {})",
         bytes_text(report.bytes_written),
-        report.fragments_after,
+        counted(report.fragments_after, "fragment"),
         report.fragments_before
     ));
     if report.rounds > 0 {
-        lines.push(format!("  caught up  with writers in {} rounds", count_text(report.rounds)));
+        lines.push(format!("  caught up  with writers in {}", counted(report.rounds, "round")));
     }
     if let Some(seconds) = report.swapped_after {
         lines.push(format!("  swapped    {seconds} s after the start"));
@@ -106,8 +106,8 @@ fn cell(text: &str) -> String {
 pub(super) fn tuned(tuned: &Tuned) -> String {
     let mut lines = vec![
         format!(
-            "Tried on {} rows of `{}`, {} each, {} in all",
-            count_text(tuned.sample_rows),
+            "Tried on {} of `{}`, {} each, {} in all",
+            counted(tuned.sample_rows, "row"),
             tuned.table,
             bytes_text(tuned.row_bytes),
             bytes_text(tuned.sample_bytes),
@@ -141,12 +141,11 @@ pub(super) fn tuned(tuned: &Tuned) -> String {
 /// A migration that waits.
 pub(super) fn held(held: &Held) -> String {
     let Held { table, id, rows, taken_over, values_nulled } = held;
-    let rows = count_text(*rows);
+    let rows = counted(*rows, "row");
     if *taken_over {
         return format!("Held `{table}`: migration {id} was taken over by another run");
     }
-    let mut lines =
-        vec![format!("Held `{table}`: migration {id} has {rows} rows staged and verified")];
+    let mut lines = vec![format!("Held `{table}`: migration {id} has {rows} staged and verified")];
     lines.extend(values_nulled.iter().map(|nulled| format!("  to null    {}", nulled.text())));
     lines.push(format!(
         "  `relance resume` swaps them in, `relance abort` drops them; the table \
@@ -164,8 +163,8 @@ pub(super) fn aborted(aborted: &Aborted) -> String {
              was staged"
         );
     }
-    let bytes = bytes_text(*bytes);
-    let first = format!("Aborted migration {id} of `{table}`: {files} files removed, {bytes}");
+    let (files, bytes) = (counted(*files, "file"), bytes_text(*bytes));
+    let first = format!("Aborted migration {id} of `{table}`: {files} removed, {bytes}");
     let lines = [first].into_iter().chain(left.iter().map(|left| format!("  left: {left}")));
     page(&lines.collect::<Vec<_>>())
 }
@@ -182,20 +181,23 @@ pub(super) fn rolled_back(back: &RolledBack) -> String {
     if back.kept_commits > 0 {
         return format!(
             "Rolled back `{}` as version {}: the changes are taken back from every row, and what was \
-             written since is kept ({} commits){dropped}",
-            back.table, back.version, back.kept_commits
+             written since is kept ({}){dropped}",
+            back.table,
+            back.version,
+            counted(back.kept_commits, "commit")
         );
     }
     let lost = match back.discarded_commits {
         0 => String::new(),
-        count => format!("; {count} commits discarded"),
+        count => format!("; {} discarded", counted(count, "commit")),
     };
     let unused = match back.unused {
         None => String::new(),
         Some(Unused { files, bytes }) => format!(
-            "\n  {} files, {}, are of the versions that were taken back only: `relance finalize` removes them",
-            count_text(files),
-            bytes_text(bytes)
+            "\n  {}, {}, {} of the versions that were taken back only: `relance finalize` removes them",
+            counted(files, "file"),
+            bytes_text(bytes),
+            if files == 1 { "is" } else { "are" }
         ),
     };
     format!(
@@ -210,10 +212,10 @@ pub(super) fn finalized(done: &Finalized) -> String {
     let stays = done.kept.iter().any(|kept| kept.version == done.version);
     let gone = if stays { "is no rollback point any more" } else { "is gone" };
     let mut text = format!(
-        "Finalized `{}`: version {}{rolled_back} {gone}, {} files removed, {} reclaimed",
+        "Finalized `{}`: version {}{rolled_back} {gone}, {} removed, {} reclaimed",
         done.table,
         done.version,
-        done.files,
+        counted(done.files, "file"),
         bytes_text(done.bytes)
     );
     let kept = done.kept.iter().map(|kept| format!("{} (`{}`)", kept.version, kept.tag));
@@ -227,11 +229,10 @@ pub(super) fn finalized(done: &Finalized) -> String {
         text.push_str("\n  `finalize` again gives up the rollback point before, and its tags");
     }
     if done.older_versions > 0 {
-        let older = done.older_versions;
         text.push_str("\n  ");
-        text.push_str(&count_text(older));
+        text.push_str(&counted(done.older_versions, "older version"));
         text.push_str(
-            " older versions may hold some of its files: LanceDB's own cleanup removes them, as \
+            " may hold some of its files: LanceDB's own cleanup removes them, as \
              `finalize --history` would have done",
         );
     }
@@ -241,18 +242,19 @@ pub(super) fn finalized(done: &Finalized) -> String {
 /// A table that equals its rollback point.
 pub(super) fn verified(done: &Verified) -> String {
     let mut lines = vec![format!(
-        "Verified `{}`: version {} holds what version {} did, with the changes, in {} rows",
+        "Verified `{}`: version {} holds what version {} did, with the changes, in {}",
         done.table,
         done.swapped,
         done.before,
-        count_text(done.rows)
+        counted(done.rows, "row")
     )];
     for (column, digest) in &done.columns {
         lines.push(format!("  {digest}  {column}"));
     }
     if done.commits_since > 0 {
         let least = if done.commits_at_least { "at least " } else { "" };
-        lines.push(format!("  {least}{} commits since were not looked at", done.commits_since));
+        let commits = counted(done.commits_since, "commit");
+        lines.push(format!("  not looked at: {least}{commits} since"));
     }
     page(&lines)
 }
@@ -302,10 +304,10 @@ pub(super) fn status(tables: &[Looked]) -> String {
 
 fn point_lines(point: &PointStatus) -> Vec<String> {
     let since = if point.commits_at_least {
-        let (others, all) = (count_text(point.commits_since), count_text(point.versions_since));
-        format!("at least {others} of {all} commits since by others")
+        let all = counted(point.versions_since, "commit");
+        format!("at least {} of {all} since by others", count_text(point.commits_since))
     } else {
-        format!("{} commits by others since", point.commits_since)
+        format!("{} by others since", counted(point.commits_since, "commit"))
     };
     let mut lines = vec![format!(
         "  rollback point: version {} (migration {}, swapped as {}, {since})",
@@ -313,8 +315,8 @@ fn point_lines(point: &PointStatus) -> Vec<String> {
     )];
     for nulls in &point.nulls {
         let least = if nulls.at_least { "at least " } else { "" };
-        let (column, rows) = (&nulls.column, count_text(nulls.rows));
-        lines.push(format!("    `{column}` is null in {least}{rows} rows written since"));
+        let (column, rows) = (&nulls.column, counted(nulls.rows, "row"));
+        lines.push(format!("    `{column}` is null in {least}{rows} written since"));
         lines.push(format!("      {}", nulls.fill));
     }
     let unknown = point.nulls_unknown.iter();
@@ -336,11 +338,11 @@ fn staged_lines(staged: &StagedStatus) -> Vec<String> {
     let kept = if staged.alive { " (what an interruption keeps)" } else { "" };
     lines.extend([
         format!(
-            "    staged    {} of {} rows, {} of {} chunks, from version {}{kept}",
+            "    staged    {} of {}, {} of {}, from version {}{kept}",
             count_text(staged.rows_done),
-            count_text(staged.rows),
+            counted(staged.rows, "row"),
             staged.chunks_done,
-            staged.chunks,
+            counted(staged.chunks, "chunk"),
             staged.source_version
         ),
         format!("    last seen {seen} UTC on {}", staged.host),
@@ -368,5 +370,5 @@ fn progress_line(run: &RunFigures) -> String {
 /// A sample table.
 pub(super) fn sampled(done: &Sampled) -> String {
     let Sampled { table, rows, dim } = done;
-    format!("Made `{table}`: {} rows of text and vector[{dim}]", count_text(*rows))
+    format!("Made `{table}`: {} of text and vector[{dim}]", counted(*rows, "row"))
 }

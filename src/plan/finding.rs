@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::amounts::count_text;
+use crate::plan::amounts::{count_text, counted};
 use crate::schema::cast::Problem;
 
 /// Values of a column that a change cannot take over.
@@ -36,9 +36,16 @@ impl Finding {
         let examples =
             self.examples.iter().map(|one| format!("{} (_rowid {})", one.value, one.row));
         let examples = examples.collect::<Vec<_>>().join(", ");
-        let (column, count, what) = (&self.column, count_text(self.count), self.problem.text());
-        format!("column `{column}`: {count} values {what}, such as {examples}")
+        let (column, what) = (&self.column, problem_text(self.problem, self.count));
+        let count = counted(self.count, "value");
+        format!("column `{column}`: {count} {what}, such as {examples}")
     }
+}
+
+/// What is wrong with `count` values, after that count.
+pub(crate) fn problem_text(problem: Problem, count: u64) -> String {
+    let text = problem.text();
+    if count == 1 { text.replacen("are ", "is ", 1) } else { text.to_owned() }
 }
 
 /// Values of a column that could not be taken over and became null.
@@ -61,8 +68,8 @@ impl Nulled {
     pub fn text(&self) -> String {
         let Self { column, problem, count, at_most } = self;
         let most = if *at_most { "at most " } else { "" };
-        let (count, what) = (count_text(*count), problem.text());
-        format!("{most}{count} values of `{column}` that {what} became null")
+        let (count, what) = (counted(*count, "value"), problem_text(*problem, *count));
+        format!("{most}{count} of `{column}` that {what} became null")
     }
 
     /// Counts `more` among `all`, one entry for each column and problem.
@@ -102,7 +109,7 @@ impl SkippedValues {
     /// What differs, in words; `None`, when nothing does.
     pub fn text(&self) -> Option<String> {
         let Self { column, rows, others, nulls, fill } = self;
-        let (rows, mut parts) = (count_text(*rows), Vec::new());
+        let (rows, mut parts) = (counted(*rows, "row"), Vec::new());
         if *others > 0 {
             parts.push(format!("{} hold another value than was asked for", count_text(*others)));
         }
@@ -111,7 +118,7 @@ impl SkippedValues {
             parts.push(format!("{} are null{}", count_text(*nulls), fill.unwrap_or_default()));
         }
         let parts = parts.join(", ");
-        (!parts.is_empty()).then(|| format!("column `{column}`: of its {rows} rows {parts}"))
+        (!parts.is_empty()).then(|| format!("column `{column}`: of its {rows} {parts}"))
     }
 }
 

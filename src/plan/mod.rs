@@ -8,7 +8,7 @@ pub(crate) mod columns;
 pub(crate) mod cost;
 pub(crate) mod explain;
 mod facts;
-mod finding;
+pub(crate) mod finding;
 pub(crate) mod fragment_ids;
 mod indices;
 mod planner;

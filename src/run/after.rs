@@ -10,7 +10,7 @@ use lance::dataset::transaction::Operation;
 use crate::error::{Error, Kind, Result};
 use crate::phase::Phase;
 use crate::plan::Plan;
-use crate::plan::amounts::count_text;
+use crate::plan::amounts::counted;
 use crate::progress::Amount;
 use crate::retry::retrying;
 use crate::run::context::Context;
@@ -169,7 +169,7 @@ async fn index_and_tidy(
     let look = look(&ctx.location, swapped, rows, &schema);
     let look = Box::pin(beating(ctx, &mut session.journal, Phase::Index, look)).await?;
     if look.failed.is_none() {
-        ctx.say(format!("LanceDB counts {} rows and sees every field", count_text(rows)));
+        ctx.say(format!("LanceDB counts {} and sees every field", counted(rows, "row")));
     }
     session.journal.remove_orphans(&after, &orphans::named_by(swapped)).await?;
     if let Some(undo) = &session.journal.header().undo {

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::MemoryPlan;
 use crate::phase::Phase;
 use crate::plan::Plan;
-use crate::plan::amounts::count_text;
+use crate::plan::amounts::{count_text, counted};
 use crate::plan::catchup::{Bounds, Need, Rounds, may_look};
 use crate::progress::{Amount, Event};
 use crate::retry::retrying;
@@ -143,7 +143,8 @@ pub(crate) fn tell_verified(ctx: &Context, session: &Session) {
     if session.plan.chunks.is_empty() {
         return;
     }
-    let (rows, chunks) = (count_text(session.plan.rows), session.plan.chunks.len());
+    let plan = &session.plan;
+    let (rows, chunks) = (counted(plan.rows, "row"), counted(plan.chunks.len() as u64, "chunk"));
     let nulled = session.values_nulled();
     let mut how = match ctx.settings.verify {
         Verify::Full if nulled.is_empty() => "every value read back and equal",
@@ -157,7 +158,7 @@ pub(crate) fn tell_verified(ctx: &Context, session: &Session) {
     }
     let total = amount(&session.plan, &session.plan.chunks);
     ctx.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
-    ctx.say(format!("verified {rows} rows in {chunks} chunks: {how}"));
+    ctx.say(format!("verified {rows} in {chunks}: {how}"));
 }
 
 impl<'a> Copier<'a> {
@@ -302,8 +303,9 @@ impl<'a> Copier<'a> {
         let behind = self.waiting.iter().filter(|task| !self.is_copy(task));
         let (count, rows) = behind.fold((0, 0), |(n, rows), task| (n + 1, rows + task.rows()));
         self.lap.rows = rows;
-        let (version, rows) = (self.session.plan.version, count_text(rows));
-        let text = format!("caught up with version {version}: {count} chunks to do, {rows} rows");
+        let (version, rows) = (self.session.plan.version, counted(rows, "row"));
+        let count = counted(count, "chunk");
+        let text = format!("caught up with version {version}: {count} to do, {rows}");
         self.ctx.say(text);
         Ok(())
     }
@@ -443,9 +445,9 @@ fn not_converging(ctx: &Context, rounds: &Rounds, elapsed: Duration) -> Error {
     let (written, staged) = rounds.rates(elapsed);
     let table = ctx.table();
     Error::interrupted(format!(
-        "`{table}` is written to faster than the migration catches up: {} rounds in {:.1} s. \
+        "`{table}` is written to faster than the migration catches up: {} in {:.1} s. \
          Others make {} rows/s to stage, staging does {} rows/s",
-        rounds.count,
+        counted(u64::from(rounds.count), "round"),
         elapsed.as_secs_f64(),
         count_text(written),
         count_text(staged)

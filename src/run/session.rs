@@ -13,7 +13,7 @@ use crate::error::{Doing as _, Error, Kind, Result};
 use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
 use crate::limits::MemoryPlan;
 use crate::phase::Phase;
-use crate::plan::amounts::count_text;
+use crate::plan::amounts::counted;
 use crate::plan::catchup::{Need, Rounds};
 use crate::plan::{Nulled, Plan, Request};
 use crate::process::Running;
@@ -190,13 +190,13 @@ impl Session {
                 Need::Stage => staged += 1,
             }
         }
-        let all = plan.chunks.len();
-        let rows = count_text(journal.records().map(ChunkRecord::rows_left).sum());
+        let all = counted(plan.chunks.len() as u64, "chunk");
+        let rows = counted(journal.records().map(ChunkRecord::rows_left).sum(), "row");
         let changed = match changed {
             0 => String::new(),
             count => format!(", {count} to bring up to date"),
         };
-        ctx.say(format!("kept {kept} of {all} chunks ({rows} rows){changed}, {staged} to stage"));
+        ctx.say(format!("kept {kept} of {all} ({rows}){changed}, {staged} to stage"));
     }
 
     /// Looks at the files of the chunks that are done: forgets chunks whose files are gone, has those
@@ -223,7 +223,9 @@ impl Session {
             }
         }
         if quick > 0 {
-            ctx.say(format!("{quick} chunks were verified quickly; now in full"));
+            let were = if quick == 1 { "was" } else { "were" };
+            let quick = counted(quick, "chunk");
+            ctx.say(format!("{quick} {were} verified quickly; now in full"));
         }
         for chunk in gone {
             self.journal.forget(chunk);

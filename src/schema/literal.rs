@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
 use crate::schema::cast::cast;
-use crate::schema::show::type_text;
+use crate::schema::show::a_type;
 
 /// The word that stands for the moment of planning, in columns of times.
 const NOW: &str = "now";
@@ -25,10 +25,7 @@ pub(crate) fn parse_literal(
     data_type: &DataType,
     now: DateTime<Utc>,
 ) -> Result<ArrayRef> {
-    let bad = |why: String| {
-        let type_text = type_text(data_type);
-        Error::usage(format!("`{text}` is not a {type_text}: {why}"))
-    };
+    let bad = |why: String| Error::usage(format!("`{text}` is not {}: {why}", a_type(data_type)));
     let array = match data_type {
         DataType::Null => return Err(bad("a null column takes no literal".to_owned())),
         DataType::List(_)

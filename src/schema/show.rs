@@ -43,6 +43,14 @@ pub(crate) fn type_text(data_type: &DataType) -> String {
     }
 }
 
+/// `data_type` with its article: `an int8`.
+pub(crate) fn a_type(data_type: &DataType) -> String {
+    let text = type_text(data_type);
+    // `uint8` begins as `you` does.
+    let article = if text.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
+    format!("{article} {text}")
+}
+
 /// `name: type`, with ` not null` where it is so.
 pub(crate) fn field_text(field: &Field) -> String {
     let null = if field.is_nullable() { "" } else { " not null" };

@@ -14,6 +14,8 @@ use crate::chunk::{Chunk, ChunkId};
 use crate::error::{Error, Result};
 use crate::limits::{TRANSFORMED_HERE_ROWS, TRANSFORMS_AT_ONCE};
 use crate::plan::Nulled;
+use crate::plan::amounts::counted;
+use crate::plan::finding::problem_text;
 use crate::progress::{Amount, Event};
 use crate::stage::file::EncodedFiles;
 use crate::stage::{Expectation, Staged, Stager};
@@ -320,10 +322,12 @@ impl Stager {
         let fails = self.on_bad_value == OnBadValue::Fail;
         let bad = bad.iter().find(|one| fails || one.problem == Problem::Null);
         let Some(bad) = bad else { return Ok(()) };
-        let (path, count, what) = (&bad.path, bad.rows.len(), bad.problem.text());
+        let (path, count) = (&bad.path, bad.rows.len() as u64);
+        let what = problem_text(bad.problem, count);
+        let count = counted(count, "value");
         let examples = bad.examples.join(", ");
         Err(Error::refused(format!(
-            "column `{path}`: {count} values of a batch of chunk {chunk} {what}, such as {examples}"
+            "column `{path}`: {count} of a batch of chunk {chunk} {what}, such as {examples}"
         ))
         .with_advice(
             "they were written after the changes were tried on the data, or were not in the sample",

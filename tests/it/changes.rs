@@ -406,7 +406,7 @@ async fn renames_and_exact_casts_are_carried_back() {
         ["--rename", "text=body", "--cast", "id:string", "--add", "n:int64=7", "--nullable", "id"];
     db.relance("migrate", "t", &args).expect(0);
     db.open("t").await.delete("id = '3'").await.unwrap();
-    db.relance("rollback", "t", &["--keep-writes"]).expect(0).says("1 commits");
+    db.relance("rollback", "t", &["--keep-writes"]).expect(0).says("1 commit)");
     let after = db.rows("t").await;
     assert_eq!(after.schema().fields(), before.schema().fields());
     assert_eq!(ids(&after).len(), 59);

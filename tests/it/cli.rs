@@ -16,7 +16,7 @@ async fn bad_requests_are_named_and_write_nothing() {
         (&[], 2, "no change was asked for"),
         (&["--add", "n:int9=1"], 2, "did you mean `int8`?"),
         (&["--add", "n:timestamp[xs]=now"], 2, "expected a unit"),
-        (&["--add", "n:int8=300"], 2, "`300` is not a int8"),
+        (&["--add", "n:int8=300"], 2, "`300` is not an int8"),
         (&["--add", "n:timestamp[us]=soon"], 2, "`soon` is not a timestamp[us]"),
         (&["--add", "n:int8=1", "--add", "n:int8=2"], 2, "added twice"),
         (&["--add", "n:int8 not null"], 2, "needs a literal"),

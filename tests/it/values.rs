@@ -153,7 +153,7 @@ async fn what_cannot_be_set_is_refused() {
     let before = db.files();
     for (code, set, text) in [
         (3, "id=text", "values are not of the type"),
-        (3, "id=nullif(id, 3)", "1 values are null"),
+        (3, "id=nullif(id, 3)", "1 value is null"),
         (3, "txt=upper(text)", "did you mean `text`"),
         (3, "id=vector", "there is no way from"),
         (2, "meta.a=1", "only a top-level column can be set"),

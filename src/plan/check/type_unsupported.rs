@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::facts::Facts;
 use crate::plan::strategy::Strategy;
-use crate::schema::show::type_text;
+use crate::schema::show::a_type;
 use crate::storage_version::{FIRST_WITH_MAPS, abilities};
 
 pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
@@ -29,8 +29,8 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
         let (name, data_type) = (&field.name, field.data_type());
         if has_maps(&data_type) && !abilities(plan.storage_version).has_maps {
             return Err(Error::refused(format!(
-                "column `{name}`: a {} needs storage version {FIRST_WITH_MAPS}; the table has {}",
-                type_text(&data_type),
+                "column `{name}`: {} needs storage version {FIRST_WITH_MAPS}; the table has {}",
+                a_type(&data_type),
                 plan.storage_version
             )));
         }

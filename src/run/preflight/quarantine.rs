@@ -22,6 +22,7 @@ use crate::limits::ADDRESSED_ROWS;
 use crate::location::Location;
 use crate::phase::Phase;
 use crate::plan::Plan;
+use crate::plan::amounts::counted;
 use crate::progress::Amount;
 use crate::run::context::Context;
 use crate::run::preflight::trial::{RowTrial, trial_of, tried_at_once};
@@ -112,7 +113,9 @@ pub(crate) async fn quarantine(
     };
     let known = known.with(&stale, copied);
     let (count, table) = (known.rows(), writer.place.table());
-    ctx.say(format!("{count} rows with bad values are copied to `{table}`"));
+    let are = if count == 1 { "is" } else { "are" };
+    let count = counted(count, "row");
+    ctx.say(format!("{count} with bad values {are} copied to `{table}`"));
     Ok((Some(known), first))
 }
 
