@@ -1,12 +1,14 @@
 //! A plan as text for people and as JSON for programs.
 
-use arrow::datatypes::Schema as ArrowSchema;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema as ArrowSchema};
 use lance_core::datatypes::Schema;
 use serde_json::{Value, json};
 
 use crate::escape::Page;
 use crate::plan::Plan;
-use crate::plan::amounts::{bytes_text, count_text};
+use crate::plan::amounts::{bytes_text, count_text, counted};
 use crate::plan::choice::of_change;
 use crate::plan::columns::WrittenColumns;
 use crate::plan::cost::Cost;
@@ -17,6 +19,9 @@ use crate::schema::blob::is_blob_v1;
 use crate::schema::change::Change;
 use crate::schema::show::{field_text, type_text};
 use crate::storage_version::abilities;
+
+/// Columns of a schema that is shown whole. Of a wider one, what changes is.
+const COLUMNS_SHOWN: usize = 40;
 
 impl Plan {
     /// The plan for people: control characters in names and values are escaped.
@@ -99,9 +104,9 @@ impl Plan {
         writeln!(out, "  strategy   {}: {}", self.strategy, self.why())?;
         self.write_changes(out)?;
         self.write_schema(out)?;
-        let (rows, chunks) = (count_text(self.rows), self.chunks.len());
-        let fragments = self.fragments;
-        writeln!(out, "  rows       {rows} in {fragments} fragments, {chunks} chunks")?;
+        let chunks = counted(self.chunks.len() as u64, "chunk");
+        let (rows, fragments) = (count_text(self.rows), counted(self.fragments, "fragment"));
+        writeln!(out, "  rows       {rows} in {fragments}, {chunks}")?;
         self.write_files(out)?;
         self.write_costs(out)?;
         self.write_indices(out)?;
@@ -139,7 +144,10 @@ impl Plan {
         let copied = self.copied_columns();
         if !copied.is_empty() {
             let names = copied.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
-            let names = names.join(", ");
+            let names = match names.as_slice() {
+                names if names.len() <= COLUMNS_SHOWN => names.join(", "),
+                names => counted(names.len() as u64, "column"),
+            };
             writeln!(
                 out,
                 "  as it is   {names}: encoded pages, of fragments without deleted rows"
@@ -209,14 +217,28 @@ impl Plan {
         let before = ArrowSchema::from(&self.before);
         let after = ArrowSchema::from(&self.target.schema);
         writeln!(out, "  schema")?;
-        for field in after.fields() {
-            let mark = if before.field_with_name(field.name()).is_ok() { ' ' } else { '+' };
-            writeln!(out, "           {mark} {}", field_text(field))?;
+        let same = |field: &&Arc<Field>| {
+            before
+                .field_with_name(field.name())
+                .is_ok_and(|old| field_text(old) == field_text(field))
+        };
+        let kept = after.fields().iter().filter(same).count();
+        let short = after.fields().len() > COLUMNS_SHOWN;
+        for field in after.fields().iter().filter(|field| !short || !same(field)) {
+            let text = field_text(field);
+            match before.field_with_name(field.name()) {
+                Err(_) => writeln!(out, "           + {text}")?,
+                Ok(old) if field_text(old) == text => writeln!(out, "             {text}")?,
+                Ok(old) => writeln!(out, "           ~ {text} (was {})", field_text(old))?,
+            }
         }
         for field in before.fields() {
             if after.field_with_name(field.name()).is_err() {
                 writeln!(out, "           - {}", field_text(field))?;
             }
+        }
+        if short && kept > 0 {
+            writeln!(out, "             and {} as before", counted(kept as u64, "column"))?;
         }
         Ok(())
     }

@@ -88,12 +88,12 @@ Plan for `t` at version 2
   change     cast id:string (columns: every value is cast)
   change     drop vector (metadata: the manifest names it no more)
   schema
-             id: string not null
+           ~ id: string not null (was id: int64 not null)
            + body: string
            + n: int64
            - text: string
            - vector: fixed_size_list<item: float>[8]
-  rows       1,000 in 4 fragments, 1 chunks
+  rows       1,000 in 4 fragments, 1 chunk
   index      `id_idx` (BTree on `id`): rebuilt with the same parameters
   undo       `rollback`, at once; what was written after the swap cannot be carried back";
     assert_eq!(plan.lines().filter(kept).collect::<Vec<_>>().join("\n"), golden);
