@@ -76,7 +76,8 @@ pub use phase::Phase;
 pub use plan::cost::Cost;
 pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
-    Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SkippedValues, Strategy,
+    Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SavedPlan, SkippedValues,
+    Strategy,
 };
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::report::{

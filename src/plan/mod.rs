@@ -13,6 +13,7 @@ pub(crate) mod fragment_ids;
 mod indices;
 mod planner;
 mod request;
+mod saved;
 mod strategy;
 pub(crate) mod tuning;
 
@@ -32,6 +33,7 @@ pub use crate::plan::indices::IndexFate;
 pub(crate) use crate::plan::indices::Rebuild;
 use crate::plan::indices::is_derived;
 pub use crate::plan::request::Request;
+pub use crate::plan::saved::SavedPlan;
 pub use crate::plan::strategy::Strategy;
 use crate::schema::change::Change;
 use crate::schema::sql::Sql;

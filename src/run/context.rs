@@ -11,7 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::error::Error;
 use crate::location::Location;
 use crate::phase::Phase;
-use crate::plan::Request;
+use crate::plan::{Request, SavedPlan};
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
 use crate::settings::Settings;
 use crate::table::open::Opener;
@@ -22,6 +22,8 @@ use crate::tally::{Tallied, Tally};
 pub(crate) struct Context {
     pub location: Location,
     pub request: Request,
+    /// The plan that is carried out, where it was made before.
+    pub planned: Option<SavedPlan>,
     pub settings: Settings,
     pub progress: SharedProgress,
     /// Counts what the progress is told.
@@ -41,6 +43,7 @@ impl Context {
         Self {
             location,
             request: Request::default(),
+            planned: None,
             settings: Settings::default(),
             progress: Arc::new(Tallied { to, secrets, tally: Arc::clone(&tally) }),
             tally,

@@ -40,7 +40,7 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::location::Location;
 use crate::plan::tuning::Tuned;
-use crate::plan::{Plan, Request, Strategy};
+use crate::plan::{Plan, Request, SavedPlan, Strategy};
 use crate::progress::SharedProgress;
 pub use crate::run::commands::rollback::Writes;
 use crate::run::commands::{
@@ -87,6 +87,14 @@ impl Migration {
     #[must_use]
     pub fn request(mut self, request: Request) -> Self {
         self.0.request = request;
+        self
+    }
+
+    /// Asks for what was `planned` before, and refuses when the table's columns are not those any more.
+    #[must_use]
+    pub fn planned(mut self, planned: SavedPlan) -> Self {
+        self.0.request = planned.request.clone();
+        self.0.planned = Some(planned);
         self
     }
 

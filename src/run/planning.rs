@@ -30,6 +30,9 @@ pub(crate) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<Planned>
     database::expect_table(&ctx.location).await?;
     ctx.say(format!("connected to {}", ctx.location.database()));
     let live = opener.live().await?;
+    if let Some(planned) = &ctx.planned {
+        planned.expect_schema(ctx.table(), &ArrowSchema::from(live.schema()))?;
+    }
     let facts = facts_of(ctx, &live).await?;
     let plan = Plan::choose(&facts, &ctx.request, ctx.clock.now())?;
     Ok(Planned { plan, live })
