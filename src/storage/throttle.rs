@@ -93,9 +93,9 @@ impl Throttle {
         Box::new(Counted { inner: writer, throttle: Arc::clone(self) })
     }
 
-    /// Counts `bytes` that were written.
-    fn count(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Counts `bytes` that were written, or read where that is bounded.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Waits until what was counted may have been written.
@@ -139,7 +139,7 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
         if let Poll::Ready(Ok(count)) = &written {
-            self.throttle.count(*count);
+            self.throttle.count(*count as u64);
         }
         written
     }

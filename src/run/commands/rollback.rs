@@ -44,6 +44,7 @@ pub enum Writes {
 }
 
 pub(crate) async fn run(ctx: &Context, writes: Writes) -> Result<RolledBack> {
+    ctx.settings.validate()?;
     let opener = ctx.opener();
     database::expect_table(&ctx.location).await?;
     expect_tidied(ctx, &opener).await?;

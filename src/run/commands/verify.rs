@@ -15,6 +15,7 @@ use crate::progress::{Amount, Event};
 use crate::run::context::Context;
 use crate::run::point::{cleaned, last_point, requested};
 use crate::run::report::Verified;
+use crate::storage::throttle::Throttle;
 use crate::table::source::{ScanLimits, Source};
 use crate::table::{database, facts, history, open};
 use crate::transform::digest::Digest;
@@ -22,6 +23,7 @@ use crate::transform::pool::{Digests, Pool};
 use crate::transform::{Transform, batch_bytes};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
+    ctx.settings.validate()?;
     database::expect_table(&ctx.location).await?;
     let opener = ctx.opener();
     let live = opener.live().await?;
@@ -42,8 +44,10 @@ pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
     let pool = Pool::of(ctx.settings.workers)?;
     let all: Vec<usize> = (0..plan.target.columns.len()).collect();
     let transform = Arc::new(Transform::of(&plan.target, &all, plan.filter.clone()));
-    let expected = digests(ctx, before, Some(Arc::clone(&transform)), &pool);
-    let found = digests(ctx, after, None, &pool);
+    let throttle = Throttle::of(ctx.settings.max_rate);
+    let with = (&pool, &throttle);
+    let expected = digests(ctx, before, Some(Arc::clone(&transform)), with);
+    let found = digests(ctx, after, None, with);
     let ((expected, expected_rows), (found, found_rows)) = futures::try_join!(expected, found)?;
     if expected_rows != found_rows {
         return Err(Error::mismatch(format!(
@@ -80,7 +84,7 @@ async fn digests(
     ctx: &Context,
     dataset: Arc<Dataset>,
     transform: Option<Arc<Transform>>,
-    pool: &Pool,
+    (pool, throttle): (&Pool, &Throttle),
 ) -> Result<(Vec<Digest>, u64)> {
     // Two tables are read at once.
     let io_buffer_bytes = MemoryPlan::of(&ctx.settings).read_ahead / 2;
@@ -105,6 +109,8 @@ async fn digests(
             None => batch,
         };
         let (rows, bytes) = (batch.num_rows() as u64, batch_bytes(&batch));
+        throttle.count(bytes);
+        throttle.wait().await;
         digests = pool.digest(digests, batch).await?;
         ctx.progress.event(Event::Advanced(Amount { rows, bytes, chunks: 0 }));
     }
