@@ -31,8 +31,27 @@ pub enum Kind {
     /// The new version is the live table, whole; something that comes after is left for `resume`, and after a
     /// rollback for another one.
     Unfinished,
+    /// No table has the name that was given.
+    NoTable,
     /// Anything else. The live table is as it was.
     Failed,
+}
+
+impl Kind {
+    /// Its word in the output of `--json`, which stays as it is.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Refused => "refused",
+            Self::Mismatch => "mismatch",
+            Self::Interrupted => "interrupted",
+            Self::Locked => "locked",
+            Self::OutcomeUnknown => "outcome-unknown",
+            Self::Unfinished => "unfinished",
+            Self::NoTable => "no-table",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// What went wrong, for people, with the error it came from.

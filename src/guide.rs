@@ -24,6 +24,7 @@ pages! {
     while_others_write = "while_others_write.md",
     going_back = "going_back.md",
     commands = "commands.md",
+    json = "json.md",
     buckets = "buckets.md",
     clusters = "clusters.md",
     python = "python.md",

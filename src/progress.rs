@@ -21,6 +21,8 @@ pub enum Event {
     },
     /// Some of the phase's work was done.
     Advanced(Amount),
+    /// The migration that goes on has this id.
+    Migration(String),
     /// Something a person wants to know, in one line, with control characters escaped.
     Note(String),
 }

@@ -60,7 +60,7 @@ impl Tally {
                     told.done.bytes += by.bytes;
                 }
             }
-            Event::Note(_) => {}
+            Event::Note(_) | Event::Migration(_) => {}
         }
     }
 
@@ -108,7 +108,7 @@ impl Progress for Tallied {
         self.tally.hear(&event);
         self.to.event(match event {
             Event::Note(text) => Event::Note(redact(&text, &self.secrets)),
-            Event::Began { .. } | Event::Advanced(_) => event,
+            Event::Began { .. } | Event::Advanced(_) | Event::Migration(_) => event,
         });
     }
 }

@@ -35,6 +35,9 @@ use crate::{
     table_names,
 };
 
+/// The form of what `--json` and `--progress json` print. It changes when a field goes or means something else.
+const JSON_VERSION: u32 = 1;
+
 /// Exit code of a migration that was interrupted.
 const INTERRUPTED: u8 = 5;
 
@@ -105,7 +108,7 @@ pub fn run_with<A: Into<OsString>>(
         Ok(printed) => {
             let printed = printed.with_time(log.breakdown());
             if json {
-                print_json(&printed.json);
+                print_json(printed.json);
             } else {
                 print(&printed.text);
             }
@@ -128,7 +131,7 @@ fn not_understood(error: &clap::Error, words: &[OsString]) -> u8 {
     // Nobody reads a closed stderr.
     let _ = write!(std::io::stderr().lock(), "{}", escape_text(&message));
     if words.iter().any(|word| word == "--json") {
-        print_json(&json!({ "error": { "kind": "Usage", "message": message, "exit": 2 } }));
+        print_json(json!({ "error": { "kind": "usage", "message": message, "exit": 2 } }));
     }
     2
 }
@@ -189,8 +192,8 @@ fn fail(error: &Error, json: bool, secrets: &[String]) -> u8 {
     // Nobody reads a closed stderr.
     let _ = writeln!(std::io::stderr().lock(), "error: {}", escape_text(&report));
     if json {
-        let kind = format!("{:?}", error.kind());
-        print_json(&json!({ "error": { "kind": kind, "message": report, "exit": exit } }));
+        let kind = error.kind().name();
+        print_json(json!({ "error": { "kind": kind, "message": report, "exit": exit } }));
     }
     exit
 }
@@ -204,7 +207,7 @@ fn exit_of(kind: Kind) -> u8 {
         Kind::Locked => 6,
         Kind::OutcomeUnknown => 7,
         Kind::Unfinished => 8,
-        Kind::Failed => 1,
+        Kind::NoTable | Kind::Failed => 1,
     }
 }
 
@@ -216,9 +219,12 @@ fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{}", escape_text(text));
 }
 
-fn print_json(value: &Value) {
+fn print_json(mut value: Value) {
     if value.is_null() {
         return;
+    }
+    if let Value::Object(object) = &mut value {
+        object.insert("json_version".to_owned(), JSON_VERSION.into());
     }
     // Nobody reads a closed stdout.
     let _ = writeln!(std::io::stdout().lock(), "{}", escape_json(&value.to_string()));
@@ -347,7 +353,7 @@ async fn watched(
         && looked.iter().flatten().any(is_running)
     {
         if json {
-            print_json(&status_json(&looked));
+            print_json(status_json(&looked));
         } else {
             print(&show::status(&looked));
         }
@@ -375,7 +381,7 @@ async fn looked_at(any: &Location, table: Option<&str>, secrets: &[String]) -> R
         all.push(status_of(any, &table).await.map_err(|error| Unknown {
             table,
             message: error.report(secrets),
-            exit: exit_of(error.kind()),
+            kind: error.kind(),
         }));
     }
     Ok(all)
@@ -388,9 +394,10 @@ async fn status_of(any: &Location, table: &str) -> Result<TableStatus> {
 fn status_json(tables: &[Looked]) -> Value {
     let tables = tables.iter().map(|table| match table {
         Ok(table) => to_json(table),
-        Err(Unknown { table, message, exit }) => {
-            json!({ "table": table, "error": { "message": message, "exit": exit } })
-        }
+        Err(Unknown { table, message, kind }) => json!({
+            "table": table,
+            "error": { "kind": kind.name(), "message": message, "exit": exit_of(*kind) },
+        }),
     });
     json!({ "tables": tables.collect::<Vec<_>>() })
 }
@@ -408,7 +415,8 @@ fn migration(
     caller: &mut Caller,
 ) -> Result<Migration> {
     let location = location(place, caller)?;
-    Ok(Migration::of(location).settings(settings).progress(progress::of(output)))
+    let progress = progress::of(output, location.table());
+    Ok(Migration::of(location).settings(settings).progress(progress))
 }
 
 /// Runs `act` on `migration`, so that signals stop it.
@@ -461,6 +469,7 @@ mod tests {
     fn every_kind_has_its_exit_code() {
         let kinds = [
             (Kind::Failed, 1),
+            (Kind::NoTable, 1),
             (Kind::Usage, 2),
             (Kind::Refused, 3),
             (Kind::Mismatch, 4),

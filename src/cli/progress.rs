@@ -4,28 +4,35 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::SecondsFormat;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::cli::JSON_VERSION;
 use crate::cli::args::{Output, ProgressArg};
+use crate::clock::{Clock as _, SystemClock};
 use crate::escape::{escape_json, escape_line};
-use crate::plan::amounts::{bytes_text, count_text};
+use crate::plan::amounts::{bytes_text, count_text, counted};
 use crate::{Amount, Event, Phase, Progress, SharedProgress, Silent};
 
-/// Seconds between plain lines, and between JSON lines.
-const PLAIN_EVERY: Duration = Duration::from_secs(3);
+/// Time between JSON lines.
 const JSON_EVERY: Duration = Duration::from_secs(1);
 
-/// The progress that `output` asks for.
-pub(super) fn of(output: &Output) -> SharedProgress {
+/// Time between plain lines, in a run's first minute and after it: a log of hours is read too.
+const PLAIN_EVERY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+const AT_FIRST: Duration = Duration::from_mins(1);
+
+/// The progress of a run on `table` that `output` asks for.
+pub(super) fn of(output: &Output, table: &str) -> SharedProgress {
+    let lines = |form| Arc::new(Lines::new(form, table));
     let terminal = std::io::stderr().is_terminal();
     match output.progress {
         ProgressArg::None => Arc::new(Silent),
-        ProgressArg::Json => Arc::new(Lines::new(Form::Json, JSON_EVERY)),
+        ProgressArg::Json => lines(Form::Json),
         _ if output.quiet => Arc::new(Silent),
         ProgressArg::Bar => Arc::new(Bar::new()),
         ProgressArg::Auto if terminal => Arc::new(Bar::new()),
-        ProgressArg::Plain | ProgressArg::Auto => Arc::new(Lines::new(Form::Plain, PLAIN_EVERY)),
+        ProgressArg::Plain | ProgressArg::Auto => lines(Form::Plain),
     }
 }
 
@@ -66,21 +73,28 @@ impl Meter {
 
     fn text(&self) -> String {
         let (done, total) = (self.done, self.total);
-        let (rows, bytes) = self.rates();
         let percent = (done.rows * 100).checked_div(total.rows).unwrap_or(100);
-        let eta = self.eta_seconds().map_or("unknown".to_owned(), seconds_text);
         format!(
-            "{percent}%, {} of {} rows, {} rows/s, {}/s, chunks {}/{}, eta {eta}",
+            "{percent}%, {} of {} rows, {}",
             count_text(done.rows),
             count_text(total.rows),
-            count_text(rows),
-            bytes_text(bytes),
-            done.chunks,
-            total.chunks,
+            self.parts().join(", ")
         )
     }
 
-    fn json(&self) -> serde_json::Value {
+    /// What is told of the speed, with what matters most first: a narrow terminal shows the beginning.
+    fn parts(&self) -> [String; 4] {
+        let (rows, bytes) = self.rates();
+        let eta = self.eta_seconds().map_or("unknown".to_owned(), seconds_text);
+        [
+            format!("eta {eta}"),
+            format!("{}/s", bytes_text(bytes)),
+            format!("chunks {}/{}", self.done.chunks, self.total.chunks),
+            format!("{} rows/s", count_text(rows)),
+        ]
+    }
+
+    fn json(&self) -> Value {
         let (rows_rate, bytes_rate) = self.rates();
         json!({
             "event": "progress",
@@ -109,7 +123,8 @@ pub(super) fn seconds_text(seconds: u64) -> String {
 #[derive(Debug)]
 struct Lines {
     form: Form,
-    every: Duration,
+    table: String,
+    began: Instant,
     state: Mutex<LineState>,
 }
 
@@ -119,21 +134,47 @@ enum Form {
     Json,
 }
 
+impl Form {
+    /// The time between lines of progress, so long after the run began.
+    fn every(self, since: Duration) -> Duration {
+        match self {
+            Self::Json => JSON_EVERY,
+            Self::Plain if since < AT_FIRST => PLAIN_EVERY.0,
+            Self::Plain => PLAIN_EVERY.1,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct LineState {
+    migration: Option<String>,
     meter: Option<Meter>,
     told: Option<Instant>,
 }
 
 impl Lines {
-    fn new(form: Form, every: Duration) -> Self {
-        Self { form, every, state: Mutex::default() }
+    fn new(form: Form, table: &str) -> Self {
+        Self { form, table: table.to_owned(), began: Instant::now(), state: Mutex::default() }
     }
 
-    fn say(&self, plain: impl FnOnce() -> String, json: impl FnOnce() -> serde_json::Value) {
+    fn say(&self, id: Option<&str>, plain: impl FnOnce() -> String, json: impl FnOnce() -> Value) {
+        let (table, now) = (&self.table, SystemClock.now());
         let line = match self.form {
-            Form::Plain => escape_line(&plain()).into_owned(),
-            Form::Json => escape_json(&json().to_string()).into_owned(),
+            Form::Plain => {
+                let time = now.to_rfc3339_opts(SecondsFormat::Secs, true);
+                escape_line(&format!("{time} {table}: {}", plain())).into_owned()
+            }
+            Form::Json => {
+                let time = now.to_rfc3339_opts(SecondsFormat::Millis, true);
+                let version = JSON_VERSION;
+                let mut event = json!({
+                    "json_version": version, "time": time, "table": table, "migration": id,
+                });
+                if let (Value::Object(event), Value::Object(more)) = (&mut event, json()) {
+                    event.extend(more);
+                }
+                escape_json(&event.to_string()).into_owned()
+            }
         };
         // Nobody reads a closed stderr.
         let _ = writeln!(std::io::stderr().lock(), "{line}");
@@ -143,33 +184,39 @@ impl Lines {
 impl Progress for Lines {
     fn event(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = state.migration.clone();
         match event {
+            Event::Migration(id) => state.migration = Some(id),
             Event::Began { phase, total, done } => {
                 state.meter = Some(Meter::of(phase, total, done));
                 state.told = Some(Instant::now());
                 let text = || match total.rows {
                     0 => phase.to_string(),
-                    rows => format!("{phase}: {} rows", count_text(rows)),
+                    rows => format!("{phase}: {}", counted(rows, "row")),
                 };
                 self.say(
+                    id.as_deref(),
                     text,
                     || json!({ "event": "phase", "phase": phase, "rows_total": total.rows }),
                 );
             }
             Event::Advanced(by) => {
-                let due = state.told.is_none_or(|told| told.elapsed() >= self.every);
+                let every = self.form.every(self.began.elapsed());
+                let due = state.told.is_none_or(|told| told.elapsed() >= every);
                 let Some(meter) = &mut state.meter else {
                     return;
                 };
                 meter.advance(by);
                 let complete = by.chunks > 0 && meter.done.chunks == meter.total.chunks;
                 if due || complete {
-                    self.say(|| format!("{}: {}", meter.phase, meter.text()), || meter.json());
+                    let text = || format!("{}: {}", meter.phase, meter.text());
+                    self.say(id.as_deref(), text, || meter.json());
                     state.told = Some(Instant::now());
                 }
             }
             Event::Note(text) => {
-                self.say(|| format!("  {text}"), || json!({ "event": "note", "text": text }));
+                let json = || json!({ "event": "note", "text": text });
+                self.say(id.as_deref(), || text.clone(), json);
             }
         }
     }
@@ -185,7 +232,8 @@ struct Bar {
 impl Bar {
     fn new() -> Self {
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(10));
-        let template = "{prefix:>7} {bar:30} {percent:>3}% {msg}";
+        // The message is cut where the terminal ends.
+        let template = "{prefix:>8} {bar:12} {percent:>3}% {wide_msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸─"));
         }
@@ -211,10 +259,9 @@ impl Progress for Bar {
                 let position =
                     if meter.total.rows > 0 { meter.done.rows } else { meter.done.chunks };
                 self.bar.set_position(position);
-                let text = meter.text();
-                let after_percent = text.split_once(", ").map_or("", |(_, rest)| rest);
-                self.bar.set_message(after_percent.to_owned());
+                self.bar.set_message(meter.parts().join(", "));
             }
+            Event::Migration(_) => {}
             Event::Note(text) => self.bar.println(format!("  {}", escape_line(&text))),
         }
     }
@@ -235,6 +282,17 @@ mod tests {
         assert_eq!(seconds_text(59), "59s");
         assert_eq!(seconds_text(61), "1m01s");
         assert_eq!(seconds_text(3_661), "1h01m01s");
+    }
+
+    #[test]
+    fn plain_lines_become_sparser_and_the_bar_fits_a_narrow_terminal() {
+        let every = |since| Form::Plain.every(Duration::from_secs(since)).as_secs();
+        assert_eq!([every(0), every(59), every(60), every(9_000)], [3, 3, 30, 30]);
+        assert_eq!(Form::Json.every(Duration::from_mins(9)), JSON_EVERY);
+        let total = Amount { rows: 1 << 40, bytes: 1 << 50, chunks: 1_000 };
+        let parts = Meter::of(Phase::CatchUp, total, Amount::default()).parts();
+        let drawn = format!("catch-up {} 100% {}, {}", "━".repeat(12), parts[0], parts[1]);
+        assert!(drawn.chars().count() <= 60, "{drawn}");
     }
 
     #[test]

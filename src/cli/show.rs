@@ -6,7 +6,7 @@ use crate::cli::progress::seconds_text;
 use crate::escape::escape_line;
 use crate::plan::amounts::{bytes_text, count_text, counted};
 use crate::{
-    Aborted, Finalized, Held, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX, Sampled,
+    Aborted, Finalized, Held, Kind, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX, Sampled,
     SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
 };
 
@@ -266,7 +266,7 @@ pub(super) type Looked = Result<TableStatus, Unknown>;
 pub(super) struct Unknown {
     pub(super) table: String,
     pub(super) message: String,
-    pub(super) exit: u8,
+    pub(super) kind: Kind,
 }
 
 /// What is staged of tables, and their rollback points.

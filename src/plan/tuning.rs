@@ -40,6 +40,7 @@ pub struct Knobs {
 
 /// What was measured with some settings.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Trial {
     /// The settings.
     #[serde(flatten)]
@@ -60,6 +61,7 @@ pub struct Trial {
 
 /// What was found for a table.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Tuned {
     /// The table.
     pub table: String,

@@ -78,11 +78,14 @@ pub(crate) fn unfinished(ctx: &Context, version: u64, error: Error) -> Error {
                 .with_advice(&format!("{resume} looks again, {rollback} takes it back"))
                 .caused_by(error)
         }
-        Kind::Usage | Kind::Refused | Kind::OutcomeUnknown | Kind::Unfinished | Kind::Failed => {
-            Error::unfinished(format!("{swapped}; something after that failed"))
-                .with_advice(&format!("{resume} does the rest"))
-                .caused_by(error)
-        }
+        Kind::Usage
+        | Kind::Refused
+        | Kind::OutcomeUnknown
+        | Kind::Unfinished
+        | Kind::NoTable
+        | Kind::Failed => Error::unfinished(format!("{swapped}; something after that failed"))
+            .with_advice(&format!("{resume} does the rest"))
+            .caused_by(error),
     }
 }
 

@@ -102,7 +102,7 @@ impl Migration {
     /// another table of the database. Columns that come are null; a rename is never guessed.
     ///
     /// # Errors
-    /// `Usage`, when the file is no schema; `Failed`, when there is neither such a file nor such a table;
+    /// `Usage`, when the file is no schema; `NoTable`, when there is neither such a file nor such a table;
     /// `Refused`, when a column would come that may not be null.
     pub async fn to(self, schema: &str) -> Result<Self> {
         planning::ask_for_schema(self.0, schema).await.map(Self)
@@ -155,7 +155,7 @@ impl Migration {
     /// What [`migrate`](Self::migrate) would do, and what it would cost. Writes nothing.
     ///
     /// # Errors
-    /// `Usage` and `Refused` as `migrate`; `Failed`, when the table is not there or cannot be read.
+    /// `Usage` and `Refused` as `migrate`; `NoTable`, when the table is not there; `Failed`, when it cannot be read.
     pub async fn plan(&self) -> Result<Plan> {
         plan::run(&self.0).await
     }
@@ -232,7 +232,7 @@ impl Migration {
     /// What is staged of the table, and where it can be rolled back to. Writes nothing.
     ///
     /// # Errors
-    /// `Failed`, when the table is not there or cannot be read.
+    /// `NoTable`, when the table is not there; `Failed`, when it cannot be read.
     pub async fn status(&self) -> Result<TableStatus> {
         status::run(&self.0).await
     }
@@ -250,7 +250,7 @@ impl Migration {
     /// the first rows of the table, up to 256 MiB of them. The table itself is only read.
     ///
     /// # Errors
-    /// `Failed`, when the table is not there, is empty, or cannot be read; `Refused`, when it cannot be
+    /// `NoTable`, when the table is not there; `Failed`, when it is empty, or cannot be read; `Refused`, when it cannot be
     /// rewritten; `Interrupted`, when it was cancelled.
     ///
     /// # Crash

@@ -118,7 +118,7 @@ fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
 /// another table of the database. Columns that come are null; a rename is never guessed.
 ///
 /// # Errors
-/// `Usage`, when the file is no schema; `Failed`, when there is neither such a file nor such a table;
+/// `Usage`, when the file is no schema; `NoTable`, when there is neither such a file nor such a table;
 /// `Refused`, when a column would come that may not be null.
 pub(crate) async fn ask_for_schema(mut ctx: Context, schema: &str) -> Result<Context> {
     let is_file = std::path::Path::new(schema)

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use crate::error::Result;
 use crate::phase::Phase;
 use crate::plan::{Nulled, Plan, SkippedValues, Strategy};
 use crate::table::history::{Other, RollbackPoint, Since};
 use crate::tally::RunFigures;
+use crate::transform::digest::Digest;
 
 /// How a migration ended without an error.
 #[derive(Debug)]
@@ -80,6 +82,7 @@ pub struct Report {
     /// Rounds of catching up with writers after everything was staged.
     pub rounds: u64,
     /// Seconds from the start of the command to the swap; `None`, when an earlier run swapped.
+    #[serde(rename = "swapped_after_seconds")]
     pub swapped_after: Option<f64>,
     /// Names of the indices that were built again.
     pub indices_rebuilt: Vec<String>,
@@ -88,6 +91,7 @@ pub struct Report {
     /// The fields after, as text.
     pub fields: Vec<String>,
     /// Seconds by phase, in order.
+    #[serde(serialize_with = "phases")]
     pub seconds: Vec<(Phase, f64)>,
     /// What those who go on writing to the table need to know.
     pub notes: Vec<String>,
@@ -296,11 +300,20 @@ pub struct Verified {
     /// Rows.
     pub rows: u64,
     /// A digest for each column, equal on both sides.
-    pub columns: Vec<(String, crate::transform::digest::Digest)>,
+    #[serde(serialize_with = "digests")]
+    pub columns: Vec<(String, Digest)>,
     /// Commits by others since, which were not looked at.
     pub commits_since: u64,
     /// Whether there may be more of them.
     pub commits_at_least: bool,
+}
+
+fn phases<S: Serializer>(all: &[(Phase, f64)], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_seq(all.iter().map(|(name, took)| json!({ "phase": name, "seconds": took })))
+}
+
+fn digests<S: Serializer>(all: &[(String, Digest)], to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_seq(all.iter().map(|(name, digest)| json!({ "column": name, "digest": digest })))
 }
 
 /// Seconds of `time`, to the millisecond.

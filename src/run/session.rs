@@ -17,6 +17,7 @@ use crate::plan::amounts::counted;
 use crate::plan::catchup::{Need, Rounds};
 use crate::plan::{Nulled, Plan, Request};
 use crate::process::Running;
+use crate::progress::Event;
 use crate::retry::retrying;
 use crate::run::context::Context;
 use crate::run::hints::kept;
@@ -95,6 +96,7 @@ impl Session {
         (began, running): (Instant, Running),
     ) -> Result<Box<Self>> {
         let settings = &ctx.settings;
+        ctx.progress.event(Event::Migration(journal.header().id.clone()));
         Ok(Box::new(Self {
             source,
             plan,

@@ -1,6 +1,6 @@
 //! The database through LanceDB's own client: which tables there are.
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::location::{Location, is_own};
 
 /// Names that are suggested for one that is not there.
@@ -51,7 +51,7 @@ pub(crate) async fn expect_table(location: &Location) -> Result<()> {
         [] => "the database has no tables".to_owned(),
         names => format!("did you mean {}?", names.join(", ")),
     };
-    Err(Error::failed(message).with_advice(&advice))
+    Err(Error::new(Kind::NoTable, message).with_advice(&advice))
 }
 
 async fn all_names(location: &Location) -> Result<Vec<String>> {

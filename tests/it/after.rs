@@ -140,7 +140,7 @@ async fn what_is_left_after_the_swap_has_an_exit_code_of_its_own() {
     let tag = db.table("t").join(format!("_refs/tags/relance-{id}.swap.json"));
     std::fs::create_dir_all(tag.join("in-the-way")).unwrap();
     let left = db.relance("resume", "t", &["--json"]).expect(8);
-    assert_eq!(left.json()["error"]["kind"], "Unfinished");
+    assert_eq!(left.json()["error"]["kind"], "unfinished");
     left.says("swapped in as version 2, whole").says("does the rest");
     assert_eq!(db.rows("t").await.num_columns(), 4);
     std::fs::remove_dir_all(&tag).unwrap();

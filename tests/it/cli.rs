@@ -163,5 +163,5 @@ fn a_sample_is_made_once() {
 fn a_bad_flag_is_told_as_json_too() {
     let mut command = Command::new(binary());
     let ran = run(command.args(["migrate", "db", "t", "--add", "c:strin=x", "--json"]));
-    assert_eq!(ran.expect(2).json()["error"]["kind"], "Usage");
+    assert_eq!(ran.expect(2).json()["error"]["kind"], "usage");
 }

@@ -27,6 +27,7 @@ mod gate;
 #[cfg(unix)] // its examples run in a shell
 mod guide;
 mod index;
+mod json;
 mod layers;
 mod lease;
 mod levels;

@@ -37,7 +37,7 @@ fn holds(changes: &[&str], wanted: &[&str]) {
     // What works ahead of a writer that waits costs nothing.
     assert!(of("throttled") > of("scan") + of("transform") + of("memory"), "{parts:?}");
     let sum: f64 = parts.values().map(|seconds| seconds.as_f64().unwrap()).sum();
-    let swapped = json["report"]["swapped_after"].as_f64().unwrap();
+    let swapped = json["report"]["swapped_after_seconds"].as_f64().unwrap();
     assert!((swapped..outside).contains(&sum), "{sum} s of {outside} s: {parts:?}");
 }
 
