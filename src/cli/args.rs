@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use crate::BatchSize;
 use crate::cli::changes::{Ordered, VERBS};
@@ -15,8 +16,39 @@ use crate::settings::{parse_batch_size, parse_bytes, parse_duration};
 #[command(name = "relance", version, max_term_width = 100, after_help = EXITS)]
 pub(super) struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub asked: Asked,
 }
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Asked {
+    #[command(flatten)]
+    Run(Box<Command>),
+    #[command(flatten)]
+    Print(Paper),
+}
+
+/// What is printed of the command itself.
+#[derive(Debug, Subcommand)]
+pub(super) enum Paper {
+    /// Print a script that completes this command's words in a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page of relance, or of one of its commands
+    Man {
+        /// The command
+        command: Option<String>,
+    },
+}
+
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  relance migrate ./db documents --add 'lang:string=en' --dry-run
+  relance migrate ./db documents --rename 'txt=text' --cast 'price:decimal128(10, 2)'
+  relance migrate s3://bucket/db documents --file migration.toml --hold
+  relance plan ./db documents --add 'at:timestamp[us]=now' --out plan.json
+  relance migrate ./db documents --plan plan.json";
 
 const EXITS: &str = "\
 Exit codes:
@@ -38,17 +70,29 @@ pub(super) enum Command {
         place: TableArg,
         #[command(flatten)]
         changes: Changes,
+        /// Write the plan to this file too, for `migrate --plan`
+        #[arg(long, value_name = "PLAN.json", help_heading = "Output")]
+        out: Option<PathBuf>,
         #[command(flatten)]
         engine: Engine,
         #[command(flatten)]
         output: Output,
     },
     /// Stage, catch up with writers, verify and swap
+    #[command(after_help = MIGRATE_EXAMPLES)]
     Migrate {
         #[command(flatten)]
         place: TableArg,
         #[command(flatten)]
         changes: Changes,
+        /// Carry out this plan of `plan --out`, as it was shown; refused when the columns are others now
+        #[arg(long, value_name = "PLAN.json", conflicts_with_all = VERBS)]
+        #[arg(conflicts_with_all = ["to", "filter", "storage_version", "rows_per_file", "on_bad_value"])]
+        #[arg(conflicts_with_all = ["preflight", "allow_key_change", "if_exists", "drop_index", "strategy"])]
+        plan: Option<PathBuf>,
+        /// Show the plan and write nothing, as `relance plan` does
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         engine: Engine,
         #[command(flatten)]
@@ -102,6 +146,8 @@ pub(super) enum Command {
         #[command(flatten)]
         place: TableArg,
         #[command(flatten)]
+        limits: Limits,
+        #[command(flatten)]
         output: Output,
     },
     /// Restore the version before the swap, in one commit
@@ -115,6 +161,8 @@ pub(super) enum Command {
         /// staged, verified and swapped like a migration
         #[arg(long, conflicts_with = "discard_writes")]
         keep_writes: bool,
+        #[command(flatten)]
+        limits: Limits,
         #[command(flatten)]
         output: Output,
     },
@@ -167,8 +215,9 @@ pub(super) enum Command {
 pub(super) struct Store {
     /// The database: a directory or an object-store URI, as `lancedb.connect` takes it
     pub db: String,
-    /// An option of the object store; repeatable
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// An option of the object store; repeatable. More of them come from the environment variable
+    /// `RELANCE_STORAGE_OPTIONS`, separated by commas, or one a line
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Connection")]
     pub storage_option: Vec<String>,
 }
 
@@ -181,6 +230,7 @@ pub(super) struct TableArg {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Changes")]
 pub(super) struct Changes {
     #[command(flatten)]
     pub ordered: Ordered,
@@ -256,22 +306,16 @@ pub(super) enum Exists {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "How it is run")]
 pub(super) struct Engine {
     /// Rows in a batch, bytes with a unit, or `auto` [default: auto]
     #[arg(long, value_name = "ROWS|BYTES", value_parser = batch_size)]
     pub batch_size: Option<BatchSize>,
-    /// Chunks staged at once, and transform threads [default: the processors]
-    #[arg(long, value_name = "N")]
-    pub workers: Option<usize>,
+    #[command(flatten)]
+    pub limits: Limits,
     /// Batches of a chunk that wait between the transform and the writer [default: 2]
     #[arg(long, value_name = "N")]
     pub queue: Option<usize>,
-    /// Bytes of record batches in flight [default: 512MiB]
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub memory: Option<u64>,
-    /// The most bytes to write in a second
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
-    pub max_rate: Option<u64>,
     /// A TOML file that can change the rate while the migration runs: `max-rate = "50MB"`, or "none". It is
     /// read every second
     #[arg(long, value_name = "FILE")]
@@ -282,6 +326,21 @@ pub(super) struct Engine {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "How it is run")]
+pub(super) struct Limits {
+    /// Chunks at once, and transform threads [default: the processors]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// Bytes of record batches in flight [default: 512MiB]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+    /// The most bytes to write in a second; those that `verify` reads
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub max_rate: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Swap")]
 pub(super) struct Cutover {
     /// Stop before the swap. `--hold` ends once everything is staged and verified; `--hold=wait` goes on
     /// catching up with writers. `resume` swaps
@@ -320,6 +379,7 @@ pub(super) enum VerifyArg {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
 pub(super) struct Output {
     /// Print the result as one JSON object
     #[arg(long)]

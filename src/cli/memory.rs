@@ -25,8 +25,8 @@ pub(super) fn purge_delay(command: &Command) -> Option<Duration> {
     let memory = match command {
         Command::Migrate { engine, .. }
         | Command::Resume { engine, .. }
-        | Command::Tune { engine, .. } => engine.memory,
-        Command::Rollback { .. } | Command::Verify { .. } => None,
+        | Command::Tune { engine, .. } => engine.limits.memory,
+        Command::Rollback { limits, .. } | Command::Verify { limits, .. } => limits.memory,
         Command::Plan { .. }
         | Command::Abort { .. }
         | Command::Status { .. }

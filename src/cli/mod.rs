@@ -8,6 +8,7 @@ mod breakdown;
 mod changes;
 mod log;
 mod memory;
+mod papers;
 mod plot;
 mod progress;
 mod request;
@@ -17,6 +18,7 @@ mod usage;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use crate::cli::args::{Changes, Cli, Command, Output, TableArg};
+use crate::cli::args::{Asked, Changes, Cli, Command, Output, TableArg};
 use crate::cli::breakdown::Breakdown;
 use crate::cli::show::{Looked, Unknown};
 use crate::cli::signals::Signals;
@@ -85,7 +87,10 @@ pub fn run_with<A: Into<OsString>>(
     let _panics = log::escape_panics();
     let words: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let command = match Cli::try_parse_from(&words) {
-        Ok(cli) => cli.command,
+        Ok(Cli { asked: Asked::Run(command) }) => *command,
+        Ok(Cli { asked: Asked::Print(paper) }) => {
+            return papers::print(&paper).map_or_else(|error| fail(&error, false, &[]), |()| 0);
+        }
         Err(error) => return not_understood(&error, &words),
     };
     if let Some(delay) = memory::purge_delay(&command) {
@@ -248,15 +253,20 @@ fn output(command: &Command) -> &Output {
 async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
     let default = Settings::default;
     match command {
-        Command::Plan { place, changes, engine, output } => {
+        Command::Plan { place, changes, out, engine, output } => {
             let migration = migration(place, request::settings(&engine), &output, caller)?;
-            let plan = asked(migration, &changes).await?.plan().await?;
-            Ok(done(plan.text().trim_end().to_owned(), plan.json()))
+            planned(&asked(migration, &changes).await?, out.as_deref()).await
         }
-        Command::Migrate { place, changes, engine, cutover, output } => {
+        Command::Migrate { place, changes, plan, dry_run, engine, cutover, output } => {
             let settings = request::settings_to_swap(&engine, &cutover);
             let migration = migration(place, settings, &output, caller)?;
-            let migration = asked(migration, &changes).await?;
+            let migration = match plan {
+                Some(file) => migration.planned(request::saved_plan(&file)?),
+                None => asked(migration, &changes).await?,
+            };
+            if dry_run {
+                return planned(&migration, None).await;
+            }
             let ended = stoppable(migration, caller, async |m| m.migrate().await).await?;
             Ok(ended_printed(&ended))
         }
@@ -274,17 +284,19 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
         Command::Status { store, table, watch, output } => {
             status(store, table.as_deref(), watch, output.json, caller).await
         }
-        Command::Verify { place, output } => {
-            let verified = migration(place, default(), &output, caller)?.verify().await?;
+        Command::Verify { place, limits, output } => {
+            let settings = request::settings_within(&limits);
+            let verified = migration(place, settings, &output, caller)?.verify().await?;
             Ok(done(show::verified(&verified), to_json(&verified)))
         }
-        Command::Rollback { place, discard_writes, keep_writes, output } => {
+        Command::Rollback { place, discard_writes, keep_writes, limits, output } => {
             let writes = match (discard_writes, keep_writes) {
                 (true, _) => Writes::Discard,
                 (_, true) => Writes::Keep,
                 _ => Writes::Refuse,
             };
-            let migration = migration(place, default(), &output, caller)?;
+            let settings = request::settings_within(&limits);
+            let migration = migration(place, settings, &output, caller)?;
             let back = stoppable(migration, caller, async |m| m.rollback(writes).await).await?;
             Ok(done(show::rolled_back(&back), to_json(&back)))
         }
@@ -308,6 +320,18 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             Ok(done(show::sampled(&sampled), to_json(&sampled)))
         }
     }
+}
+
+/// The plan of `migration`, which is written to `out` too.
+async fn planned(migration: &Migration, out: Option<&Path>) -> Result<Printed> {
+    let plan = migration.plan().await?;
+    if let Some(out) = out {
+        let text = format!("{:#}\n", to_json(&plan.saved()));
+        std::fs::write(out, text).map_err(|error| {
+            Error::usage(format!("--out: cannot write {}", out.display())).caused_by(error)
+        })?;
+    }
+    Ok(done(plan.text().trim_end().to_owned(), plan.json()))
 }
 
 /// `migration`, with what `changes` asks of it.

@@ -1,13 +1,15 @@
 //! Flags become values, once.
 
+use std::path::Path;
+
 use crate::cli::args::{
-    BadValue, Changes, Cutover, Engine, Exists, HoldArg, PreflightArg, Store, StrategyArg,
+    BadValue, Changes, Cutover, Engine, Exists, HoldArg, Limits, PreflightArg, Store, StrategyArg,
     TableArg, VerifyArg,
 };
 use crate::cli::changes::ChangeArg;
 use crate::{
-    Change, Error, Hold, IfExists, Location, OnBadValue, Preflight, Request, Result, Settings,
-    Strategy, Verify,
+    Change, Error, Hold, IfExists, Location, OnBadValue, Preflight, Request, Result, SavedPlan,
+    Settings, Strategy, Verify,
 };
 
 impl TryFrom<TableArg> for Location {
@@ -19,14 +21,23 @@ impl TryFrom<TableArg> for Location {
     }
 }
 
+/// The environment variable with options of the object store.
+const OPTIONS: &str = "RELANCE_STORAGE_OPTIONS";
+
 /// The place of `table` in `store`.
 pub(super) fn location(store: Store, table: &str) -> Result<Location> {
     let Store { db, storage_option } = store;
-    let options = storage_option.iter().map(|option| {
-        let (key, value) = option.split_once('=').ok_or_else(|| {
-            // The option may hold a secret: it is not repeated.
-            Error::usage("--storage-option takes KEY=VALUE")
-        })?;
+    let set = std::env::var(OPTIONS).unwrap_or_default();
+    // A value may have a comma in it, but no line.
+    let between = if set.trim_end().contains('\n') { '\n' } else { ',' };
+    let set = set.split(between).map(str::trim).filter(|option| !option.is_empty());
+    let set = set.map(|option| (OPTIONS, option));
+    // What is typed counts more than what is set.
+    let typed = storage_option.iter().map(|option| ("--storage-option", option.as_str()));
+    let options = set.chain(typed).map(|(source, option)| {
+        // The option may hold a secret: it is not repeated.
+        let pair = option.split_once('=');
+        let (key, value) = pair.ok_or_else(|| Error::usage(format!("{source} takes KEY=VALUE")))?;
         Ok((key.to_owned(), value.to_owned()))
     });
     let options: Vec<_> = options.collect::<Result<_>>()?;
@@ -80,16 +91,33 @@ pub(super) fn request(changes: &Changes) -> Result<Request> {
     })
 }
 
-/// The settings of `engine`.
-pub(super) fn settings(engine: &Engine) -> Settings {
-    let Engine { batch_size, workers, queue, memory, max_rate, control, verify } = engine;
+/// The plan in `file`, to be carried out.
+pub(super) fn saved_plan(file: &Path) -> Result<SavedPlan> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Error::usage(format!("cannot read {name}")).caused_by(error))?;
+    SavedPlan::parse(&text).map_err(|error| error.about(&name.to_string()))
+}
+
+/// The settings of `limits`.
+pub(super) fn settings_within(limits: &Limits) -> Settings {
+    let Limits { workers, memory, max_rate } = limits;
     let default = Settings::default();
     Settings {
-        batch_size: batch_size.unwrap_or(default.batch_size),
         workers: workers.unwrap_or(default.workers),
-        queue: queue.unwrap_or(default.queue),
         memory_bytes: memory.unwrap_or(default.memory_bytes),
         max_rate: max_rate.or(default.max_rate),
+        ..default
+    }
+}
+
+/// The settings of `engine`.
+pub(super) fn settings(engine: &Engine) -> Settings {
+    let Engine { batch_size, limits, queue, control, verify } = engine;
+    let default = settings_within(limits);
+    Settings {
+        batch_size: batch_size.unwrap_or(default.batch_size),
+        queue: queue.unwrap_or(default.queue),
         control: control.clone(),
         verify: match verify {
             VerifyArg::Full => Verify::Full,

@@ -74,9 +74,16 @@ fn the_pure_layers_never_touch_a_dataset_or_async() {
 #[test]
 fn only_the_command_uses_its_packages() {
     for Source { file, text, .. } in sources() {
-        for package in
-            ["clap", "indicatif", "mimalloc", "plotters", "tracing_chrome", "tracing_subscriber"]
-        {
+        for package in [
+            "clap",
+            "clap_complete",
+            "clap_mangen",
+            "indicatif",
+            "mimalloc",
+            "plotters",
+            "tracing_chrome",
+            "tracing_subscriber",
+        ] {
             assert!(!text.contains(&format!("{package}::")), "{file} uses {package}");
         }
     }

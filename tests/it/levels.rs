@@ -119,7 +119,15 @@ const LIGHT: &[(&str, &[&str])] = &[
     ),
     (
         "they are the command's",
-        &["clap", "indicatif", "plotters", "tracing-chrome", "tracing-subscriber"],
+        &[
+            "clap",
+            "clap_complete",
+            "clap_mangen",
+            "indicatif",
+            "plotters",
+            "tracing-chrome",
+            "tracing-subscriber",
+        ],
     ),
     ("they are for tests and benches", &["criterion", "proptest", "stateright", "tempfile"]),
 ];
