@@ -1,7 +1,6 @@
 //! The unit of work and of resume: one source fragment, or a run of small ones.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use lance_table::format::DeletionFile;
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,8 @@
 //! The time, as a part that tests can set: this machine's, and the store's.
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, pin::Pin};
 
 use chrono::{DateTime, TimeDelta, Utc};
 

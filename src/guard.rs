@@ -1,7 +1,6 @@
 //! Lance panics at some damaged files. What it says then is an error like any other.
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
+use std::{any::Any, panic::AssertUnwindSafe};
 
 use futures::FutureExt;
 

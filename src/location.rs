@@ -1,8 +1,7 @@
 //! Where a table is, and how to get at it.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::{collections::BTreeMap, fmt};
 
 use crate::error::{Error, Result};
 use crate::secret::{is_option, is_secret_name, mask_secrets, secrets_in};

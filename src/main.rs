@@ -1,8 +1,7 @@
 //! The `relance` command.
 
 use std::ffi::{c_int, c_long};
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 /// Lance allocates a batch's buffers on one thread and frees them on another, over and over: the
 /// system's allocator gives the pages back each time and faults them in again.

@@ -1,8 +1,6 @@
 //! Trying again what a store may answer differently the next time.
 
-use std::error::Error as StdError;
-use std::io;
-use std::time::Duration;
+use std::{error::Error as StdError, io, time::Duration};
 
 use uuid::Uuid;
 

@@ -1,8 +1,7 @@
 //! How a migration is run: plain data, with defaults. What is asked for is in
 //! [`Request`](crate::Request).
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 

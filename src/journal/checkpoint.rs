@@ -1,18 +1,14 @@
 //! Writing the journal, and making sure that it is still this run's own.
 
 use crate::error::{Error, Result};
-use crate::journal::beat::Lost;
 use crate::journal::config::{
     KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, chunk_key, newest_of, to_json,
 };
-use crate::journal::record::Lease;
-use crate::journal::{Journal, tidy};
-use crate::storage::tree::clear_table;
+use crate::journal::{Journal, beat::Lost, record::Lease, tidy};
 use crate::table::commit::{Outcome, exactly_next};
-use crate::table::open::data_files_of;
 use crate::table::orphans::{self, Removed};
-use lance::Dataset;
-use lance::dataset::transaction::Operation;
+use crate::{storage::tree::clear_table, table::open::data_files_of};
+use lance::{Dataset, dataset::transaction::Operation};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 

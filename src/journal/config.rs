@@ -1,12 +1,10 @@
 //! What the journal writes into the config of its table, and whether it reads as it was written.
 
-use crate::chunk::ChunkId;
 use crate::error::{Doing, Error, Result};
 use crate::journal::record::{ChunkRecord, Header, Lease};
-use crate::storage::names::is_data_file;
+use crate::{chunk::ChunkId, storage::names::is_data_file};
 use lance::Dataset;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, HashMap};
 
 pub(super) const KEY_HEADER: &str = "relance.header";

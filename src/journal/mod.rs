@@ -15,17 +15,13 @@ mod tidy;
 mod wreck;
 
 use crate::chunk::{Chunk, ChunkId, Signature, signatures};
-use crate::clock::StoreTime;
-use crate::journal::beat::Beats;
-pub(crate) use crate::journal::open::locked;
 pub(crate) use crate::journal::record::{
     ChunkRecord, Header, LEASE_TIME, LastSeen, Lease, Life, StagedFile, Undo,
 };
-pub(crate) use crate::journal::show::deleted_rows;
 pub(crate) use crate::journal::wreck::{Opened, Wreck, clear_unversioned};
-use crate::plan::Strategy;
+pub(crate) use crate::journal::{open::locked, show::deleted_rows};
 use crate::plan::catchup::{Follows, Need, Standing, need};
-use crate::storage::names::is_data_file;
+use crate::{clock::StoreTime, journal::beat::Beats, plan::Strategy, storage::names::is_data_file};
 use chrono::{DateTime, Utc};
 use lance::Dataset;
 use lance_core::datatypes::Schema;

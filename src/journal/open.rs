@@ -1,6 +1,5 @@
 //! Creating the journal, which is the lock, and reading it.
 
-use crate::chunk::ChunkId;
 use crate::error::{Doing, Error, Result};
 use crate::journal::config::{
     KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, expect_readable, from_config, is_of, to_json,
@@ -8,11 +7,9 @@ use crate::journal::config::{
 };
 use crate::journal::record::{ChunkRecord, Header, Lease};
 use crate::journal::{Journal, LAYOUT};
-use crate::table::open::Opener;
-use crate::transform::digest::DIGEST_VERSION;
-use lance::Dataset;
-use lance::dataset::CommitBuilder;
+use crate::{chunk::ChunkId, table::open::Opener, transform::digest::DIGEST_VERSION};
 use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance::{Dataset, dataset::CommitBuilder};
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 use lance_table::format::{BasePath, DeletionFile, Fragment};

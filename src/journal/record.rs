@@ -7,12 +7,11 @@ use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{ChunkId, Origin};
-use crate::phase::Phase;
 use crate::plan::{Nulled, Request, Strategy};
 use crate::process::{Presence, ProcessId, Running};
-use crate::settings::Verify;
-use crate::storage::deletion::Deleted;
-use crate::transform::digest::Digest;
+use crate::{
+    phase::Phase, settings::Verify, storage::deletion::Deleted, transform::digest::Digest,
+};
 
 /// What the migration is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,18 +1,16 @@
 //! Showing in the staging table which rows are deleted.
 
-use crate::error::Result;
 use crate::journal::{Journal, own_file};
-use crate::limits::DELETION_FILES_AT_ONCE;
-use crate::plan::catchup::Follows;
 use crate::storage::deletion::{Deleted, Naming};
 use crate::table::commit::{Outcome, exactly_next};
-use crate::table::open::deletions_of;
+use crate::{
+    error::Result, limits::DELETION_FILES_AT_ONCE, plan::catchup::Follows,
+    table::open::deletions_of,
+};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use lance::Dataset;
-use lance::dataset::transaction::Operation;
+use lance::{Dataset, dataset::transaction::Operation};
 use lance_table::format::{DeletionFile, Fragment};
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 impl Journal {
     /// Lets those who open the staging table see that rows are deleted, until the next checkpoint.

@@ -4,8 +4,7 @@ use lance::Dataset;
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
-use crate::storage::files::DataFiles;
-use crate::table::open::data_files_of;
+use crate::{storage::files::DataFiles, table::open::data_files_of};
 
 /// Versions that are kept: readers may be about to open the newest they know, and the last one before a new
 /// version shows that nobody dropped the journal meanwhile.

@@ -5,19 +5,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use lance_io::object_store::ObjectStore;
-use lance_table::format::Manifest;
-use lance_table::io::manifest::read_manifest;
-use object_store::ObjectMeta;
-use object_store::path::Path;
+use lance_table::{format::Manifest, io::manifest::read_manifest};
+use object_store::{ObjectMeta, path::Path};
 
 use crate::error::{Doing, Error, Result};
-use crate::guard::guarded;
 use crate::journal::config::{KEY_HEADER, KEY_LEASE, is_id};
 use crate::journal::{Journal, LastSeen, Lease, Life};
-use crate::process::ProcessId;
-use crate::storage::files;
 use crate::storage::tree::{clear_table, list_table};
-use crate::table::open::Opener;
+use crate::{guard::guarded, process::ProcessId, storage::files, table::open::Opener};
 
 /// What stands where the staging table is.
 #[derive(Debug)]

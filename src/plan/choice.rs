@@ -3,12 +3,9 @@
 use lance_file::version::ConcreteFileVersion;
 
 use crate::error::{Error, Result};
-use crate::plan::facts::Facts;
-use crate::plan::request::Request;
-use crate::plan::strategy::Strategy;
+use crate::plan::{facts::Facts, request::Request, strategy::Strategy};
 use crate::schema::change::{Add, Change};
-use crate::schema::column::Column;
-use crate::schema::target::Target;
+use crate::schema::{column::Column, target::Target};
 use crate::storage_version::{self, abilities};
 
 /// A strategy, and the reasons for it.

@@ -3,10 +3,9 @@
 use lance_core::datatypes::{Field, Schema};
 
 use crate::plan::{Plan, Strategy, cost};
-use crate::schema::column::Column;
-use crate::settings::Width;
-use crate::storage_version::abilities;
-use crate::transform::Transform;
+use crate::{
+    schema::column::Column, settings::Width, storage_version::abilities, transform::Transform,
+};
 
 /// Where the values of a written column come from.
 #[derive(Debug, Clone)]

@@ -7,10 +7,8 @@ use lance_core::datatypes::Field;
 use serde::Serialize;
 
 use crate::plan::facts::{Facts, IndexFacts};
-use crate::plan::indices::IndexFate;
-use crate::plan::strategy::Strategy;
-use crate::schema::column::Column;
-use crate::schema::target::Target;
+use crate::plan::{indices::IndexFate, strategy::Strategy};
+use crate::schema::{column::Column, target::Target};
 
 /// What a plan costs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::plan::facts::{Facts, IndexFacts};
-use crate::plan::request::Request;
-use crate::plan::strategy::Strategy;
+use crate::plan::{request::Request, strategy::Strategy};
 use crate::schema::target::Target;
 
 /// What becomes of an index.

@@ -8,16 +8,11 @@ use chrono::{DateTime, Utc};
 use crate::chunk::{Chunk, ChunkLimits, cut};
 use crate::error::{Error, Result};
 use crate::plan::choice::{choose, version_of_new_files};
-use crate::plan::cost::Cost;
-use crate::plan::facts::Facts;
-use crate::plan::indices::fates;
-use crate::plan::request::Request;
-use crate::plan::strategy::Strategy;
-use crate::plan::{Plan, check};
-use crate::schema::sql::Sql;
-use crate::schema::target::Target;
-use crate::settings::ROWS_PER_FILE;
-use crate::storage_version::abilities;
+use crate::plan::{
+    Plan, check, cost::Cost, facts::Facts, indices::fates, request::Request, strategy::Strategy,
+};
+use crate::schema::{sql::Sql, target::Target};
+use crate::{settings::ROWS_PER_FILE, storage_version::abilities};
 
 /// A run of small fragments is closed after so many bytes, whatever its rows.
 const CHUNK_BYTES_MAX: u64 = 4 << 30;

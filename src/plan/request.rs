@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::plan::strategy::Strategy;
-use crate::schema::change::Change;
-use crate::schema::target::IfExists;
+use crate::schema::{change::Change, target::IfExists};
 use crate::settings::{OnBadValue, Preflight};
 
 /// What is asked of a table.

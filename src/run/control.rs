@@ -6,10 +6,8 @@ use std::time::SystemTime;
 use toml_edit::{DocumentMut, Item};
 
 use crate::error::{Error, Result};
-use crate::plan::amounts::bytes_text;
 use crate::progress::{SharedProgress, note};
-use crate::settings::parse_bytes;
-use crate::storage::throttle::Throttle;
+use crate::{plan::amounts::bytes_text, settings::parse_bytes, storage::throttle::Throttle};
 
 /// A file that says how fast a run may go.
 #[derive(Debug)]

@@ -2,19 +2,17 @@
 
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lance::Dataset;
-use lance_table::format::Fragment;
-use lance_table::io::commit::ManifestNamingScheme;
+use lance_table::{format::Fragment, io::commit::ManifestNamingScheme};
 use roaring::RoaringBitmap;
 
 use crate::chunk::{Chunk, ChunkId, Origin, SourceFragment};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, own_file};
-use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::catchup::{DeletedRows, staged_deletions};
-use crate::run::task::Done;
 use crate::storage::deletion::{Deleted, Deletions, Naming, STAGED};
-use crate::table::open::deletions_of;
-use crate::verify::Left;
+use crate::{
+    limits::DELETION_FILES_AT_ONCE, run::task::Done, table::open::deletions_of, verify::Left,
+};
 
 /// Reads the deletion files of the live table, and writes those of the staging table.
 #[derive(Debug)]

@@ -26,26 +26,19 @@ pub(crate) trait Executor: Debug + Send + Sync {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Instant;
+    use std::{sync::Arc, time::Instant};
 
     use arrow::array::{Int64Array, RecordBatch, RecordBatchIterator};
-    use lance::Dataset;
-    use lance::dataset::WriteParams;
-    use serde::Serialize;
-    use serde::de::DeserializeOwned;
+    use lance::{Dataset, dataset::WriteParams};
+    use serde::{Serialize, de::DeserializeOwned};
 
     use super::*;
-    use crate::location::Location;
-    use crate::phase::Phase;
-    use crate::run::context::Context;
-    use crate::run::copier::copy;
     use crate::run::cutover::{Swap, swap};
-    use crate::run::lease::store_time;
-    use crate::run::planning::plan_head;
-    use crate::run::session::Session;
-    use crate::run::worker::Worker;
-    use crate::schema::change::Change;
+    use crate::run::{
+        context::Context, copier::copy, lease::store_time, planning::plan_head, session::Session,
+        worker::Worker,
+    };
+    use crate::{location::Location, phase::Phase, schema::change::Change};
 
     fn sent<T: Serialize + DeserializeOwned>(value: &T) -> T {
         serde_json::from_str(&serde_json::to_string(value).unwrap()).unwrap()

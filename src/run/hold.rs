@@ -3,16 +3,12 @@
 use std::time::Duration;
 
 use crate::error::{Kind, Result};
-use crate::phase::Phase;
 use crate::plan::catchup::{Need, Rounds};
-use crate::progress::Amount;
-use crate::run::context::Context;
 use crate::run::copier::{copy, tell_verified};
-use crate::run::hints::command;
-use crate::run::lease::store_time;
-use crate::run::report::Held;
-use crate::run::session::Session;
-use crate::settings::Hold;
+use crate::run::{
+    context::Context, hints::command, lease::store_time, report::Held, session::Session,
+};
+use crate::{phase::Phase, progress::Amount, settings::Hold};
 
 /// How often a migration that waits looks at the table.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

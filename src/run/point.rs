@@ -3,10 +3,8 @@
 use lance::Dataset;
 
 use crate::error::{Doing as _, Error, Result};
-use crate::plan::Request;
-use crate::run::context::Context;
-use crate::table::history::RollbackPoint;
 use crate::table::{history, open, orphans};
+use crate::{plan::Request, run::context::Context, table::history::RollbackPoint};
 
 /// Transaction property of the swap that holds the request, for `verify`.
 pub(crate) const PROPERTY_REQUEST: &str = "relance.request";

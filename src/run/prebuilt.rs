@@ -6,9 +6,7 @@ use lance::Dataset;
 use lance_table::format::IndexMetadata;
 use roaring::RoaringBitmap;
 
-use crate::error::Result;
-use crate::plan::fragment_ids::FragmentIds;
-use crate::table::open::data_files_of;
+use crate::{error::Result, plan::fragment_ids::FragmentIds, table::open::data_files_of};
 
 /// Indices over what is staged, built before it is swapped in.
 #[derive(Debug, Default)]

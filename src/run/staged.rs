@@ -6,12 +6,10 @@ use lance::Dataset;
 
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, Opened, locked};
-use crate::run::context::Context;
 use crate::run::hints::{command, next_steps};
-use crate::run::planning::request_difference;
+use crate::run::{context::Context, planning::request_difference};
 use crate::schema::change::Change;
-use crate::table::open::Opener;
-use crate::table::{database, history};
+use crate::table::{database, history, open::Opener};
 
 /// The staged migration, and the live table.
 pub(crate) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, Journal)> {

@@ -1,7 +1,6 @@
 //! Does tasks in this process: stages a chunk and verifies it, deletes from it, and looks after its files.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use lance_table::format::{DataFile, Fragment};
@@ -10,19 +9,14 @@ use crate::chunk::{Chunk, Origin};
 use crate::clock::{Clock, StoreTime};
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, StagedFile, own_file};
-use crate::limits::TASK_BYTES_MAX;
-use crate::plan::columns::WrittenColumns;
-use crate::run::context::Context;
-use crate::run::deleter::Deleter;
-use crate::run::executor::Executor;
-use crate::run::session::Session;
 use crate::run::task::{Done, Task};
-use crate::settings::Verify;
+use crate::run::{context::Context, deleter::Deleter, executor::Executor, session::Session};
 use crate::stage::{FileSpec, Staged, Stager, StagerParts};
-use crate::storage::names::is_data_file;
-use crate::table::open::store_of;
-use crate::table::source::Source;
-use crate::verify::Verifier;
+use crate::table::{open::store_of, source::Source};
+use crate::{
+    limits::TASK_BYTES_MAX, plan::columns::WrittenColumns, settings::Verify,
+    storage::names::is_data_file, verify::Verifier,
+};
 
 /// Does the tasks of one session.
 #[derive(Debug)]

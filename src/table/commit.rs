@@ -1,7 +1,6 @@
 //! Commits that land on one version or not at all, and what became of them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;

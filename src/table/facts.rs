@@ -5,18 +5,16 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance_file::version::ConcreteFileVersion;
-use lance_index::frag_reuse::FRAG_REUSE_INDEX_NAME;
-use lance_index::mem_wal::MEM_WAL_INDEX_NAME;
-use lance_table::feature_flags::can_write_dataset;
-use lance_table::format::Fragment;
-use lance_table::io::commit::ManifestNamingScheme;
+use lance_index::{frag_reuse::FRAG_REUSE_INDEX_NAME, mem_wal::MEM_WAL_INDEX_NAME};
+use lance_table::{
+    feature_flags::can_write_dataset, format::Fragment, io::commit::ManifestNamingScheme,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk::{Origin, Signature, SourceFragment};
 use crate::error::{Doing, Result};
-use crate::location::Location;
 use crate::plan::{Facts, IndexFacts, TableState};
-use crate::table::open::indices_of;
+use crate::{location::Location, table::open::indices_of};
 
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
 ///

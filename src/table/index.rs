@@ -1,27 +1,22 @@
 //! Indices: what is needed to build each again as it was, and building them on the swapped table.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::array::ArrayRef;
 use async_trait::async_trait;
-use lance::Dataset;
-use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance::index::vector::{StageParams, VectorIndexParams};
 use lance::index::{DatasetIndexExt, DatasetIndexInternalExt, IndexBuildProgress};
+use lance::{Dataset, dataset::CommitBuilder};
 use lance_index::metrics::NoOpMetricsCollector;
 use lance_index::scalar::ScalarIndexParams;
-use lance_index::vector::VectorIndex;
-use lance_index::vector::bq::RQBuildParams;
-use lance_index::vector::bq::builder::RabitQuantizer;
-use lance_index::vector::hnsw::builder::HnswBuildParams;
-use lance_index::vector::ivf::builder::IvfBuildParams;
+use lance_index::vector::bq::{RQBuildParams, builder::RabitQuantizer};
 use lance_index::vector::pq::{PQBuildParams, ProductQuantizer};
-use lance_index::vector::quantizer::QuantizationType;
-use lance_index::vector::sq::ScalarQuantizer;
-use lance_index::vector::sq::builder::SQBuildParams;
-use lance_index::vector::v3::subindex::SubIndexType;
+use lance_index::vector::sq::{ScalarQuantizer, builder::SQBuildParams};
+use lance_index::vector::{
+    VectorIndex, hnsw::builder::HnswBuildParams, ivf::builder::IvfBuildParams,
+    quantizer::QuantizationType, v3::subindex::SubIndexType,
+};
 use lance_index::{IndexDescription, IndexParams, IndexType, is_system_index};
 use lance_table::format::IndexMetadata;
 use serde::Deserialize;
@@ -29,9 +24,8 @@ use serde::Deserialize;
 use crate::error::{Doing, Error, Result};
 use crate::plan::{IndexFacts, Rebuild};
 use crate::progress::{Amount, Event, SharedProgress};
-use crate::storage::names::new_uuid;
 use crate::table::commit::{Act, properties};
-use crate::table::open::indices_of;
+use crate::{storage::names::new_uuid, table::open::indices_of};
 
 /// What is needed to build an index again as it was.
 enum Recipe {

@@ -1,12 +1,8 @@
 //! Opens tables and their versions.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use lance::Dataset;
-use lance::dataset::builder::DatasetBuilder;
-use lance::index::DatasetIndexExt;
-use lance::session::Session;
+use lance::{Dataset, dataset::builder::DatasetBuilder, index::DatasetIndexExt, session::Session};
 use lance_io::object_store::{
     ObjectStore, ObjectStoreParams, StorageOptionsAccessor, WrappingObjectStore,
 };
@@ -14,11 +10,9 @@ use lance_table::format::IndexMetadata;
 use object_store::path::Path;
 
 use crate::error::{Doing, Error, Result};
-use crate::guard::guarded;
 use crate::limits::{INDEX_CACHE_BYTES, METADATA_CACHE_BYTES};
-use crate::location::Location;
-use crate::storage::deletion::Deletions;
 use crate::storage::files::{self, DataFiles};
+use crate::{guard::guarded, location::Location, storage::deletion::Deletions};
 
 /// Opens datasets of one database, with one set of options and caches.
 #[derive(Debug, Clone)]

@@ -1,22 +1,18 @@
 //! What killed runs left in a table's folder, found by name: files of the migration that no version
 //! names. Nobody else's file is touched.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use lance::Dataset;
 use lance_io::object_store::ObjectStore;
-use lance_table::format::Manifest;
-use lance_table::io::manifest::read_manifest;
-use object_store::ObjectMeta;
-use object_store::path::Path;
+use lance_table::{format::Manifest, io::manifest::read_manifest};
+use object_store::{ObjectMeta, path::Path};
 
 use crate::error::{Doing, Result};
-use crate::storage::deletion;
 use crate::storage::files::{self, DataFiles};
 use crate::storage::names::{data_file_of, directory_of, is_deletion_file, is_uuid};
-use crate::table::history;
 use crate::table::open::{indices_of, newest, store_of};
+use crate::{storage::deletion, table::history};
 
 /// How much was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

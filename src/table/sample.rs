@@ -13,8 +13,7 @@ use lancedb::table::WriteOptions;
 use serde::Serialize;
 
 use crate::error::{Doing, Error, Result};
-use crate::location::Location;
-use crate::table::database;
+use crate::{location::Location, table::database};
 
 const WORDS: &[&str] = &[
     "lance", "vector", "table", "column", "schema", "migrate", "stream", "batch", "arrow", "rust",

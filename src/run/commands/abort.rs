@@ -1,23 +1,18 @@
 //! `abort`: drops what is staged.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use lance::Dataset;
 
 use crate::error::{Error, Result, is_storage_full};
 use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
-use crate::phase::Phase;
-use crate::process::ProcessId;
-use crate::run::context::Context;
 use crate::run::hints::{landed, tell_left};
 use crate::run::lease::{checkpoint, expect_free_or_waiting, take_over};
 use crate::run::reclaim::{named_by_all, stray_ids};
-use crate::run::report::Aborted;
-use crate::run::staged::nothing_staged;
+use crate::run::{context::Context, report::Aborted, staged::nothing_staged};
 use crate::table::open::{Opener, newest};
-use crate::table::orphans::Removed;
 use crate::table::{database, history, orphans, tag};
+use crate::{phase::Phase, process::ProcessId, table::orphans::Removed};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Aborted> {
     let opener = ctx.opener();

@@ -1,26 +1,18 @@
 //! `migrate`: stages, catches up with what others write meanwhile, verifies and swaps.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use lance::Dataset;
 
 use crate::error::{Error, Kind, Result};
-use crate::phase::Phase;
-use crate::run::after::finish;
-use crate::run::context::Context;
 use crate::run::copier::{copy, tell_verified};
-use crate::run::cutover::indices::build_indices;
-use crate::run::cutover::{Swap, swap};
-use crate::run::hints::kept;
-use crate::run::hold::hold;
-use crate::run::planning::plan_head;
-use crate::run::preflight::preflight;
-use crate::run::preflight::quarantine::quarantine;
-use crate::run::report::Ended;
-use crate::run::session::Session;
-use crate::run::staged::refuse_staged;
-use crate::settings::Hold;
+use crate::run::cutover::{Swap, indices::build_indices, swap};
+use crate::run::preflight::{preflight, quarantine::quarantine};
+use crate::run::{
+    after::finish, context::Context, hints::kept, hold::hold, planning::plan_head, report::Ended,
+    session::Session, staged::refuse_staged,
+};
+use crate::{phase::Phase, settings::Hold};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;

@@ -1,8 +1,7 @@
 //! Rows that others write after a swap without knowing of its columns: Lance has no defaults, so what they
 //! leave out is null.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::buffer::NullBuffer;
@@ -11,17 +10,12 @@ use lance::Dataset;
 use lance_core::datatypes::{Field, Schema};
 
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
-use crate::error::Result;
-use crate::escape::shell_word;
 use crate::limits::{LOOK_ROWS, MemoryPlan};
-use crate::run::context::Context;
-use crate::run::hints::bare_command;
-use crate::run::point::requested;
-use crate::run::report::NullsStatus;
-use crate::schema::filled::filled;
+use crate::run::{context::Context, hints::bare_command, point::requested, report::NullsStatus};
 use crate::schema::path::{field_at, find};
 use crate::table::source::{ScanLimits, Source, What};
 use crate::table::{facts, open};
+use crate::{error::Result, escape::shell_word, schema::filled::filled};
 
 /// Rows that are read of a column: beyond, there are at least as many nulls as were found.
 const ROWS_MAX: u64 = 4_000_000;

@@ -1,10 +1,7 @@
 //! `plan`: what a migration would do, and what it would cost.
 
-use crate::error::Result;
-use crate::plan::Plan;
-use crate::run::context::Context;
-use crate::run::planning::plan_head;
-use crate::run::preflight::preflight;
+use crate::run::{context::Context, planning::plan_head, preflight::preflight};
+use crate::{error::Result, plan::Plan};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Plan> {
     ctx.settings.validate()?;

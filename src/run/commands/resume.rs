@@ -4,20 +4,16 @@ use std::time::Instant;
 
 use lance::Dataset;
 
-use crate::error::Result;
-use crate::journal::Journal;
-use crate::phase::Phase;
-use crate::process::Running;
-use crate::run::after::finish;
-use crate::run::commands::migrate::carry_out;
-use crate::run::context::Context;
 use crate::run::hints::{kept, unfinished};
 use crate::run::lease::{expect_free_or_waiting, take_over};
 use crate::run::planning::{expect_same_request, plan_staged};
-use crate::run::report::Ended;
 use crate::run::session::{Session, pin_head};
-use crate::run::staged::open_staged;
+use crate::run::{
+    after::finish, commands::migrate::carry_out, context::Context, report::Ended,
+    staged::open_staged,
+};
 use crate::table::{history, open};
+use crate::{error::Result, journal::Journal, phase::Phase, process::Running};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;

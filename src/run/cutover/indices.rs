@@ -1,22 +1,18 @@
 //! Builds indices over what is staged before it is swapped in.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use futures::FutureExt;
 use lance_table::io::commit::ManifestNamingScheme;
 
-use crate::error::Result;
-use crate::phase::Phase;
-use crate::plan::fragment_ids::FragmentIds;
-use crate::progress::Amount;
-use crate::run::context::Context;
-use crate::run::copier::Whole;
-use crate::run::cutover::prepare::Prepared;
-use crate::run::lease::beating;
-use crate::run::prebuilt::index_files;
-use crate::span;
-use crate::table::index;
+use crate::run::{
+    context::Context, copier::Whole, cutover::prepare::Prepared, lease::beating,
+    prebuilt::index_files,
+};
+use crate::{
+    error::Result, phase::Phase, plan::fragment_ids::FragmentIds, progress::Amount, span,
+    table::index,
+};
 
 /// Builds the indices that what is staged will need, so that they are swapped in with it. True, when
 /// there were any.

@@ -3,27 +3,20 @@
 pub(crate) mod indices;
 mod prepare;
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use lance::Dataset;
 
-use crate::chunk::ChunkId;
 use crate::error::{Doing as _, Error, Result};
-use crate::phase::Phase;
-use crate::progress::Amount;
-use crate::retry::Backoff;
-use crate::run::context::Context;
-use crate::run::copier::Whole;
-use crate::run::cutover::prepare::Prepared;
-use crate::run::hints::unknown;
-use crate::run::lease::checkpoint;
-use crate::run::point::PROPERTY_REQUEST;
-use crate::run::report::seconds;
 use crate::run::session::{Session, touched_text};
-use crate::span;
+use crate::run::{
+    context::Context, copier::Whole, cutover::prepare::Prepared, hints::unknown, lease::checkpoint,
+    point::PROPERTY_REQUEST, report::seconds,
+};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
-use crate::verify::published;
+use crate::{
+    chunk::ChunkId, phase::Phase, progress::Amount, retry::Backoff, span, verify::published,
+};
 
 /// What became of the swap.
 pub(crate) enum Swap {

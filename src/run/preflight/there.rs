@@ -10,18 +10,12 @@ use lance::Dataset;
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::error::{Error, Result};
 use crate::limits::{COMPARE_ROWS, MemoryPlan, TRANSFORMS_AT_ONCE};
-use crate::phase::Phase;
-use crate::plan::amounts::count_text;
-use crate::plan::{Plan, SkippedValues};
+use crate::plan::{Plan, SkippedValues, amounts::count_text};
 use crate::progress::{Amount, Event, SharedProgress};
-use crate::run::context::Context;
 use crate::schema::target::existing::{ExistingColumn, RequestedValues};
-use crate::span;
-use crate::table::facts::source_fragments;
 use crate::table::source::{ScanLimits, Source, What};
-use crate::transform::compare::Tally;
-use crate::transform::pool::Pool;
-use crate::transform::{Transform, batch_bytes};
+use crate::transform::{Transform, batch_bytes, compare::Tally, pool::Pool};
+use crate::{phase::Phase, run::context::Context, span, table::facts::source_fragments};
 
 /// What compares the rows of one fragment.
 #[derive(Clone)]
