@@ -9,6 +9,7 @@ use crate::table::commit::{Outcome, exactly_next};
 use crate::table::orphans::{self, Removed};
 use crate::{storage::tree::clear_table, table::open::data_files_of};
 use lance::{Dataset, dataset::transaction::Operation};
+use lance_table::format::Fragment;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -33,12 +34,10 @@ impl Journal {
         }
         self.attempted = Some(lease.clone());
         // Lance takes no deletion files in an overwrite: the records tell of them.
-        let mut fragments = self.all_fragments();
-        for fragment in &mut fragments {
-            fragment.deletion_file = None;
-        }
+        let fragments = self.all_fragments().into_iter();
+        let fragments = fragments.map(|one| Fragment { deletion_file: None, ..one });
         let operation = Operation::Overwrite {
-            fragments,
+            fragments: fragments.collect(),
             schema: self.schema.clone().unwrap_or_else(|| self.staging.schema().clone()),
             config_upsert_values: Some(changes),
             initial_bases: None,

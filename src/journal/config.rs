@@ -8,11 +8,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, HashMap};
 
 pub(super) const KEY_HEADER: &str = "relance.header";
-
 pub(super) const KEY_LEASE: &str = "relance.lease";
-
 pub(super) const KEY_CHUNK: &str = "relance.chunk.";
-
 /// Says that the staging table has the target schema.
 pub(super) const KEY_SCHEMA: &str = "relance.schema";
 
@@ -45,10 +42,8 @@ pub(super) fn validate(header: &Header, records: &BTreeMap<ChunkId, ChunkRecord>
         let names = record.files.iter().all(|file| own(&file.name));
         let deleted = record.deletions.keys().all(known) && record.deleted <= record.rows;
         if !names || !deleted || !record.beside.keys().all(known) {
-            return Err(damaged(&format!(
-                "chunk {} names files that are not its own",
-                record.chunk
-            )));
+            let chunk = record.chunk;
+            return Err(damaged(&format!("chunk {chunk} names files that are not its own")));
         }
     }
     Ok(())

@@ -62,7 +62,6 @@ impl Journal {
         &self.header
     }
 
-    /// Who runs it.
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
     }
@@ -88,11 +87,6 @@ impl Journal {
         }
     }
 
-    /// The base path of the live table: the last one.
-    fn live_base(&self) -> Option<u32> {
-        self.staging.manifest().base_paths.keys().max().copied()
-    }
-
     /// The chunks that are done, in row order.
     pub(crate) fn records(&self) -> impl Iterator<Item = &ChunkRecord> {
         self.records.values()
@@ -108,7 +102,6 @@ impl Journal {
         self.fragments.get(&chunk).map_or(&[], Vec::as_slice)
     }
 
-    /// The staging table.
     pub(crate) fn staging(&self) -> &Arc<Dataset> {
         &self.staging
     }
@@ -137,11 +130,10 @@ impl Journal {
     /// Takes in what was staged for a chunk, in place of what there was. Durable with the next
     /// checkpoint.
     pub(crate) fn put(&mut self, record: ChunkRecord, mut fragments: Vec<Fragment>) {
-        let base = self.live_base();
-        for fragment in &mut fragments {
-            for file in &mut fragment.files {
-                file.base_id = file.base_id.or(base);
-            }
+        // That of the live table is the last one.
+        let base = self.staging.manifest().base_paths.keys().max().copied();
+        for file in fragments.iter_mut().flat_map(|fragment| &mut fragment.files) {
+            file.base_id = file.base_id.or(base);
         }
         let chunk = record.chunk;
         let names = |record: ChunkRecord| record.files.into_iter().map(|file| file.name);
@@ -195,10 +187,8 @@ impl Journal {
     pub(crate) fn move_to(&mut self, source_version: u64, chunks: &[Chunk]) {
         let old = std::mem::take(&mut self.records);
         let mut old_fragments = std::mem::take(&mut self.fragments);
-        let mut by_run: HashMap<Vec<Signature>, ChunkRecord> = HashMap::new();
-        for record in old.into_values() {
-            by_run.insert(signatures(&record.origins), record);
-        }
+        let by_run = old.into_values().map(|record| (signatures(&record.origins), record));
+        let mut by_run: HashMap<Vec<Signature>, ChunkRecord> = by_run.collect();
         for chunk in chunks {
             let Some(record) = by_run.remove(&chunk.signatures()) else {
                 continue;

@@ -34,16 +34,15 @@ impl Journal {
     ) -> Result<Self> {
         let text = to_json(&header)?;
         expect_readable(&text, &header)?;
-        let mut config = HashMap::new();
-        config.insert(KEY_HEADER.to_owned(), text);
-        config.insert(KEY_LEASE.to_owned(), to_json(&lease)?);
+        let config = [(KEY_HEADER, text), (KEY_LEASE, to_json(&lease)?)];
+        let config = config.map(|(key, text)| (key.to_owned(), text));
         let mut bases: Vec<BasePath> = live.manifest().base_paths.values().cloned().collect();
         let id = bases.iter().map(|base| base.id).max().unwrap_or_default() + 1;
         bases.push(BasePath { id, name: None, is_dataset_root: true, path: live.uri().to_owned() });
         let operation = Operation::Overwrite {
             fragments: Vec::new(),
             schema: schema.clone(),
-            config_upsert_values: Some(config),
+            config_upsert_values: Some(HashMap::from(config)),
             initial_bases: Some(bases),
         };
         let staging = create_staging(opener, operation, version, &header.id).await?;
@@ -148,12 +147,10 @@ fn fragments_by_chunk(
     staging: &Dataset,
     records: &mut BTreeMap<ChunkId, ChunkRecord>,
 ) -> BTreeMap<ChunkId, Vec<Fragment>> {
-    let mut by_file: HashMap<&str, &Fragment> = HashMap::new();
-    for fragment in staging.iter_fragments() {
-        for file in &fragment.files {
-            by_file.insert(&file.path, fragment);
-        }
-    }
+    let by_file: HashMap<&str, &Fragment> = staging
+        .iter_fragments()
+        .flat_map(|one| one.files.iter().map(move |file| (file.path.as_str(), one)))
+        .collect();
     let mut chunks = BTreeMap::new();
     records.retain(|chunk, record| {
         let found = record.files.iter().map(|file| {
@@ -170,9 +167,6 @@ fn fragments_by_chunk(
 
 /// A fragment without what Lance adds to it.
 fn staged(fragment: &Fragment, deletions: Option<DeletionFile>) -> Fragment {
-    let mut plain = Fragment::new(0);
-    plain.physical_rows = fragment.physical_rows;
-    plain.files.clone_from(&fragment.files);
-    plain.deletion_file = deletions;
-    plain
+    let (files, physical_rows) = (fragment.files.clone(), fragment.physical_rows);
+    Fragment { files, physical_rows, deletion_file: deletions, ..Fragment::new(0) }
 }

@@ -16,7 +16,6 @@ use crate::{
 /// What the migration is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
-    /// The layout of the journal.
     pub layout: u32,
     /// What the digests in it are of: see [`DIGEST_VERSION`](crate::transform::digest::DIGEST_VERSION).
     pub digests: u32,
@@ -24,7 +23,6 @@ pub(crate) struct Header {
     pub id: String,
     /// The version of relance that began it.
     pub relance: String,
-    /// When it began.
     pub began: DateTime<Utc>,
     /// The pinned version of the live table.
     pub source_version: u64,
@@ -35,13 +33,10 @@ pub(crate) struct Header {
     pub field_id_max: i32,
     /// What was asked, `now` spelled out.
     pub request: Request,
-    /// How it is carried out.
     pub strategy: Strategy,
     /// Rows after which a staged file is closed.
     pub rows_per_file: u64,
-    /// Chunks in all.
     pub chunks: u64,
-    /// Rows in all.
     pub rows: u64,
     /// What it takes back, if it is the way back from a swap.
     #[serde(default)]
@@ -60,13 +55,11 @@ pub(crate) struct Undo {
 /// Who runs the migration, and when it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lease {
-    /// The process.
     pub process: ProcessId,
     /// Tells two runs of one process apart.
     pub run: String,
     /// When it was last seen.
     pub beat: DateTime<Utc>,
-    /// Where it stood.
     pub phase: Phase,
     /// Whether it let go in an orderly way.
     pub released: bool,
@@ -77,7 +70,6 @@ pub(crate) struct Lease {
 pub(crate) struct StagedFile {
     /// Its name in the live table's `data/`.
     pub name: String,
-    /// Bytes.
     pub bytes: u64,
     /// When the store says that it was last modified.
     pub modified: DateTime<Utc>,
@@ -97,7 +89,6 @@ impl StagedFile {
 /// A chunk that is done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChunkRecord {
-    /// Which.
     pub chunk: ChunkId,
     /// The source fragments that it holds, in order, as they were when it was last brought up to date.
     pub origins: Vec<Origin>,

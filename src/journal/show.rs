@@ -29,12 +29,11 @@ impl Journal {
         if fragments.is_empty() {
             return Ok(());
         }
-        let committed =
-            exactly_next(&self.staging, deleted_rows(fragments), None, HashMap::new()).await;
-        match committed? {
-            Outcome::Landed(staging) => self.staging = Arc::new(*staging),
-            // Only a view: a run that lost its place finds out at its next checkpoint.
-            Outcome::LostRace { .. } | Outcome::Unknown { .. } => {}
+        let shown = deleted_rows(fragments);
+        let shown = exactly_next(&self.staging, shown, None, HashMap::new()).await?;
+        // Otherwise nothing: a run that lost its place finds out at its next checkpoint.
+        if let Outcome::Landed(staging) = shown {
+            self.staging = Arc::new(*staging);
         }
         Ok(())
     }

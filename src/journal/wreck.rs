@@ -40,13 +40,6 @@ pub(crate) struct Wreck {
     root: Path,
 }
 
-/// What one manifest says of the migration.
-#[derive(Debug, Default)]
-struct ManifestHints {
-    id: Option<String>,
-    lease: Option<Lease>,
-}
-
 impl Opened {
     /// Looks at the staging table of the table that `opener` opens.
     ///
@@ -63,18 +56,17 @@ impl Opened {
         let mut files = list_table(files::of(&store).as_ref(), &root).await?;
         files.sort_by_key(|meta| std::cmp::Reverse(meta.last_modified));
         let written = files.first().map(|meta| meta.last_modified);
-        let mut hints = ManifestHints::default();
+        let (mut id, mut lease) = (None, None);
         let manifests = files.iter().filter(|meta| meta.location.extension() == Some("manifest"));
         for (place, meta) in manifests.enumerate() {
-            let one = hints_in(&store, meta).await?;
+            let (told, run_by) = hints_in(&store, meta).await?;
             // Who runs it stands in the newest one only.
-            hints.lease = if place == 0 { one.lease } else { hints.lease };
-            hints.id = one.id;
-            if hints.id.is_some() {
+            lease = if place == 0 { run_by } else { lease };
+            id = told;
+            if id.is_some() {
                 break;
             }
         }
-        let ManifestHints { id, lease } = hints;
         Ok(Self::Wreck(Box::new(Wreck { why, id, lease, written, store, root })))
     }
 }
@@ -129,8 +121,11 @@ impl Wreck {
     }
 }
 
-/// What the manifest at `meta` says, however damaged it is.
-async fn hints_in(store: &ObjectStore, meta: &ObjectMeta) -> Result<ManifestHints> {
+/// The migration's id, and who ran it, as the manifest at `meta` tells them, however damaged it is.
+async fn hints_in(
+    store: &ObjectStore,
+    meta: &ObjectMeta,
+) -> Result<(Option<String>, Option<Lease>)> {
     // An error here is the store's, and nothing is known then.
     let bytes = files::of(store).read(&meta.location).await?;
     let manifest = guarded("read a manifest", async {
@@ -139,11 +134,11 @@ async fn hints_in(store: &ObjectStore, meta: &ObjectMeta) -> Result<ManifestHint
     });
     let manifest: Result<Manifest> = manifest.await;
     let Ok(manifest) = manifest else {
-        return Ok(ManifestHints { id: id_in(&String::from_utf8_lossy(&bytes)), lease: None });
+        return Ok((id_in(&String::from_utf8_lossy(&bytes)), None));
     };
     let header = manifest.config.get(KEY_HEADER).map(String::as_str).unwrap_or_default();
     let lease = manifest.config.get(KEY_LEASE).and_then(|text| serde_json::from_str(text).ok());
-    Ok(ManifestHints { id: id_in(header), lease })
+    Ok((id_in(header), lease))
 }
 
 /// The migration's id in the text of a header, however damaged the rest is.
