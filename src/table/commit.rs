@@ -65,7 +65,6 @@ pub(crate) enum Outcome {
     Unknown {
         /// The version that it would be.
         attempted: u64,
-        /// Why.
         error: Error,
     },
 }

@@ -37,7 +37,7 @@ pub(crate) async fn facts(
         staged: Vec::new(),
         indices,
         state: state(dataset).await?,
-        free_bytes: free_bytes(location),
+        free_bytes: location.directory().and_then(|place| fs4::available_space(place).ok()),
     })
 }
 
@@ -46,14 +46,11 @@ fn file_versions(dataset: &Dataset) -> BTreeSet<String> {
     let files = dataset.iter_fragments().flat_map(|fragment| &fragment.files);
     let versions = files.map(|file| (file.file_major_version, file.file_minor_version));
     let versions: BTreeSet<_> = versions.collect();
-    let named =
-        versions.into_iter().map(
-            |(major, minor)| match ConcreteFileVersion::from_data_file_numbers(major, minor) {
-                Ok(known) => known.to_manifest_string().to_owned(),
-                Err(_) => format!("{major}.{minor}"),
-            },
-        );
-    named.collect()
+    let named = |(major, minor)| match ConcreteFileVersion::from_data_file_numbers(major, minor) {
+        Ok(known) => known.to_manifest_string().to_owned(),
+        Err(_) => format!("{major}.{minor}"),
+    };
+    versions.into_iter().map(named).collect()
 }
 
 async fn state(dataset: &Dataset) -> Result<TableState> {
@@ -90,26 +87,15 @@ pub(crate) async fn source_fragments(dataset: &Dataset) -> Result<Vec<SourceFrag
                 Some(rows) => rows,
                 None => fragment.physical_rows().await.doing(doing)?,
             };
-            let origin = Origin {
-                id: metadata.id,
-                signature: signature(metadata),
-                deletions: metadata.deletion_file.clone(),
-            };
-            Ok(SourceFragment {
-                origin,
-                rows: rows as u64,
-                physical_rows: physical_rows as u64,
-                bytes: fragment_bytes(metadata),
-            })
+            let (id, deletions) = (metadata.id, metadata.deletion_file.clone());
+            let origin = Origin { id, signature: signature(metadata), deletions };
+            let sizes = metadata.files.iter().filter_map(|file| file.file_size_bytes.get());
+            let (rows, physical_rows) = (rows as u64, physical_rows as u64);
+            Ok(SourceFragment { origin, rows, physical_rows, bytes: sizes.map(u64::from).sum() })
         })
         .buffered(16)
         .try_collect()
         .await
-}
-
-fn fragment_bytes(fragment: &Fragment) -> u64 {
-    let sizes = fragment.files.iter().filter_map(|file| file.file_size_bytes.get());
-    sizes.map(u64::from).sum()
 }
 
 /// What a fragment's values depend on: which files, which columns of them, how long they are. It is kept in
@@ -130,11 +116,6 @@ fn signature(fragment: &Fragment) -> Signature {
         file.fields.iter().for_each(|field| add(u64::from(field.cast_unsigned())));
     }
     Signature(format!("{:032x}", hash.digest128()))
-}
-
-fn free_bytes(location: &Location) -> Option<u64> {
-    let directory = location.directory()?;
-    fs4::available_space(directory).ok()
 }
 
 #[cfg(test)]

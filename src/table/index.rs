@@ -209,18 +209,15 @@ async fn find(dataset: &Dataset) -> Result<Vec<ExistingIndex>> {
     let described = described.doing(|| format!("read the index list of {}", dataset.uri()))?;
     let mut all = Vec::new();
     for description in described {
-        let Some(first) = description.segments().first().cloned() else {
-            continue;
-        };
-        if is_system_index(&first) {
-            continue;
-        }
+        let first = description.segments().first().cloned();
+        let Some(first) = first.filter(|first| !is_system_index(first)) else { continue };
+        let details = description.details().unwrap_or_default();
         all.push(ExistingIndex {
             name: description.name().to_owned(),
             column: column_of(dataset, description.as_ref()),
             kind: description.index_type().to_owned(),
             bytes: description.total_size_bytes(),
-            details: details_of(description.as_ref()),
+            details: serde_json::from_str(&details).unwrap_or_default(),
             first,
         });
     }
@@ -231,11 +228,6 @@ fn column_of(dataset: &Dataset, description: &dyn IndexDescription) -> String {
     let ids = description.field_ids().iter();
     let paths = ids.filter_map(|id| dataset.schema().field_path(i32::try_from(*id).ok()?).ok());
     paths.collect::<Vec<_>>().join(", ")
-}
-
-fn details_of(description: &dyn IndexDescription) -> Details {
-    let text = description.details().unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// Builds `wanted` over the rows of `on`, with the parameters that it has in `source`.
@@ -270,16 +262,14 @@ async fn build_one(
 
 /// What is needed to build `found` again as it was.
 async fn recipe(dataset: &Dataset, found: &ExistingIndex) -> Result<Recipe> {
-    let unknown = |why: &str| Error::failed(why);
     if found.first.fields.len() != 1 {
-        return Err(unknown("it is on more than one column"));
+        return Err(Error::failed("it is on more than one column"));
     }
     if !found.first.covering_fields.is_empty() {
-        return Err(unknown("it carries values of other columns"));
+        return Err(Error::failed("it carries values of other columns"));
     }
     let (column, uuid) = (found.column.as_str(), &found.first.uuid);
-    let is_vector = found.kind.starts_with("IVF") || found.kind == "Vector";
-    if is_vector {
+    if found.kind.starts_with("IVF") || found.kind == "Vector" {
         let index = dataset.open_vector_index(column, uuid, &NoOpMetricsCollector).await;
         let index = index.doing(|| format!("open index `{}`", found.name))?;
         let mut params = vector_params(index.as_ref())?;
@@ -319,7 +309,8 @@ fn vector_params(index: &dyn VectorIndex) -> Result<VectorIndexParams> {
         }
         QuantizationType::Scalar => {
             let sq = ScalarQuantizer::try_from(quantizer).map_err(wrong)?;
-            Some(StageParams::SQ(sq_params(&sq)))
+            let num_bits = sq.num_bits();
+            Some(StageParams::SQ(SQBuildParams { num_bits, ..SQBuildParams::default() }))
         }
         QuantizationType::Rabit => {
             let rq = RabitQuantizer::try_from(quantizer).map_err(wrong)?;
@@ -367,10 +358,6 @@ fn pq_params(quantizer: &ProductQuantizer) -> PQBuildParams {
         codebook: Some(ArrayRef::clone(quantizer.codebook.values())),
         ..PQBuildParams::default()
     }
-}
-
-fn sq_params(quantizer: &ScalarQuantizer) -> SQBuildParams {
-    SQBuildParams { num_bits: quantizer.num_bits(), ..SQBuildParams::default() }
 }
 
 /// The graph's parameters stand in the index's statistics and nowhere else.

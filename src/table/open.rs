@@ -53,7 +53,6 @@ impl Opener {
         opened.doing(|| format!("open the store of {uri}"))
     }
 
-    /// Where the table is.
     pub(crate) fn location(&self) -> &Location {
         &self.location
     }
@@ -63,7 +62,6 @@ impl Opener {
         &self.params
     }
 
-    /// The caches that datasets share.
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
     }
@@ -74,7 +72,7 @@ impl Opener {
     /// `Failed`, when it is not there or cannot be read; `Refused`, when this Lance cannot read it.
     pub(crate) async fn live(&self) -> Result<Arc<Dataset>> {
         let table = self.location.table();
-        let found = self.open(&self.location.uri()).await?;
+        let found = self.found().await?;
         found.ok_or_else(|| Error::failed(format!("no table is called `{table}`")))
     }
 

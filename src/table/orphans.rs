@@ -17,9 +17,7 @@ use crate::{storage::deletion, table::history};
 /// How much was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Removed {
-    /// Files.
     pub files: u64,
-    /// Their bytes.
     pub bytes: u64,
 }
 

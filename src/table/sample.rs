@@ -83,19 +83,14 @@ impl Sample {
             .execute()
             .await
             .doing(|| format!("create `{table}`"))?;
-        let table = table.to_owned();
-        Ok(Sampled { table, rows, dim })
+        Ok(Sampled { table: table.to_owned(), rows, dim })
     }
 }
 
-fn sample_schema(dim: u32) -> SchemaRef {
+fn reader(rows: u64, dim: u32) -> impl RecordBatchReader + Send {
     let item = DataType::new_fixed_size_list(DataType::Float32, dim_i32(dim), true);
     let fields = vec![Field::new("text", DataType::Utf8, true), Field::new("vector", item, true)];
-    Arc::new(Schema::new(fields))
-}
-
-fn reader(rows: u64, dim: u32) -> impl RecordBatchReader + Send {
-    let schema = sample_schema(dim);
+    let schema = Arc::new(Schema::new(fields));
     let batch_schema = Arc::clone(&schema);
     let starts = (0..rows).step_by(usize::try_from(BATCH_ROWS).unwrap_or(1));
     let batches =
