@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use roaring::RoaringBitmap;
 
 use crate::chunk::{Chunk, Origin, signatures};
+use crate::settings::Settings;
 
 /// Staged files that are older get a new date: Lance's cleanup removes files that no version names
 /// after seven days (lance 14 `src/dataset/cleanup.rs`, `UNVERIFIED_THRESHOLD_DAYS`).
@@ -148,19 +149,9 @@ fn nth_left(deleted: &RoaringBitmap, place: u32) -> Option<u32> {
     }
 }
 
-/// How long catching up may go on, once everything has been staged for the first time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Bounds {
-    /// Rounds of catching up.
-    pub rounds_max: u32,
-    /// Time from then to the swap.
-    pub time_max: Duration,
-}
-
 /// The rounds of catching up so far, since everything was staged for the first time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Rounds {
-    /// How many.
     pub count: u32,
     /// Rows that had to be staged in them.
     pub rows: u64,
@@ -169,9 +160,9 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    /// Whether to give up, `elapsed` after everything was staged for the first time.
-    pub(crate) fn give_up(&self, bounds: Bounds, elapsed: Duration) -> bool {
-        self.count >= bounds.rounds_max || elapsed >= bounds.time_max
+    /// Whether `settings` say to give up, `elapsed` after everything was staged for the first time.
+    pub(crate) fn give_up(&self, settings: &Settings, elapsed: Duration) -> bool {
+        self.count >= settings.max_rounds || elapsed >= settings.cutover_timeout
     }
 
     /// Rows a second that others change, and rows a second that are staged.
@@ -182,12 +173,6 @@ impl Rounds {
         };
         (rate(elapsed), rate(self.busy))
     }
-}
-
-/// Whether to look at the table while copying goes on. Catching up comes first, but copying gets at least
-/// as much time as the last round of catching up took, or it would never end.
-pub(crate) fn may_look(since_round: Duration, round_took: Duration) -> bool {
-    since_round >= round_took
 }
 
 #[cfg(test)]
@@ -219,40 +204,35 @@ mod tests {
     #[test]
     fn a_chunk_needs_what_changed() {
         let now = DateTime::from_timestamp(1_000_000_000, 0).unwrap();
-        let ask = |chunk: &Chunk, verified, days| {
-            let origins = [origin(7, 0)];
-            let modified = Some(now - TimeDelta::days(days));
+        let standing = |deleted, follows, chunk: &Chunk, verified, days| {
+            let (origins, modified) = ([origin(7, deleted)], Some(now - TimeDelta::days(days)));
             let standing = Standing { origins: &origins, rows: 100, verified, modified };
-            need(chunk, Some(standing), Follows::Mapped, now)
+            need(chunk, Some(standing), follows, now)
         };
+        let ask =
+            |chunk: &Chunk, verified, days| standing(0, Follows::Mapped, chunk, verified, days);
         assert_eq!(need(&chunk(7, 100, 0), None, Follows::Mapped, now), Need::Stage);
         assert_eq!(ask(&chunk(7, 100, 0), true, 0), Need::Nothing);
         assert_eq!(ask(&chunk(7, 100, 0), false, 0), Need::Verify);
         assert_eq!(ask(&chunk(7, 100, 3), true, 0), Need::Delete);
         assert_eq!(ask(&chunk(7, 100, 40), true, 0), Need::Stage, "too many to leave lying");
         assert_eq!(ask(&chunk(8, 100, 0), true, 0), Need::Stage);
-        let origins = [origin(7, 0)];
-        let standing =
-            Standing { origins: &origins, rows: 100, verified: true, modified: Some(now) };
-        let deleted = |follows| need(&chunk(7, 100, 3), Some(standing), follows, now);
-        assert_eq!(deleted(Follows::Aligned), Need::Nothing);
-        assert_eq!(deleted(Follows::Unmapped), Need::Stage);
-        let origins = [origin(7, 5)];
-        let standing =
-            Standing { origins: &origins, rows: 100, verified: true, modified: Some(now) };
-        let back = need(&chunk(7, 100, 3), Some(standing), Follows::Aligned, now);
-        assert_eq!(back, Need::Stage, "rows came back");
+        let three = |then, follows| standing(then, follows, &chunk(7, 100, 3), true, 0);
+        assert_eq!(three(0, Follows::Aligned), Need::Nothing);
+        assert_eq!(three(0, Follows::Unmapped), Need::Stage);
+        assert_eq!(three(5, Follows::Aligned), Need::Stage, "rows came back");
         assert_eq!(ask(&chunk(7, 100, 0), true, 4), Need::Renew);
         assert_eq!(ask(&chunk(7, 100, 0), true, 6), Need::Stage, "a cleanup may be at it");
     }
 
     #[test]
     fn rounds_end() {
-        let bounds = Bounds { rounds_max: 3, time_max: Duration::from_secs(10) };
+        let cutover_timeout = Duration::from_secs(10);
+        let settings = &Settings { max_rounds: 3, cutover_timeout, ..Settings::default() };
         let rounds = Rounds { count: 2, rows: 600, busy: Duration::from_secs(2) };
-        assert!(!rounds.give_up(bounds, Duration::from_secs(9)));
-        assert!(rounds.give_up(bounds, Duration::from_secs(10)));
-        assert!(Rounds { count: 3, ..rounds }.give_up(bounds, Duration::ZERO));
+        assert!(!rounds.give_up(settings, Duration::from_secs(9)));
+        assert!(rounds.give_up(settings, Duration::from_secs(10)));
+        assert!(Rounds { count: 3, ..rounds }.give_up(settings, Duration::ZERO));
         assert_eq!(rounds.rates(Duration::from_secs(6)), (100, 300));
     }
 

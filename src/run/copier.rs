@@ -14,7 +14,7 @@ use crate::limits::MemoryPlan;
 use crate::phase::Phase;
 use crate::plan::Plan;
 use crate::plan::amounts::{count_text, counted};
-use crate::plan::catchup::{Bounds, Need, Rounds, may_look};
+use crate::plan::catchup::{Need, Rounds};
 use crate::progress::{Amount, Event};
 use crate::retry::retrying;
 use crate::run::context::Context;
@@ -258,7 +258,7 @@ impl<'a> Copier<'a> {
             return Ok(false);
         }
         let rounds = self.session.rounds;
-        if rounds.give_up(bounds(self.ctx), everything) {
+        if rounds.give_up(&self.ctx.settings, everything) {
             return Err(not_converging(self.ctx, &rounds, everything));
         }
         self.follow().await?;
@@ -283,7 +283,8 @@ impl<'a> Copier<'a> {
         }
         let catching_up = self.waiting.front().is_some_and(|task| !self.is_copy(task));
         let ended = self.lap.ended.unwrap_or(self.lap.began);
-        if catching_up || !may_look(ended.elapsed(), self.lap.took) {
+        // Copying gets at least as much time as the last round of catching up took, or it would never end.
+        if catching_up || ended.elapsed() < self.lap.took {
             return Ok(());
         }
         if self.session.lags(self.ctx).await? {
@@ -434,11 +435,6 @@ impl<'a> Copier<'a> {
 
 fn places(chunks: &[Chunk]) -> HashMap<Vec<Signature>, usize> {
     chunks.iter().map(Chunk::signatures).zip(0..).collect()
-}
-
-fn bounds(ctx: &Context) -> Bounds {
-    let settings = &ctx.settings;
-    Bounds { rounds_max: settings.max_rounds, time_max: settings.cutover_timeout }
 }
 
 fn not_converging(ctx: &Context, rounds: &Rounds, elapsed: Duration) -> Error {
