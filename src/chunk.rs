@@ -122,7 +122,7 @@ pub(crate) fn cut(
         let run = by_first.get(&first.origin.signature).filter(|run| begins_with(rest, run));
         let whole = run.and_then(|run| rest.split_at_checked(run.len()));
         rest = if let Some((whole, after)) = whole {
-            cutter.whole(whole);
+            cutter.add(whole.to_vec(), false);
             after
         } else {
             cutter.push(first);
@@ -153,19 +153,14 @@ impl Cutter {
             });
         match self.chunks.last_mut() {
             Some(last) if joins => last.fragments.push(fragment.clone()),
-            _ => self.add(vec![fragment.clone()]),
+            _ => self.add(vec![fragment.clone()], true),
         }
-        self.open = true;
     }
 
-    fn whole(&mut self, fragments: &[SourceFragment]) {
-        self.add(fragments.to_vec());
-        self.open = false;
-    }
-
-    fn add(&mut self, fragments: Vec<SourceFragment>) {
+    fn add(&mut self, fragments: Vec<SourceFragment>, open: bool) {
         let id = ChunkId(u32::try_from(self.chunks.len()).unwrap_or(u32::MAX));
         self.chunks.push(Chunk { id, fragments });
+        self.open = open;
     }
 }
 
@@ -176,23 +171,13 @@ mod tests {
     const LIMITS: ChunkLimits = ChunkLimits { rows_max: 100, bytes_max: 1_000 };
 
     fn fragment(id: u64, rows: u64, bytes: u64) -> SourceFragment {
-        let signature = Signature(format!("{id}"));
-        SourceFragment {
-            origin: Origin { id, signature, deletions: None },
-            rows,
-            physical_rows: rows,
-            bytes,
-        }
+        let origin = Origin { id, signature: Signature(format!("{id}")), deletions: None };
+        SourceFragment { origin, rows, physical_rows: rows, bytes }
     }
 
     fn ids(chunks: &[Chunk]) -> Vec<Vec<u64>> {
         let ids = |chunk: &Chunk| chunk.fragments.iter().map(|f| f.origin.id).collect();
         chunks.iter().map(ids).collect()
-    }
-
-    #[test]
-    fn no_fragments_make_no_chunks() {
-        assert!(cut(&[], &[], LIMITS).is_empty());
     }
 
     #[test]
@@ -206,6 +191,7 @@ mod tests {
         ];
         let chunks = cut(&fragments, &[], LIMITS);
         assert_eq!(ids(&chunks), [vec![0, 1], vec![2], vec![3], vec![4]]);
+        assert!(cut(&[], &[], LIMITS).is_empty());
     }
 
     #[test]

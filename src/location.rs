@@ -131,10 +131,7 @@ impl Location {
 
     /// The database's directory, if it is one.
     pub fn directory(&self) -> Option<PathBuf> {
-        if self.database.contains("://") {
-            return None;
-        }
-        Some(PathBuf::from(&self.database))
+        (!self.database.contains("://")).then(|| PathBuf::from(&self.database))
     }
 
     /// Another table of the same database.
@@ -158,17 +155,10 @@ fn check_table_name(table: &str) -> Result<()> {
             mask_secrets(table)
         )));
     }
-    if let Some(live) = table.strip_suffix(STAGING_SUFFIX) {
-        return Err(Error::usage(format!(
-            "`{table}` is relance's staging table; name the table itself: `{live}`"
-        )));
-    }
-    if let Some(live) = tried_table(table) {
-        return Err(Error::usage(format!(
-            "`{table}` is where relance tries settings; name the table itself: `{live}`"
-        )));
-    }
-    Ok(())
+    let staging = table.strip_suffix(STAGING_SUFFIX).map(|live| (live, "relance's staging table"));
+    let tried = tried_table(table).map(|live| (live, "where relance tries settings"));
+    let Some((live, what)) = staging.or(tried) else { return Ok(()) };
+    Err(Error::usage(format!("`{table}` is {what}; name the table itself: `{live}`")))
 }
 
 /// The error of an option of a store that stands where something else should.

@@ -130,10 +130,7 @@ fn verdict(error: &(dyn StdError + 'static)) -> Option<bool> {
         };
     }
     if let Some(error) = error.downcast_ref::<Store>() {
-        return match error {
-            Store::Generic { .. } => Some(true),
-            _ => Some(false),
-        };
+        return Some(matches!(error, Store::Generic { .. }));
     }
     match error.downcast_ref::<lance::Error>() {
         Some(lance::Error::Timeout { .. }) => Some(true),

@@ -177,12 +177,10 @@ impl Settings {
             (*max_rate == Some(0), "max rate must be at least one byte a second"),
             (self.max_rounds == 0, "max rounds must be at least 1"),
         ];
-        for (bad, message) in checks {
-            if bad {
-                return Err(Error::usage(message));
-            }
+        match checks.into_iter().find(|(bad, _)| *bad) {
+            Some((_, message)) => Err(Error::usage(message)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

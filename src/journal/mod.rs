@@ -57,7 +57,6 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// What the migration is.
     pub(crate) fn header(&self) -> &Header {
         &self.header
     }

@@ -11,7 +11,6 @@ use crate::storage_version::{self, abilities};
 /// A strategy, and the reasons for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Choice {
-    /// The strategy.
     pub strategy: Strategy,
     /// Why it and not a cheaper one.
     pub why: String,
@@ -85,8 +84,7 @@ fn needed(facts: &Facts, request: &Request, target: &Target) -> Result<(Strategy
         let why = format!("the values of `{name}` are new; all other columns stay where they are");
         return Ok((Strategy::Columns, why));
     }
-    let keeps_one = target.columns.iter().any(Column::is_kept);
-    if !keeps_one {
+    if !target.columns.iter().any(Column::is_kept) {
         return Ok((Strategy::Columns, "no column of the source is left".to_owned()));
     }
     Ok((Strategy::Metadata, "no value of any row changes".to_owned()))

@@ -11,11 +11,8 @@ use crate::chunk::{Signature, SourceFragment};
 /// What the planner needs to know of a table.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// The table's name.
     pub table: String,
-    /// The version that the facts are of.
     pub version: u64,
-    /// Its schema.
     pub schema: Schema,
     /// The highest field id that its files name.
     pub field_id_max: i32,

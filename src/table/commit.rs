@@ -39,7 +39,6 @@ pub(crate) enum Act {
 }
 
 impl Act {
-    /// Its name in the properties.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Swap => "swap",
