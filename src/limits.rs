@@ -67,7 +67,6 @@ pub(crate) const SMALL_FILE_BYTES: u64 = 1 << 20;
 
 /// Bytes of a page of one column at most, which is Lance's default, and at least.
 pub(crate) const PAGE_BYTES: (u64, u64) = (8 << 20, 64 << 10);
-
 /// Bytes of a fragment, on average, below which several are put together row by row: their pages would make a slow
 /// table.
 pub(crate) const COPIED_FRAGMENT_BYTES_MIN: u64 = 8 << 20;
@@ -75,28 +74,22 @@ pub(crate) const COPIED_FRAGMENT_BYTES_MIN: u64 = 8 << 20;
 /// Bytes of a batch of constants: with more, the memory of those that were freed by another thread adds up before it
 /// is used again, as measured; with less, it takes longer.
 pub(crate) const CONSTANT_BATCH_BYTES: u64 = 64 << 10;
-
 /// Bytes of constants that are encoded to see how large they are then.
 pub(crate) const CONSTANT_TRIAL_BYTES: u64 = 1 << 20;
-
 /// Bytes of constants that are encoded at once, where that does not make them small; a longer column is put together
 /// from parts.
 pub(crate) const CONSTANT_PART_BYTES: u64 = 16 << 20;
-
 /// Bytes of encoded constants that are kept for other files, all together; and what those of one number of rows take
 /// beside their own bytes, which are a few hundred where they are no vectors: a footer that was read, and a store.
 pub(crate) const CONSTANTS_KEPT_BYTES: usize = 32 << 20;
 pub(crate) const CONSTANTS_EACH_BYTES: usize = 16 << 10;
-
 /// Bytes of a file of constants of which others get copies, and which is compared with those byte by byte.
 pub(crate) const REPEATED_FILE_BYTES: u64 = 64 << 10;
-
 /// Rows of a staged file that is compared with a file of constants byte by byte: beyond, it is decoded.
 pub(crate) const REPEATED_FILE_ROWS: u64 = 64 << 10;
 
 /// Rows of a batch that is transformed where it was read, since handing it over takes longer.
 pub(crate) const TRANSFORMED_HERE_ROWS: usize = 8_192;
-
 /// Batches that are decoded ahead of what takes them.
 pub(crate) const DECODED_AHEAD: usize = 2;
 
@@ -106,85 +99,66 @@ pub(crate) const METADATA_CACHE_BYTES: usize = 64 << 20;
 
 /// Batches of a chunk that are decoded ahead.
 pub(crate) const SCAN_DECODED_AHEAD: usize = 4;
-
 /// Batches that are asked of a fragment at once: many enough that finding a page again costs little, few enough that
 /// little of a large page is held.
 pub(crate) const BATCHES_A_READ: u32 = 8;
-
 /// Reads of a fragment that are begun at once. Each has a buffer of its own: Lance gives a read more than its
 /// buffer holds only if nothing that is asked for earlier waits to be used; of two reads that share one, each
 /// can wait for what the other has taken, forever, where a page is larger than what is left.
 pub(crate) const READS_AHEAD: usize = 2;
-
 /// Fragments of a chunk whose footers are read ahead.
 pub(crate) const FRAGMENTS_OPENED_AHEAD: usize = 4;
 
 /// Deletion files that are read or written at once: small objects, whose time is a store's answer.
 pub(crate) const DELETION_FILES_AT_ONCE: usize = 16;
-
 /// Batches of one scan that are transformed at once: one while the one before it is digested.
 pub(crate) const TRANSFORMS_AT_ONCE: usize = 2;
 
 /// Rows of a batch where rows are only looked at: beyond, handing batches around costs nothing beside what is in
 /// them.
 pub(crate) const LOOK_ROWS: u32 = 8192;
-
 /// Bytes of a page, and of its values on the average, up to which values are shown in a sample: more are not read to
 /// show a few letters.
 pub(crate) const SHOWN_BYTES: (u64, u64) = (16 << 20, 16 << 10);
-
 /// Rows of a batch where each value is compared with another one: two of each are held.
 pub(crate) const COMPARE_ROWS: u32 = 2048;
-
 /// Rows that are read at once by their addresses, each from a page of its own.
 pub(crate) const ADDRESSED_ROWS: u32 = 1024;
 
 /// A file is read by one request while the largest pages of its columns have at most so many bytes together:
 /// they are held at the same time.
 pub(crate) const READ_AT_ONCE_PAGE_BYTES: u64 = 16 << 20;
-
 /// Bytes of each request otherwise, for few columns and for more: every request has to find its place in each
 /// page again, which costs the more, the smaller requests are.
 pub(crate) const FEW_COLUMNS: usize = 8;
-
 pub(crate) const DECODED_READ_BYTES: (u64, u64) = (8 << 20, 16 << 20);
 
 /// Bytes that are read ahead from a store: pages are Lance's own size, and read one after the other.
 pub(crate) const STORE_AHEAD_BYTES: u64 = 8 << 20;
-
 /// Bytes that are read at once, and how many reads are begun ahead: a disk's page cache is best read in
 /// small pieces of memory that are used again, a store's answers take their time.
 pub(crate) const DISK_PACE: (u64, usize) = (1 << 20, 3);
-
 pub(crate) const STORE_PACE: (u64, usize) = (8 << 20, 6);
-
 /// Two pieces with at most so many bytes between them are one read: Lance fills up to 63 between buffers.
 pub(crate) const READ_GAP_BYTES: u64 = 4 << 10;
-
 /// Reads of at most so many bytes stay on the thread that asks: to hand them to another one takes longer.
 pub(crate) const READ_HERE_BYTES: u64 = 256 << 10;
-
 /// Bytes of a request that is begun before it is asked for, at most.
 pub(crate) const READ_AHEAD_REQUEST_BYTES: u64 = 16 << 20;
 
 /// Reads of fewer bytes get memory that is not kept.
 pub(crate) const UNPOOLED_BYTES: usize = 64 << 10;
-
 /// Bytes of free blocks that are kept, at most.
 pub(crate) const FREE_BLOCKS_BYTES: usize = 32 << 20;
-
 /// Reads in progress, at most.
 pub(crate) const READS_BACK_AT_ONCE: usize = 2;
-
 /// Bytes that the file's writer may keep for itself: those just written are read when as many more were.
 pub(crate) const UNWRITTEN_BYTES: u64 = 64 << 10;
 
 /// Bytes that are read at once, of one blob or of several that follow each other.
 pub(crate) const BLOB_READ_BYTES: u64 = 8 << 20;
-
 /// Reads at once, for one batch.
 pub(crate) const BLOB_READS_AT_ONCE: usize = 4;
-
 /// Bytes after which a sidecar of several blobs is closed.
 pub(crate) const BLOB_PACK_BYTES: u64 = 1 << 30;
 
@@ -192,16 +166,12 @@ pub(crate) const BLOB_PACK_BYTES: u64 = 1 << 30;
 /// virtual machine gets them from its host, at a sixth of the speed (measured with `dd bs=256K` against
 /// `bs=2M`).
 pub(crate) const DISK_WRITE_BYTES: usize = 256 << 10;
-
 /// Bytes that wait for more before they are written.
 pub(crate) const DISK_SMALL_WRITE_BYTES: usize = 32 << 10;
-
 /// Bytes after which other tasks have their turn.
 pub(crate) const DISK_TURN_BYTES: usize = 1 << 20;
-
 /// Bytes after which the disk is given a head start.
 pub(crate) const DISK_SYNC_EVERY_BYTES: usize = 64 << 20;
-
 /// Files that are synced at once: a disk takes many in hardly more time than one.
 pub(crate) const SYNCS_AT_ONCE: usize = 16;
 
