@@ -17,7 +17,6 @@ pub(crate) struct Budget {
 const UNIT_BYTES: u64 = 64 << 10;
 
 impl Budget {
-    /// A budget of `bytes`.
     pub(crate) fn of(bytes: u64) -> Self {
         let units_max = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX >> 3);
         let units_max = units_max.clamp(1, u32::MAX >> 3);

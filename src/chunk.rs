@@ -31,7 +31,6 @@ pub(crate) struct Signature(pub String);
 pub(crate) struct Origin {
     /// Its id in the source.
     pub id: u64,
-    /// What its values depend on.
     pub signature: Signature,
     /// Which of its rows are deleted; `None` is none.
     pub deletions: Option<DeletionFile>,
@@ -40,7 +39,6 @@ pub(crate) struct Origin {
 /// A source fragment, as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SourceFragment {
-    /// Where its rows come from.
     pub origin: Origin,
     /// Rows, deleted ones not counted.
     pub rows: u64,
@@ -55,12 +53,10 @@ pub(crate) struct SourceFragment {
 pub(crate) struct Chunk {
     /// Its place in the order of rows.
     pub id: ChunkId,
-    /// Its source fragments, in order.
     pub fragments: Vec<SourceFragment>,
 }
 
 impl Chunk {
-    /// Rows in the chunk.
     pub(crate) fn rows(&self) -> u64 {
         self.fragments.iter().map(|fragment| fragment.rows).sum()
     }

@@ -94,7 +94,6 @@ impl Page {
         Ok(())
     }
 
-    /// The whole text.
     pub(crate) fn into_text(self) -> String {
         self.0
     }

@@ -9,12 +9,10 @@ use uuid::Uuid;
 /// A process, told from every other one on every other machine as well as the system allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
-    /// The machine's name.
     pub host: String,
     /// Tells two boots of it apart, and two machines of one name.
     #[serde(default)]
     pub boot: Option<String>,
-    /// The process's number.
     pub pid: u32,
     /// When it started, in ticks since the boot: numbers are used again.
     #[serde(default)]
@@ -31,14 +29,12 @@ pub(crate) enum Presence {
     Running,
     /// It ran on this machine, and is gone.
     Gone,
-    /// It is this process.
     Own,
     /// It ran on another machine, or on this one before it was started anew, or nobody here can tell.
     Elsewhere,
 }
 
 impl ProcessId {
-    /// This process.
     pub(crate) fn current() -> Self {
         static INSTANCE: OnceLock<Uuid> = OnceLock::new();
         let (pid, instance) = (std::process::id(), *INSTANCE.get_or_init(Uuid::new_v4));

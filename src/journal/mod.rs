@@ -50,7 +50,6 @@ pub(crate) struct Journal {
     fresh: Vec<String>,
     /// Files that nothing names any more once the next checkpoint is written.
     doomed: Vec<String>,
-    /// What the store's clock says.
     time: Arc<StoreTime>,
     /// What shows that this run is alive.
     beats: Option<Beats>,
@@ -75,7 +74,6 @@ impl Journal {
         self.schema.get_or_insert_with(|| schema.clone());
     }
 
-    /// How what is staged follows the source.
     fn follows(&self) -> Follows {
         if self.header.strategy == Strategy::Columns {
             Follows::Aligned
@@ -110,7 +108,6 @@ impl Journal {
         self.fragments.values().flatten().cloned().collect()
     }
 
-    /// What `chunk` needs.
     pub(crate) fn need(&self, chunk: &Chunk, now: DateTime<Utc>) -> Need {
         let standing = self.records.get(&chunk.id).map(|record| Standing {
             origins: &record.origins,

@@ -136,7 +136,6 @@ impl ChunkRecord {
 /// What can be told of a run from its process alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
-    /// It is alive.
     Alive,
     /// It let go, or its process is gone.
     Dead,

@@ -17,9 +17,7 @@ use crate::{guard::guarded, process::ProcessId, storage::files, table::open::Ope
 /// What stands where the staging table is.
 #[derive(Debug)]
 pub(crate) enum Opened {
-    /// Nothing.
     Nothing,
-    /// A journal.
     Journal(Box<Journal>),
     /// Something else.
     Wreck(Box<Wreck>),
@@ -28,7 +26,6 @@ pub(crate) enum Opened {
 /// A staging table that cannot be read as a journal.
 #[derive(Debug)]
 pub(crate) struct Wreck {
-    /// Why it cannot be read.
     pub why: Error,
     /// The migration's id, if it can be told.
     pub id: Option<String>,

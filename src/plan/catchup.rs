@@ -47,7 +47,6 @@ pub(crate) enum Follows {
 /// What is staged for a chunk.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing<'a> {
-    /// The source fragments that it was staged from.
     pub origins: &'a [Origin],
     /// Rows in its files.
     pub rows: u64,

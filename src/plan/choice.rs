@@ -14,7 +14,6 @@ pub(crate) struct Choice {
     pub strategy: Strategy,
     /// Why it and not a cheaper one.
     pub why: String,
-    /// The strategies that could do it.
     pub possible: Vec<Strategy>,
 }
 

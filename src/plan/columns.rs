@@ -42,12 +42,10 @@ impl WrittenColumns {
         Self { sources: encoded(plan), rows_max: None }
     }
 
-    /// Whether pages of some column are copied.
     pub(crate) fn copies_pages(&self) -> bool {
         self.sources.iter().any(|source| matches!(source, ColumnSource::CopiedPages(_)))
     }
 
-    /// Whether every column is a constant.
     pub(crate) fn are_constant(&self) -> bool {
         self.sources.iter().all(|source| matches!(source, ColumnSource::Constant))
     }
@@ -71,7 +69,6 @@ impl WrittenColumns {
         self.sources.iter().enumerate().filter_map(constant)
     }
 
-    /// The schema of the constants.
     pub(crate) fn constant_schema(&self, plan: &Plan) -> Schema {
         let written = plan.written_schema();
         let fields = self.constant_places().filter_map(|place| written.fields.get(place).cloned());

@@ -112,7 +112,6 @@ impl<'a> Widths<'a> {
     }
 }
 
-/// Bytes of a row of a constant.
 pub(super) fn constant(value: &ArrayRef) -> u64 {
     match value.data_type() {
         DataType::Boolean | DataType::Null => 1,

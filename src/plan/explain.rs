@@ -94,7 +94,6 @@ impl Plan {
         &self.choice.why
     }
 
-    /// The names of the columns whose encoded pages are copied.
     fn copied_columns(&self) -> Vec<String> {
         WrittenColumns::of(self).copied_names()
     }

@@ -24,9 +24,7 @@ pub(crate) struct Facts {
     pub fragments: Vec<SourceFragment>,
     /// The runs of fragments that are staged already, which stay together as chunks.
     pub staged: Vec<Vec<Signature>>,
-    /// Its indices, by name.
     pub indices: Vec<IndexFacts>,
-    /// What Lance keeps beside rows that a rewrite would lose.
     pub state: TableState,
     /// Bytes free where the table is, if it is on a disk.
     pub free_bytes: Option<u64>,

@@ -23,11 +23,9 @@ pub enum IndexFate {
 /// An index that is built again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rebuild {
-    /// Its name.
     pub name: String,
     /// The name in the target of the column that it is on.
     pub column: String,
-    /// Whether the column has other values.
     pub other_values: bool,
 }
 

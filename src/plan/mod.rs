@@ -53,11 +53,9 @@ pub struct Plan {
     pub strategy: Strategy,
     /// Why it is this strategy, and which others are possible.
     pub(crate) choice: Choice,
-    /// The schema before.
     pub(crate) before: Schema,
     /// The schema after, and where its columns come from.
     pub(crate) target: Target,
-    /// The storage version of the staged files.
     pub(crate) storage_version: ConcreteFileVersion,
     /// The storage version that new files had before.
     pub(crate) storage_version_before: ConcreteFileVersion,
@@ -169,7 +167,6 @@ impl Plan {
         rebuilt.collect()
     }
 
-    /// The names of the indices that are dropped.
     pub(crate) fn dropped_indices(&self) -> Vec<String> {
         let dropped = self.indices.iter().filter(|(_, fate)| *fate == IndexFate::Drop);
         dropped.map(|(index, _)| index.name.clone()).collect()

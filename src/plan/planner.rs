@@ -74,7 +74,6 @@ impl Plan {
     }
 }
 
-/// The chunks that `strategy` stages.
 fn chunks(facts: &Facts, request: &Request, strategy: Strategy) -> Vec<Chunk> {
     let rows_max = match strategy {
         Strategy::Nothing | Strategy::Metadata => return Vec::new(),

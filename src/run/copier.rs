@@ -138,7 +138,6 @@ fn check_whole(ctx: &Context, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Says what was verified.
 pub(crate) fn tell_verified(ctx: &Context, session: &Session) {
     if session.plan.chunks.is_empty() {
         return;

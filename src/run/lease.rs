@@ -99,7 +99,6 @@ pub(crate) async fn take_over(
     Ok(live)
 }
 
-/// The store's time now.
 pub(crate) fn store_time(ctx: &Context, journal: &Journal) -> DateTime<Utc> {
     journal.time().now(ctx.clock.now())
 }

@@ -50,11 +50,9 @@ pub(crate) struct Session {
     /// When everything was staged for the first time.
     pub staged_first: Option<Instant>,
     pub rounds: Rounds,
-    /// How often files were touched after they were verified.
     pub touched: u32,
     /// Seconds from the start to the swap.
     pub swapped_after: Option<f64>,
-    /// Seconds that each phase took.
     pub seconds: Vec<(Phase, f64)>,
     /// Indices over what is staged, built before the swap.
     pub prebuilt: Prebuilt,

@@ -44,7 +44,6 @@ impl Task {
         })
     }
 
-    /// The chunk.
     pub(crate) fn chunk_id(&self) -> ChunkId {
         match self {
             Self::Stage(chunk) => chunk.id,

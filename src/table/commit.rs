@@ -68,7 +68,6 @@ pub(crate) enum Outcome {
     },
 }
 
-/// The properties of a commit of the migration `id`.
 pub(crate) fn properties(id: &str, act: Act) -> HashMap<String, String> {
     HashMap::from([
         (PROPERTY_ID.to_owned(), id.to_owned()),

@@ -23,7 +23,6 @@ const ROLLBACK_MAX: u64 = 256;
 /// A migration whose rollback point is still there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RollbackPoint {
-    /// The migration's id.
     pub id: String,
     /// The version before the swap.
     pub version: u64,
@@ -34,7 +33,6 @@ pub(crate) struct RollbackPoint {
 /// A commit that is not this migration's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Other {
-    /// The version that it made.
     pub version: u64,
     /// Lance's name for what it did.
     pub operation: String,
@@ -239,7 +237,6 @@ pub(crate) async fn count_since(live: &Dataset, id: &str, version: u64) -> Resul
 /// A swap that was taken back by one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TakenBack {
-    /// The migration's id.
     pub id: String,
     /// The version before the swap, which was put back.
     pub restored: u64,

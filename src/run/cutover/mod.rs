@@ -20,7 +20,6 @@ use crate::{
 
 /// What became of the swap.
 pub(crate) enum Swap {
-    /// It landed.
     Landed(Arc<Dataset>),
     /// Somebody was first: there is something to catch up with, or to verify again.
     Lost,
