@@ -14,6 +14,7 @@ mod progress;
 mod request;
 mod show;
 mod signals;
+mod status;
 mod usage;
 
 use std::ffi::OsString;
@@ -29,13 +30,9 @@ use serde_json::{Value, json};
 
 use crate::cli::args::{Asked, Changes, Cli, Command, Output, TableArg};
 use crate::cli::breakdown::Breakdown;
-use crate::cli::show::{Looked, Unknown};
 use crate::cli::signals::Signals;
 use crate::escape::{escape_json, escape_line, escape_text};
-use crate::{
-    Ended, Error, Kind, Location, Migration, Result, Sample, Settings, TableStatus, Writes,
-    table_names,
-};
+use crate::{Ended, Error, Kind, Location, Migration, Result, Sample, Settings, Writes};
 
 /// The form of what `--json` and `--progress json` print. It changes when a field goes or means something else.
 const JSON_VERSION: u32 = 1;
@@ -282,7 +279,7 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             Ok(done(show::aborted(&aborted), to_json(&aborted)))
         }
         Command::Status { store, table, watch, output } => {
-            status(store, table.as_deref(), watch, output.json, caller).await
+            status::status(store, table.as_deref(), watch, output.json, caller).await
         }
         Command::Verify { place, limits, output } => {
             let settings = request::settings_within(&limits);
@@ -290,11 +287,8 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             Ok(done(show::verified(&verified), to_json(&verified)))
         }
         Command::Rollback { place, discard_writes, keep_writes, limits, output } => {
-            let writes = match (discard_writes, keep_writes) {
-                (true, _) => Writes::Discard,
-                (_, true) => Writes::Keep,
-                _ => Writes::Refuse,
-            };
+            let kept = if keep_writes { Writes::Keep } else { Writes::Refuse };
+            let writes = if discard_writes { Writes::Discard } else { kept };
             let settings = request::settings_within(&limits);
             let migration = migration(place, settings, &output, caller)?;
             let back = stoppable(migration, caller, async |m| m.rollback(writes).await).await?;
@@ -342,88 +336,6 @@ async fn asked(migration: Migration, changes: &Changes) -> Result<Migration> {
         None => Ok(migration),
         Some(schema) => migration.to(schema).await,
     }
-}
-
-/// What is known of `table`, or of all; with `watch`, told again each time it has passed until no run goes on.
-async fn status(
-    store: args::Store,
-    table: Option<&str>,
-    watch: Option<Duration>,
-    json: bool,
-    caller: &mut Caller,
-) -> Result<Printed> {
-    let any = request::location(store, table.unwrap_or("any"))?;
-    caller.secrets.extend(any.secrets());
-    let looked = tokio::select! {
-        looked = watched(&any, table, watch, json, &caller.secrets) => looked?,
-        // What was told last is still so.
-        Ok(()) = tokio::signal::ctrl_c(), if watch.is_some() => {
-            return Ok(done(String::new(), Value::Null));
-        }
-    };
-    Ok(done(show::status(&looked), status_json(&looked)))
-}
-
-/// What is known once no run goes on, with what is known meanwhile printed; without `watch`, what is known now.
-async fn watched(
-    any: &Location,
-    table: Option<&str>,
-    watch: Option<Duration>,
-    json: bool,
-    secrets: &[String],
-) -> Result<Vec<Looked>> {
-    let mut looked = looked_at(any, table, secrets).await?;
-    while let Some(every) = watch
-        && looked.iter().flatten().any(is_running)
-    {
-        if json {
-            print_json(status_json(&looked));
-        } else {
-            print(&show::status(&looked));
-        }
-        tokio::time::sleep(every).await;
-        // What is dropped while it is looked at is gone the next time.
-        looked = match looked_at(any, table, secrets).await {
-            Err(_) => looked_at(any, table, secrets).await?,
-            Ok(looked) => looked,
-        };
-    }
-    Ok(looked)
-}
-
-fn is_running(table: &TableStatus) -> bool {
-    table.staged.as_ref().is_some_and(|staged| staged.alive)
-}
-
-async fn looked_at(any: &Location, table: Option<&str>, secrets: &[String]) -> Result<Vec<Looked>> {
-    if let Some(table) = table {
-        return Ok(vec![Ok(status_of(any, table).await?)]);
-    }
-    let mut all = Vec::new();
-    for table in table_names(any).await? {
-        // One that cannot be looked at hides none of the others.
-        all.push(status_of(any, &table).await.map_err(|error| Unknown {
-            table,
-            message: error.report(secrets),
-            kind: error.kind(),
-        }));
-    }
-    Ok(all)
-}
-
-async fn status_of(any: &Location, table: &str) -> Result<TableStatus> {
-    Migration::of(any.sibling(table)?).status().await
-}
-
-fn status_json(tables: &[Looked]) -> Value {
-    let tables = tables.iter().map(|table| match table {
-        Ok(table) => to_json(table),
-        Err(Unknown { table, message, kind }) => json!({
-            "table": table,
-            "error": { "kind": kind.name(), "message": message, "exit": exit_of(*kind) },
-        }),
-    });
-    json!({ "tables": tables.collect::<Vec<_>>() })
 }
 
 fn location(place: TableArg, caller: &mut Caller) -> Result<Location> {

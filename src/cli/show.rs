@@ -6,8 +6,8 @@ use crate::cli::progress::seconds_text;
 use crate::escape::escape_line;
 use crate::plan::amounts::{bytes_text, count_text, counted};
 use crate::{
-    Aborted, Finalized, Held, Kind, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX, Sampled,
-    SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
+    Aborted, Finalized, Held, Kind, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX,
+    Sampled, SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
 };
 
 /// Characters of a value in a sample.

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::schema::cast::castable::is_castable;
 use crate::schema::change::Change;
 use crate::schema::nulls::loses_not_null;
+use crate::schema::path::split_last;
 use crate::schema::show::type_text;
 
 /// Whether files of one field can be read as the other: ids, names, types and nullability are the same at every
@@ -103,10 +104,11 @@ pub(super) fn expect_castable(path: &str, from: &DataType, to: &DataType) -> Res
     )))
 }
 
+/// Refuses `name` for a new column, which is a field of a struct if `path` has an outer part.
 pub(super) fn expect_name(name: &str, path: &str) -> Result<()> {
     let bad = if name.is_empty() {
         Some("a column needs a name")
-    } else if name.contains(['.', '`']) {
+    } else if name.contains('`') || name.contains('.') && split_last(path).0.is_none() {
         Some("a new name has no dot and no backtick, which LanceDB's queries do not take")
     } else if lance_core::is_system_column(name) {
         Some("Lance reserves this name")

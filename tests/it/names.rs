@@ -111,6 +111,7 @@ async fn an_expression_is_refused_where_it_cannot_be_right() {
     refused("\"i\" + 1", 2).says("in backticks");
     refused("i + 9223372036854775807", 3).says("Overflow");
     refused("repeat('x', 300000)", 3).says("--batch-size");
+    db.relance("abort", "t", &[]);
     db.relance("migrate", "t", &["--compute", "j='{\"i\": 3}'"]).expect(0);
     let rows = db.rows("t").await;
     assert_eq!(rows["j"].as_string::<i32>().value(0), "{\"i\": 3}");

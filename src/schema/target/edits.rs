@@ -119,7 +119,7 @@ impl Draft<'_> {
                 .skip(&now, &format!("is there, and `{name}` is not: it is called so already"));
         }
         let place = self.expect(name)?;
-        expect_name(to, to)?;
+        expect_name(to, &now)?;
         let own = self.field(&place)?.id;
         let around = fields_around(&self.fields, &place);
         let mut others = around.iter().filter(|field| field.id != own);
