@@ -6,10 +6,6 @@ use lance_core::datatypes::{Field, Schema};
 /// readers give nulls in place of such a column where a fragment has several files (lance-core 14
 /// `src/datatypes/schema.rs`, `do_intersection`), and its scanners fail.
 pub(crate) fn unfound(schema: &Schema) -> Option<&Field> {
-    schema.fields.iter().find(|field| !is_found(schema, field))
-}
-
-/// Whether Lance finds `field`, a column of `schema`, by its name.
-pub(crate) fn is_found(schema: &Schema, field: &Field) -> bool {
-    schema.field(&field.name).is_some_and(|found| found.id == field.id)
+    let is_found = |field: &&Field| schema.field(&field.name).is_some_and(|one| one.id == field.id);
+    schema.fields.iter().find(|field| !is_found(field))
 }
