@@ -71,6 +71,13 @@ pub(crate) fn stored(schema: &Schema) -> Schema {
     stored
 }
 
+/// `schema` with descriptors in place of the blobs inside other columns, which stay where they are.
+pub(crate) fn nested_stored(mut schema: Schema) -> Schema {
+    let children = schema.fields.iter_mut().flat_map(|field| &mut field.children);
+    children.for_each(Field::unload_blobs_recursive);
+    schema
+}
+
 /// `schema` with blobs as they are carried.
 pub(crate) fn carried(schema: &ArrowSchema) -> ArrowSchema {
     with_blobs_as(schema, &CARRIED)
