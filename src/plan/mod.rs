@@ -39,6 +39,7 @@ use crate::schema::change::Change;
 use crate::schema::sql::Sql;
 use crate::schema::target::Target;
 use crate::settings::Width;
+use crate::storage_version::abilities;
 use crate::transform::Transform;
 
 /// What a migration does.
@@ -151,7 +152,13 @@ impl Plan {
 
     /// Turns the source's rows into those that are written.
     pub(crate) fn transform(&self) -> Transform {
-        Transform::of(&self.target, &self.written, self.filter.clone())
+        self.transform_of(&self.written)
+    }
+
+    /// The same for the columns at `places` of the target.
+    pub(crate) fn transform_of(&self, places: &[usize]) -> Transform {
+        let kept = abilities(self.storage_version).keeps_null_structs;
+        Transform::of(&self.target, places, self.filter.clone()).with_null_structs(kept)
     }
 
     /// The indices that are built again.

@@ -84,6 +84,32 @@ fn forbids(data_type: &DataType) -> bool {
     }
 }
 
+/// The rows of `array`, the values of `field`, that hold a null struct at any depth; `None`, when there is none.
+pub(crate) fn null_structs(array: &ArrayRef, field: &Field) -> Option<BooleanArray> {
+    let (strict, has_struct) = without_null_structs(field);
+    let rows = has_struct.then(|| bad_values(array, &strict))?;
+    rows.contains(&true).then(|| BooleanArray::from(rows))
+}
+
+/// `field`, where only structs forbid nulls, and whether there is a struct in it.
+fn without_null_structs(field: &Field) -> (Field, bool) {
+    let is_struct = matches!(field.data_type(), DataType::Struct(_));
+    let mut has_struct = is_struct;
+    let mut strict = |field: &FieldRef| {
+        let (field, has) = without_null_structs(field);
+        has_struct |= has;
+        FieldRef::new(field)
+    };
+    let data_type = match field.data_type() {
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(strict).collect()),
+        DataType::List(item) => DataType::List(strict(item)),
+        DataType::LargeList(item) => DataType::LargeList(strict(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(strict(item), *size),
+        other => other.clone(),
+    };
+    (Field::new(field.name(), data_type, !is_struct), has_struct)
+}
+
 /// Whether `one` forbids a null somewhere inside where `other`, a type of the same shape, allows it.
 pub(crate) fn loses_not_null(one: &DataType, other: &DataType) -> bool {
     let mut pairs = fields_of(one).iter().zip(fields_of(other));
@@ -201,6 +227,19 @@ mod tests {
         assert_eq!(rows(&structs, "struct<a: list<item: struct<b: int8> not null>>"), [0]);
         assert_eq!(rows(&structs, "struct<a: list<struct<b: int8>> not null>"), [2]);
         assert_eq!(rows(&structs.slice(1, 2), inner), [0]);
+    }
+
+    #[test]
+    fn null_structs_are_found_at_each_depth() {
+        let rows = |kind: &str, rows: &[&str]| -> Vec<usize> {
+            let field = Field::new("v", parse_type(kind).unwrap(), true);
+            let found = null_structs(&read(kind, rows), &field);
+            found.map(|rows| rows.values().set_indices().collect()).unwrap_or_default()
+        };
+        let structs = ["{\"a\": {\"b\": null}}", "null", "{\"a\": null}"];
+        assert_eq!(rows("struct<a: struct<b: int8>>", &structs), [1, 2]);
+        assert_eq!(rows("list<struct<a: int8>>", &["[{}]", "null", "[{}, null]"]), [2]);
+        assert_eq!(rows("list<int8>", &["[null]", "null"]), [0_usize; 0]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::stage::{Expectation, Staged, Stager};
 use crate::table::source::Batches;
 use crate::transform::evaluate::BadValues;
 use crate::transform::{batch_bytes, digest::Digest, pool::Digests, rebatch::Rebatch};
-use crate::{schema::cast::Problem, settings::OnBadValue, span};
+use crate::{settings::OnBadValue, span};
 
 /// A batch on its way to the writer, and its share of the budget.
 struct BatchInFlight {
@@ -320,7 +320,7 @@ impl Stager {
     /// Refuses values that cannot be taken over, unless they may become null.
     fn refuse_bad(&self, chunk: ChunkId, bad: &[BadValues]) -> Result<()> {
         let fails = self.on_bad_value == OnBadValue::Fail;
-        let bad = bad.iter().find(|one| fails || one.problem == Problem::Null);
+        let bad = bad.iter().find(|one| fails || one.problem.is_of_nulls());
         let Some(bad) = bad else { return Ok(()) };
         let (path, count) = (&bad.path, bad.rows.len() as u64);
         let what = problem_text(bad.problem, count);

@@ -220,7 +220,7 @@ impl Rows<'_> {
     }
 
     /// The values of `rows`, without those that are hidden; `None`, when all are.
-    fn bad_values(
+    pub(super) fn bad_values(
         &self,
         values: &ArrayRef,
         rows: &BooleanArray,

@@ -16,7 +16,8 @@ use arrow::datatypes::{Schema as ArrowSchema, SchemaRef};
 use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Doing, Error, Result};
-use crate::schema::{blob::carried, column::Column, sql::Sql, target::Target};
+use crate::schema::blob::{carried, nested_stored};
+use crate::schema::{cast::Problem, column::Column, nulls::null_structs, sql::Sql, target::Target};
 use crate::transform::evaluate::{BadValues, Evaluated, Repeated, Rows};
 use crate::transform::shape::{retype, with_nulls_inside};
 
@@ -29,6 +30,8 @@ pub struct Transform {
     columns: Vec<Column>,
     constants: Repeated,
     filter: Option<Arc<Sql>>,
+    /// Whether a null struct is a value that cannot be taken over.
+    refuses_null_structs: bool,
 }
 
 /// What became of a batch.
@@ -62,8 +65,14 @@ impl Transform {
         let read = target.before.fields.iter().filter(|one| names.contains(&one.name.as_str()));
         let source = read.cloned().collect();
         let written = Schema { fields, metadata: target.schema.metadata.clone() };
-        let schema = Arc::new(carried(&ArrowSchema::from(&written)));
-        Self { source, schema, columns, constants: Repeated::default(), filter }
+        let schema = Arc::new(carried(&ArrowSchema::from(&nested_stored(written))));
+        let constants = Repeated::default();
+        Self { source, schema, columns, constants, filter, refuses_null_structs: false }
+    }
+
+    /// The same for files of a storage version that may keep no null structs.
+    pub(crate) fn with_null_structs(self, kept: bool) -> Self {
+        Self { refuses_null_structs: !kept, ..self }
     }
 
     /// The schema of the batches that come out.
@@ -133,10 +142,14 @@ impl Transform {
             constants: &self.constants,
         };
         let columns = self.columns.iter().zip(self.schema.fields()).map(|(column, field)| {
-            let Evaluated { values, bad } = rows.evaluate(column)?;
+            let Evaluated { values, mut bad } = rows.evaluate(column)?;
             let values = retype(&values, field.data_type()).map_err(|error| {
                 Error::failed(format!("cannot build column `{}`", field.name())).caused_by(error)
             })?;
+            let nulls = self.refuses_null_structs.then(|| null_structs(&values, field)).flatten();
+            bad.extend(nulls.and_then(|nulls| {
+                rows.bad_values(&values, &nulls, Problem::NullStruct, field.name())
+            }));
             Ok(Evaluated { values, bad })
         });
         let (columns, bad) = Evaluated::all(columns)?;

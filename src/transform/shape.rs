@@ -26,7 +26,10 @@ pub(crate) fn select(array: &ArrayRef, from: &Field, to: &Field) -> Result<Array
     }
     let selected = if same_children(from, to) { Arc::clone(array) } else { pick(array, from, to)? };
     let selected = if to.is_packed_struct() { packable(&selected)? } else { selected };
-    retype(&selected, &to.data_type())
+    // Blobs inside it are descriptors.
+    let mut stored = to.clone();
+    stored.unload_blobs_recursive();
+    retype(&selected, &stored.data_type())
 }
 
 /// `array` without the nulls that its children have only where the struct is null: Lance's writer of packed structs

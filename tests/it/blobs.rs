@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch};
+use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::StreamExt;
 use lance::dataset::WriteParams;
@@ -164,4 +164,36 @@ async fn blobs_of_the_first_kind_become_those_of_the_second_with_a_newer_version
     db.relance("verify", "t", &[]).expect(0);
     db.relance("rollback", "t", &[]).expect(0);
     db.relance("finalize", "t", &[]).expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_inside_a_struct_is_verified_and_left_alone() {
+    let db = Db::new();
+    let mut blobs = BlobArrayBuilder::new(2);
+    blobs.push_bytes(vec![7; 60]).unwrap();
+    blobs.push_null().unwrap();
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let inner = vec![
+        Field::new("n", DataType::Int64, true),
+        blob_field_with_options("b", true, BlobFieldOptions::default()),
+    ];
+    let inside = vec![Arc::clone(&ids), blobs.finish().unwrap()];
+    let structs = StructArray::new(inner.clone().into(), inside, None);
+    let fields = vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("s", DataType::Struct(inner.into()), true),
+    ];
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![ids, Arc::new(structs)]);
+    let params = WriteParams {
+        data_storage_version: Some(LanceFileVersion::V2_2),
+        ..WriteParams::default()
+    };
+    db.write("t", vec![batch.unwrap()], params).await;
+    for change in [["--add", "z:int8=1"], ["--rename", "s.n=m"]] {
+        db.relance("migrate", "t", &change).expect(0);
+        db.relance("verify", "t", &[]).expect(0);
+    }
+    for change in [["--add", "s.q:int8=1"], ["--fill", "s.m=1"], ["--cast", "s.m:int32"]] {
+        db.relance("migrate", "t", &change).expect(3).says("changes nothing beside one");
+    }
 }

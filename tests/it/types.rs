@@ -296,3 +296,58 @@ async fn every_type_can_be_added() {
     }
     migration.verify().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_that_lance_cannot_write_or_read_are_refused_before() {
+    for version in [LanceFileVersion::V2_0, LanceFileVersion::V2_1, LanceFileVersion::V2_2] {
+        let db = Db::new();
+        let params = WriteParams { data_storage_version: Some(version), ..WriteParams::default() };
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
+        db.write("t", vec![batch], params).await;
+        for odd in [
+            "x:fixed_size_list<string>[2]=[\"a\", \"b\"]",
+            "x:list<fixed_size_list<binary>[2]>",
+            "x:fixed_size_list<struct<a: int8>>[2]=[{\"a\": 1}, {\"a\": 2}]",
+        ] {
+            db.relance("migrate", "t", &["--add", odd]).expect(3).says("fixed-size lists of");
+        }
+        db.relance("migrate", "t", &["--add", "x:fixed_size_list<bool>[2]=[true, false]"])
+            .expect(0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn null_structs_are_refused_by_the_rows_that_have_them() {
+    let db = Db::new();
+    let write = async |name: &str, nulls: Option<NullBuffer>| {
+        let a: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]));
+        let fields = Fields::from(vec![Field::new("a", DataType::Int64, true)]);
+        let structs: ArrayRef = Arc::new(StructArray::new(fields, vec![a], nulls));
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let batch = RecordBatch::try_from_iter([("id", ids), ("s", structs)]).unwrap();
+        let params = WriteParams {
+            data_storage_version: Some(LanceFileVersion::V2_1),
+            ..WriteParams::default()
+        };
+        db.write(name, vec![batch], params).await;
+    };
+    write("nulls", Some(NullBuffer::from(vec![true, false, true]))).await;
+    write("none", Some(NullBuffer::from(vec![true, true, true]))).await;
+    let old = ["--storage-version", "2.0"];
+    db.relance("migrate", "nulls", &old)
+        .expect(3)
+        .says("1 value is not kept by storage version 2.0");
+    db.relance("migrate", "nulls", &["--storage-version", "2.0", "--on-bad-value", "null"])
+        .expect(3);
+    let before = db.rows("none").await;
+    db.relance("migrate", "none", &old).expect(0);
+    assert_kept(&before, &db.rows("none").await);
+    db.relance("migrate", "none", &["--compute", "w=CASE WHEN id > 1 THEN s END"])
+        .expect(3)
+        .says("1 value is not kept by storage version 2.0");
+    db.relance("migrate", "none", &["--add", "w:struct<q: struct<b: int8>>={\"q\": null}"])
+        .expect(3)
+        .says("all 3 values");
+    db.relance("migrate", "none", &["--add", "s.c:int8=1"]).expect(0);
+}

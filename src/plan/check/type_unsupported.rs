@@ -1,41 +1,74 @@
 //! Columns that a rewrite cannot carry, and new ones that the table's storage version cannot hold.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field as ArrowField};
 use lance_core::datatypes::Field;
+use lance_file::version::ConcreteFileVersion;
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
+use crate::plan::amounts::count_text;
 use crate::plan::facts::Facts;
 use crate::plan::strategy::Strategy;
-use crate::schema::show::a_type;
+use crate::schema::{column::Column, nulls::null_structs, show::type_text};
 use crate::storage_version::{FIRST_WITH_MAPS, abilities};
 
 pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     if plan.strategy == Strategy::Rewrite {
         expect_carried(facts, plan)?;
     }
-    let loses_nulls = !abilities(plan.storage_version).keeps_null_structs
-        && plan.storage_version != facts.storage_version;
-    let mut fields = facts.schema.fields_pre_order();
-    if let Some(field) = fields.find(|field| loses_nulls && is_nullable_struct(field)) {
-        let name = &field.name;
-        return Err(Error::refused(format!(
-            "column `{name}`: storage version 2.0 keeps no null structs"
-        )));
-    }
     let new = plan.target.derived().chain(plan.written.iter().copied());
-    for field in new.filter_map(|place| plan.target.schema.fields.get(place)) {
+    for place in new {
+        let (fields, columns) = (&plan.target.schema.fields, &plan.target.columns);
+        let Some((field, column)) = fields.get(place).zip(columns.get(place)) else { continue };
         let (name, data_type) = (&field.name, field.data_type());
-        if has_maps(&data_type) && !abilities(plan.storage_version).has_maps {
-            return Err(Error::refused(format!(
-                "column `{name}`: {} needs storage version {FIRST_WITH_MAPS}; the table has {}",
-                a_type(&data_type),
-                plan.storage_version
-            )));
-        }
+        let Some(why) = unstorable(&data_type, plan.storage_version) else {
+            expect_null_structs_kept(plan, place, field, column)?;
+            continue;
+        };
+        let text = type_text(&data_type);
+        return Err(Error::refused(format!("column `{name}` is {text}: {why}")));
     }
-    Ok(())
+    expect_blobs_left_alone(plan)
+}
+
+/// Refuses a constant with a null struct in it, where files keep none. Values that come from rows are tried.
+fn expect_null_structs_kept(
+    plan: &Plan,
+    place: usize,
+    field: &Field,
+    column: &Column,
+) -> Result<()> {
+    let Column::Constant(value) = column else { return Ok(()) };
+    let kept = abilities(plan.storage_version).keeps_null_structs || plan.rows == 0;
+    if kept || !plan.written.contains(&place) {
+        return Ok(());
+    }
+    let nulls = null_structs(value, &ArrowField::from(field));
+    nulls.map_or(Ok(()), |_| {
+        let (name, rows) = (&field.name, count_text(plan.rows));
+        Err(Error::refused(format!(
+            "column `{name}`: all {rows} values hold a null struct, which storage version 2.0 does not keep"
+        ))
+        .with_advice("add it with a literal, or with a later --storage-version"))
+    })
+}
+
+/// Refuses to derive a struct or list that has a blob v2 in it: its bytes lie beside the column.
+fn expect_blobs_left_alone(plan: &Plan) -> Result<()> {
+    let read = plan.target.derived().filter_map(|place| plan.target.columns.get(place));
+    let names: Vec<&str> = read.flat_map(Column::inputs).collect();
+    let mut read = plan.before.fields.iter().filter(|field| names.contains(&field.name.as_str()));
+    read.find(|field| field.children.iter().any(has_blob)).map_or(Ok(()), |field| {
+        let name = &field.name;
+        Err(Error::refused(format!(
+            "column `{name}` has a blob in it: this version of relance changes nothing beside one"
+        )))
+    })
+}
+
+fn has_blob(field: &Field) -> bool {
+    field.is_blob_v2() || field.children.iter().any(has_blob)
 }
 
 /// Refuses columns that cannot be read from one file and written to another.
@@ -63,17 +96,70 @@ fn expect_carried(facts: &Facts, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn is_nullable_struct(field: &Field) -> bool {
-    field.nullable && matches!(field.data_type(), DataType::Struct(_)) && !field.is_blob()
+/// Why files of `version` cannot hold `data_type`: Lance's writer fails or panics at it, or nothing reads what it wrote
+/// (tried on lance 14, one type after the other).
+fn unstorable(data_type: &DataType, version: ConcreteFileVersion) -> Option<String> {
+    match data_type {
+        DataType::Map(..) if !abilities(version).has_maps => {
+            let version = version.to_manifest_string();
+            Some(format!("a map needs storage version {FIRST_WITH_MAPS}; the table has {version}"))
+        }
+        DataType::FixedSizeList(item, _) => match item.data_type() {
+            DataType::FixedSizeList(..) => unstorable(item.data_type(), version),
+            item if item.is_primitive() || item.is_null() => None,
+            DataType::Boolean | DataType::FixedSizeBinary(_) => None,
+            item => {
+                let (item, version) = (type_text(item), version.to_manifest_string());
+                Some(format!(
+                    "Lance does not store fixed-size lists of {item} in storage version {version}"
+                ))
+            }
+        },
+        DataType::Struct(fields) if fields.is_empty() => {
+            Some("Lance does not store structs without fields".to_owned())
+        }
+        DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => {
+            unstorable(item.data_type(), version)
+        }
+        DataType::Struct(fields) => {
+            fields.iter().find_map(|field| unstorable(field.data_type(), version))
+        }
+        _ => None,
+    }
 }
 
-/// Whether `data_type` has a map in it, or a struct as the item of a fixed-size list.
-fn has_maps(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Map(..) => true,
-        DataType::FixedSizeList(item, _) => matches!(item.data_type(), DataType::Struct(_)),
-        DataType::List(item) | DataType::LargeList(item) => has_maps(item.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| has_maps(field.data_type())),
-        _ => false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::types::parse_type;
+    use ConcreteFileVersion::{V2_0, V2_1, V2_2};
+
+    #[test]
+    fn what_lance_writes_and_cannot_read_is_known() {
+        let stored =
+            |text: &str, version| unstorable(&parse_type(text).unwrap(), version).is_none();
+        for version in [V2_0, V2_1, V2_2] {
+            for text in [
+                "fixed_size_list<bool>[2]",
+                "fixed_size_list<item: fixed_size_list<halffloat>[2]>[2]",
+                "fixed_size_list<decimal128(5, 2)>[2]",
+                "fixed_size_list<fixed_size_binary[3]>[2]",
+                "list<list<struct<a: int8>>>",
+            ] {
+                assert!(stored(text, version), "{text} in {version:?}");
+            }
+            for text in [
+                "fixed_size_list<string>[2]",
+                "list<fixed_size_list<binary>[2]>",
+                "fixed_size_list<struct<a: int8>>[2]",
+                "struct<a: fixed_size_list<dictionary<values=string, indices=int32>>[2]>",
+            ] {
+                assert!(!stored(text, version), "{text} in {version:?}");
+            }
+        }
+        assert!(
+            !stored("list<map<string, int8>>", V2_1) && stored("list<map<string, int8>>", V2_2)
+        );
+        assert!(!stored("map<string, fixed_size_list<string>[2]>", V2_2));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::Schema as ArrowSchema;
 use futures::TryStreamExt;
 use lance::Dataset;
 use lance_core::datatypes::Schema;
@@ -15,6 +16,7 @@ use crate::progress::{Amount, Event};
 use crate::run::context::Context;
 use crate::run::point::{cleaned, last_point, requested};
 use crate::run::report::Verified;
+use crate::schema::blob::nested_stored;
 use crate::storage::throttle::Throttle;
 use crate::table::source::{ScanLimits, Source};
 use crate::table::{database, facts, history, open};
@@ -91,7 +93,7 @@ async fn digests(
     let limits = ScanLimits { batch_rows: LOOK_ROWS, io_buffer_bytes };
     let schema = match &transform {
         Some(transform) => Arc::clone(transform.schema()),
-        None => Arc::new(arrow::datatypes::Schema::from(dataset.schema())),
+        None => Arc::new(ArrowSchema::from(&nested_stored(dataset.schema().clone()))),
     };
     let mut digests = Digests::of(&schema)?;
     let source = Source::of(Arc::clone(&dataset));

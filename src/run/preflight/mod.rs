@@ -114,7 +114,7 @@ async fn try_fragments(
 /// Refuses what may not become null.
 fn refuse(plan: &Plan) -> Result<()> {
     let fails = plan.request.on_bad_value == OnBadValue::Fail;
-    let bad = |finding: &&Finding| fails || finding.problem == Problem::Null;
+    let bad = |finding: &&Finding| fails || finding.problem.is_of_nulls();
     let bad: Vec<&Finding> = plan.findings.iter().filter(bad).collect();
     let Some(first) = bad.first() else { return Ok(()) };
     let error = Error::refused(format!(
@@ -124,6 +124,9 @@ fn refuse(plan: &Plan) -> Result<()> {
     .with_lines(bad.iter().map(|finding| finding.text()));
     if bad.iter().all(|finding| finding.problem == Problem::Null) {
         return Err(error.with_advice("--fill 'NAME=LITERAL' before --not-null gives them a value"));
+    }
+    if bad.iter().all(|finding| finding.problem.is_of_nulls()) {
+        return Err(error.with_advice("a later storage version keeps null structs"));
     }
     Err(error.with_advice(
         "--on-bad-value null makes them null, --on-bad-value quarantine copies their rows as well",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, RecordBatch};
 use futures::TryStreamExt;
 use lance::Dataset;
+use lance_core::datatypes::Field;
 use roaring::RoaringTreemap;
 
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
@@ -16,7 +17,9 @@ use crate::plan::{Example, Finding, Plan};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::run::context::Context;
 use crate::schema::cast::Problem;
+use crate::schema::column::Column;
 use crate::stage::hidden_of;
+use crate::storage_version::abilities;
 use crate::table::source::{ScanLimits, Source, What};
 use crate::transform::evaluate::BadValues;
 use crate::transform::pool::Pool;
@@ -88,13 +91,18 @@ pub(crate) fn trial_of(
     live: &Arc<Dataset>,
     plan: &Plan,
 ) -> Result<Option<RowTrial>> {
-    let columns = plan.target.columns.iter();
-    let places: Vec<usize> =
-        columns.enumerate().filter(|(_, column)| column.is_checked()).map(|(at, _)| at).collect();
+    let loses_nulls = !abilities(plan.storage_version).keeps_null_structs;
+    let columns = plan.target.columns.iter().zip(&plan.target.schema.fields).enumerate();
+    let checked = columns.filter(|(place, (column, field))| {
+        let written = loses_nulls && plan.written.contains(place) && has_struct(field);
+        // A constant is looked at by the plan.
+        column.is_checked() || (written && !matches!(column, Column::Constant(_)))
+    });
+    let places: Vec<usize> = checked.map(|(place, _)| place).collect();
     if places.is_empty() || plan.is_nothing() {
         return Ok(None);
     }
-    let transform = Transform::of(&plan.target, &places, plan.filter.clone());
+    let transform = plan.transform_of(&places);
     let what = What { schema: Arc::new(transform.inputs()), aligned: true };
     Ok(Some(RowTrial {
         source: Source::of(Arc::clone(live)),
@@ -105,6 +113,10 @@ pub(crate) fn trial_of(
         read_ahead: MemoryPlan::of(&ctx.settings).read_ahead,
         rows_max: u64::MAX,
     }))
+}
+
+fn has_struct(field: &Field) -> bool {
+    field.logical_type.is_struct() || field.children.iter().any(has_struct)
 }
 
 /// Fragments that are tried side by side.

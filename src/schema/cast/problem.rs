@@ -9,6 +9,8 @@
 pub enum Problem {
     /// It is null where nulls are not allowed.
     Null,
+    /// It is or holds a null struct, which the storage version does not tell from a struct of nulls.
+    NullStruct,
     /// It is not a value of the type.
     NotAValue,
     /// It is out of the type's range.
@@ -18,10 +20,16 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Whether a null in its place is no way out.
+    pub(crate) fn is_of_nulls(self) -> bool {
+        matches!(self, Self::Null | Self::NullStruct)
+    }
+
     /// The problem in words, after a count of values.
     pub fn text(self) -> &'static str {
         match self {
             Self::Null => "are null",
+            Self::NullStruct => "are not kept by storage version 2.0, which has no null structs",
             Self::NotAValue => "are not of the type",
             Self::Overflow => "are out of range",
             Self::Lossy => "would lose digits or parts",
@@ -32,6 +40,9 @@ impl Problem {
     pub(crate) fn of_one(self) -> &'static str {
         match self {
             Self::Null => "it holds a null where the type allows none",
+            Self::NullStruct => {
+                "it would hold a null struct, which storage version 2.0 does not keep"
+            }
             Self::NotAValue => "it is no value of the type",
             Self::Overflow => "it is out of range",
             Self::Lossy => "it would lose digits or parts",
