@@ -1,5 +1,7 @@
 //! Plans: of the table as it is, and of a staged migration that goes on.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field as ArrowField, Schema as ArrowSchema};
@@ -12,7 +14,8 @@ use crate::plan::{Facts, Plan, Request, Strategy};
 use crate::run::context::Context;
 use crate::run::hints::command;
 use crate::schema::change::Change;
-use crate::schema::derive::changes_between;
+use crate::schema::derive::{Wanted, changes_between};
+use crate::schema::ipc::read_ipc_schema;
 use crate::schema::json::parse_schema;
 use crate::schema::rules::same_field;
 use crate::schema::show::field_text;
@@ -114,25 +117,38 @@ fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
     })
 }
 
-/// Asks for the changes that make the table's schema that of `schema`: a file with it as JSON, or
+/// Asks for the changes that make the table's schema that of `schema`: a file with it as JSON, an Arrow IPC file, or
 /// another table of the database. Columns that come are null; a rename is never guessed.
 ///
 /// # Errors
 /// `Usage`, when the file is no schema; `NoTable`, when there is neither such a file nor such a table;
-/// `Refused`, when a column would come that may not be null.
+/// `Refused`, when a column would come that may not be null, and for what no change does.
 pub(crate) async fn ask_for_schema(mut ctx: Context, schema: &str) -> Result<Context> {
-    let is_file = std::path::Path::new(schema)
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    let target = if is_file {
-        let text = std::fs::read_to_string(schema)
-            .map_err(|error| Error::usage(format!("cannot read {schema}")).caused_by(error))?;
-        parse_schema(&text)?
-    } else {
-        let other = ctx.location.sibling(schema)?;
-        database::expect_table(&other).await?;
-        let other = ctx.opener_of(&other).live().await?;
-        ArrowSchema::from(other.schema())
+    let path = Path::new(schema);
+    let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let failed = |error| Error::usage(format!("cannot read {schema}")).caused_by(error);
+    let target = match ending.as_str() {
+        "json" => {
+            let text = std::fs::read_to_string(path).map_err(failed)?;
+            Wanted { schema: parse_schema(&text)?, is_whole: false }
+        }
+        "arrow" | "arrows" | "ipc" | "feather" => {
+            let file = File::open(path).map_err(failed)?;
+            Wanted { schema: read_ipc_schema(file)?, is_whole: true }
+        }
+        "parquet" => {
+            let message = format!("{schema}: relance reads no Parquet files");
+            return Err(Error::usage(message).with_advice(
+                "write its schema into an Arrow IPC file: pyarrow.feather.write_feather(\
+                 pyarrow.parquet.read_schema(FILE).empty_table(), 'schema.arrow')",
+            ));
+        }
+        _ => {
+            let other = ctx.location.sibling(schema)?;
+            database::expect_table(&other).await?;
+            let other = ctx.opener_of(&other).live().await?;
+            Wanted { schema: ArrowSchema::from(other.schema()), is_whole: true }
+        }
     };
     database::expect_table(&ctx.location).await?;
     let live = ctx.opener().live().await?;

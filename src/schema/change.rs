@@ -1,5 +1,7 @@
 //! One change of a table's schema or of a column's values.
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
@@ -7,6 +9,9 @@ use crate::schema::cast::castable::is_exact;
 use crate::schema::path::{part, renamed, split_last, typed};
 use crate::schema::show::type_text;
 use crate::schema::stored;
+
+/// The most changes that one migration can have.
+pub(crate) const CHANGES_MAX: usize = 10_000;
 
 /// One change of a table's schema or of a column's values. A column in a struct is named by its dotted path; a name
 /// with a dot or a backtick in it stands in backticks there, with its own backticks doubled.
@@ -70,6 +75,9 @@ pub struct Add {
     pub nullable: bool,
     /// Its value as text, in its type; `None` is null.
     pub default: Option<String>,
+    /// Its field metadata, such as the extension type that its values have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A computed column.
@@ -143,8 +151,8 @@ impl Change {
         match (self, settled) {
             (Self::Add(asked), Self::Add(done)) => {
                 let now = asked.default.as_deref() == Some("now") && done.default.is_some();
-                (&asked.name, &asked.data_type, asked.nullable)
-                    == (&done.name, &done.data_type, done.nullable)
+                (&asked.name, &asked.data_type, asked.nullable, &asked.metadata)
+                    == (&done.name, &done.data_type, done.nullable, &done.metadata)
                     && (now || asked.default == done.default)
             }
             (Self::Cast(asked), Self::Cast(done)) => {

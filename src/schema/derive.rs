@@ -1,55 +1,116 @@
 //! Finds the changes that turn one schema into another. A dropped column and a new one are never taken for a
-//! rename: only the user can know.
+//! rename: only the user can know. What no change can do is refused by name.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
+
+use std::collections::{HashMap, HashSet};
+use std::mem::discriminant;
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 
 use crate::error::{Error, Result};
 use crate::schema::change::{Add, Cast, Change};
+use crate::schema::follow::DESCRIBES_COLUMNS;
+use crate::schema::path::part;
 
-/// The changes from `source` to `target`. New columns are null in every row.
-///
-/// # Errors
-/// `Refused`, when a new column may not be null: a schema does not say what it holds.
-pub(crate) fn changes_between(source: &Schema, target: &Schema) -> Result<Vec<Change>> {
-    compare("", source.fields(), target.fields())
+/// A schema to come to.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub schema: Schema,
+    /// Whether it says what is special about a column, so that one of which it says nothing is plain.
+    pub is_whole: bool,
 }
 
-fn compare(path: &str, source: &Fields, target: &Fields) -> Result<Vec<Change>> {
+/// The changes from `source` to `target`. New columns are null in every row, and come last.
+///
+/// # Errors
+/// `Refused`, when a new column may not be null, since a schema does not say what it holds, and for what no change
+/// does: another order of columns, other metadata, another meaning of the same bytes.
+pub(crate) fn changes_between(source: &Schema, target: &Wanted) -> Result<Vec<Change>> {
+    let own = target.schema.metadata.iter();
+    let mut own = own.filter(|(key, _)| !DESCRIBES_COLUMNS.contains(&key.as_str()));
+    if let Some((key, _)) = own.find(|(key, value)| source.metadata.get(*key) != Some(value)) {
+        return Err(other_metadata("the schema", key));
+    }
+    compare("", source.fields(), target.schema.fields(), target.is_whole)
+}
+
+fn other_metadata(what: &str, key: &str) -> Error {
+    let message = format!("{what} asks for other metadata `{key}`, which relance does not change");
+    Error::refused(message).with_advice("set it with LanceDB first, or leave it out of the schema")
+}
+
+fn compare(path: &str, source: &Fields, target: &Fields, is_whole: bool) -> Result<Vec<Change>> {
+    let old: HashMap<&String, &Field> = source.iter().map(|old| (old.name(), &**old)).collect();
+    let wanted: HashSet<&String> = target.iter().map(|field| field.name()).collect();
+    let full = |name: &str| format!("{path}{}", part(name));
+    let here = source.iter().map(|field| field.name()).filter(|name| wanted.contains(name));
+    let there = target.iter().map(|field| field.name()).filter(|name| old.contains_key(name));
+    if let Some((_, name)) = here.zip(there).find(|(here, there)| here != there) {
+        let message = format!("column `{}` stands in another place in the schema", full(name));
+        return Err(Error::refused(message)
+            .with_advice("relance moves no columns: give them in the order that they have"));
+    }
     let mut changes = Vec::new();
-    let full = |field: &Field| format!("{path}{}", field.name());
     for field in target {
-        match source.find(field.name()) {
-            Some((_, old)) => changes.extend(change_field(&full(field), old, field)?),
+        let name = full(field.name());
+        match old.get(field.name()) {
+            Some(old) => changes.extend(change_field(&name, old, field, is_whole)?),
             None if !field.is_nullable() => {
-                let name = full(field);
                 return Err(Error::refused(format!(
                     "column `{name}` is new and may not be null, and a schema does not tell its value"
                 ))
                 .with_advice(&format!("add it with --add '{name}:TYPE not null=LITERAL' instead")));
             }
-            None => changes.push(Change::Add(Add {
-                name: full(field),
-                data_type: field.data_type().clone(),
-                nullable: true,
-                default: None,
-            })),
+            None => changes.push(new_column(name, field)?),
         }
     }
-    let gone = source.iter().filter(|old| target.find(old.name()).is_none());
-    changes.extend(gone.map(|old| Change::Drop { name: full(old) }));
+    let gone = source.iter().filter(|old| !wanted.contains(old.name()));
+    changes.extend(gone.map(|old| Change::Drop { name: full(old.name()) }));
     Ok(changes)
 }
 
-fn change_field(path: &str, old: &Field, new: &Field) -> Result<Vec<Change>> {
+fn new_column(name: String, field: &Field) -> Result<Change> {
+    if is_blob(field) {
+        return Err(Error::refused(format!("column `{name}` is new and a blob"))
+            .with_advice("relance adds no blobs: add it with LanceDB"));
+    }
+    let (data_type, metadata) = (field.data_type().clone(), field.metadata().clone());
+    let metadata = metadata.into_iter().collect();
+    Ok(Change::Add(Add { name, data_type, nullable: true, default: None, metadata }))
+}
+
+/// Whether `field` is a blob, or has one in it.
+fn is_blob(field: &Field) -> bool {
+    let own = field.metadata().contains_key("lance-encoding:blob");
+    own || field.extension_type_name() == Some("lance.blob.v2")
+        || inside(field.data_type()).any(is_blob)
+}
+
+/// The fields in a type.
+fn inside(data_type: &DataType) -> impl Iterator<Item = &Field> {
+    let fields = match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => std::slice::from_ref(item),
+        DataType::Struct(fields) => fields,
+        _ => &[],
+    };
+    fields.iter().map(|field| &**field)
+}
+
+fn change_field(path: &str, old: &Field, new: &Field, is_whole: bool) -> Result<Vec<Change>> {
+    expect_same_meaning(path, old, new, is_whole)?;
     let mut changes = Vec::new();
     if let (DataType::Struct(old), DataType::Struct(new)) = (old.data_type(), new.data_type()) {
-        changes = compare(&format!("{path}."), old, new)?;
-    } else if !old.data_type().equals_datatype(new.data_type()) {
-        changes.push(Change::Cast(Cast {
-            name: path.to_owned(),
-            data_type: new.data_type().clone(),
-            from: None,
-        }));
+        changes = compare(&format!("{path}."), old, new, is_whole)?;
+    } else {
+        expect_same_inside(path, old.data_type(), new.data_type(), is_whole)?;
+        if !same_type(old.data_type(), new.data_type()) {
+            let (name, data_type) = (path.to_owned(), new.data_type().clone());
+            changes.push(Change::Cast(Cast { name, data_type, from: None }));
+        }
     }
     let name = path.to_owned();
     match (old.is_nullable(), new.is_nullable()) {
@@ -60,6 +121,66 @@ fn change_field(path: &str, old: &Field, new: &Field) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
+/// Refuses other metadata, and another meaning of the same bytes. Metadata that only the table has stays.
+fn expect_same_meaning(path: &str, old: &Field, new: &Field, is_whole: bool) -> Result<()> {
+    let (is, asked) = (old.extension_type_name(), new.extension_type_name());
+    if is != asked && (is_whole || asked.is_some()) {
+        let plain = "a plain column";
+        let (is, asked) = (is.unwrap_or(plain), asked.unwrap_or(plain));
+        let message =
+            format!("column `{path}` is {is} in the table and {asked} in the schema to come to");
+        let advice = "relance does not turn one into the other: leave the column as it is";
+        return Err(Error::refused(message).with_advice(advice));
+    }
+    let mut asked = new.metadata().iter();
+    match asked.find(|(key, value)| old.metadata().get(*key) != Some(value)) {
+        Some((key, _)) => Err(other_metadata(&format!("column `{path}`"), key)),
+        None => Ok(()),
+    }
+}
+
+/// As [`expect_same_meaning`], for what is in lists and maps. Lance keeps no metadata of the items of fixed-size lists.
+fn expect_same_inside(path: &str, old: &DataType, new: &DataType, is_whole: bool) -> Result<()> {
+    if discriminant(old) != discriminant(new) {
+        return Ok(());
+    }
+    let mut pairs = inside(old).zip(inside(new));
+    pairs.try_for_each(|(old_field, new_field)| {
+        let path = format!("{path}.{}", new_field.name());
+        if !matches!(old, DataType::FixedSizeList(..)) || old_field.extension_type_name().is_some()
+        {
+            expect_same_meaning(&path, old_field, new_field, is_whole)?;
+        }
+        expect_same_inside(&path, old_field.data_type(), new_field.data_type(), is_whole)
+    })
+}
+
+/// Whether both are stored alike. The names of a list's items and of a map's entries tell nothing, those of a
+/// struct's fields do. Lance keeps no `not null` for the items of fixed-size lists.
+fn same_type(one: &DataType, other: &DataType) -> bool {
+    let nullable = |one: &Field, other: &Field| one.is_nullable() == other.is_nullable();
+    let same = |one: &Field, other: &Field| same_type(one.data_type(), other.data_type());
+    match (one, other) {
+        (DataType::List(one), DataType::List(other))
+        | (DataType::LargeList(one), DataType::LargeList(other)) => {
+            nullable(one, other) && same(one, other)
+        }
+        (DataType::FixedSizeList(one, size), DataType::FixedSizeList(other, others)) => {
+            size == others && same(one, other)
+        }
+        (DataType::Struct(one), DataType::Struct(other)) => {
+            let pair = |(one, other): (&Arc<Field>, &Arc<Field>)| {
+                one.name() == other.name() && nullable(one, other) && same(one, other)
+            };
+            one.len() == other.len() && one.iter().zip(other).all(pair)
+        }
+        (DataType::Map(one, _), DataType::Map(other, _)) => {
+            let mut pairs = inside(one.data_type()).zip(inside(other.data_type()));
+            pairs.all(|(one, other)| nullable(one, other) && same(one, other))
+        }
+        _ => one == other,
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +207,8 @@ mod tests {
             ("c", "struct<x: int64, z: string>", true),
             ("new", "bool", true),
         ]);
-        let changes = changes_between(&source, &target).unwrap();
+        let whole = |schema: Schema| Wanted { schema, is_whole: true };
+        let changes = changes_between(&source, &whole(target.clone())).unwrap();
         let texts: Vec<_> = changes.iter().map(Change::text).collect();
         assert_eq!(
             texts,
@@ -101,8 +223,53 @@ mod tests {
                 "drop gone"
             ]
         );
-        assert!(changes_between(&target, &target).unwrap().is_empty());
+        assert!(changes_between(&target, &whole(target.clone())).unwrap().is_empty());
         let strict = schema(&[("k", "int8", false)]);
-        assert!(changes_between(&source, &strict).unwrap_err().to_string().contains("--add"));
+        let error = changes_between(&source, &whole(strict)).unwrap_err();
+        assert!(error.to_string().contains("--add"));
+    }
+
+    #[test]
+    fn different_things_are_never_called_equal() {
+        let with = |name: &str, kind: &str, pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let field = Field::new(name, parse_type(kind).unwrap(), true);
+            Schema::new(vec![field.with_metadata(pairs.collect())])
+        };
+        let ask = |source: &Schema, schema: Schema, is_whole: bool| {
+            changes_between(source, &Wanted { schema, is_whole })
+        };
+        let says = |source: &Schema, schema: Schema, word: &str| {
+            let text = ask(source, schema, true).unwrap_err().to_string();
+            assert!(text.contains(word), "{text}");
+        };
+        let json = [("ARROW:extension:name", "lance.json")];
+        let (plain, doc) = (with("a", "large_binary", &[]), with("a", "large_binary", &json));
+        says(&plain, doc.clone(), "lance.json");
+        says(&doc, plain.clone(), "a plain column");
+        assert!(ask(&doc, plain.clone(), false).unwrap().is_empty(), "nothing is said of it");
+        says(&plain, with("a", "large_binary", &[("unit", "m")]), "`unit`");
+        let marked = with("a", "large_binary", &[("unit", "m")]);
+        assert!(ask(&marked, plain.clone(), true).unwrap().is_empty(), "what is there stays");
+        let owned = Schema::new_with_metadata(
+            plain.fields().clone(),
+            HashMap::from([("owner".to_owned(), "me".to_owned())]),
+        );
+        says(&plain, owned, "`owner`");
+        let places = |inner: &str| with("p", &format!("list<item: struct<{inner}>>"), &[]);
+        let swapped =
+            ask(&places("lat: double, lon: double"), places("lon: double, lat: double"), true);
+        assert_eq!(swapped.unwrap().len(), 1, "a cast, which goes by name or not at all");
+        let (ab, ba) = (["a", "b"], ["b", "a"]);
+        let ordered = |names: [&str; 2]| schema(&names.map(|name| (name, "int8", true)));
+        says(&ordered(ab), ordered(ba), "another place");
+        let new = ask(&plain, with("b", "large_binary", &json), true).unwrap();
+        assert!(matches!(&new[0], Change::Add(add) if add.metadata.len() == 1));
+        let blob = with("b", "large_binary", &[("lance-encoding:blob", "true")]);
+        says(&plain, blob, "a blob");
+        let many: Vec<_> =
+            (0..200_000).map(|at| Field::new(format!("c{at}"), DataType::Int8, true)).collect();
+        assert_eq!(ask(&plain, Schema::new(many.clone()), true).unwrap().len(), 200_001);
+        assert!(ask(&Schema::new(many.clone()), Schema::new(many), true).unwrap().is_empty());
     }
 }

@@ -1,25 +1,44 @@
 //! Reads a schema as JSON: as Arrow's own JSON format writes it, or with types as text.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the kinds of JSON that matter here")]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::schema::types::parse_type;
+use crate::schema::{sound::expect_sound, types::parse_type};
 
-/// Reads `text`: `{"fields": [{"name", "type", "nullable", "children"}, …]}`, or the list alone.
+/// Reads `text`: `{"fields": [{"name", "type", "nullable", "children", "metadata"}, …], "metadata"}`, or the list
+/// alone.
 ///
 /// # Errors
-/// `Usage`, naming the field that cannot be read.
+/// `Usage`, naming the field that cannot be read, or whose type no array can have.
 pub(crate) fn parse_schema(text: &str) -> Result<Schema> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| Error::usage(format!("not a schema as JSON: {error}")))?;
     let fields = value.get("fields").unwrap_or(&value).as_array();
     let fields = fields.ok_or_else(|| Error::usage("not a schema as JSON: it has no `fields`"))?;
-    let fields: Result<Vec<Field>> = fields.iter().map(field_of).collect();
-    Ok(Schema::new(fields?))
+    let fields = fields.iter().map(field_of).collect::<Result<Vec<Field>>>()?;
+    let schema = Schema::new_with_metadata(fields, metadata_of(&value));
+    expect_sound(&schema)?;
+    Ok(schema)
+}
+
+/// The texts under `metadata`, as an object or as Arrow writes them (`[{"key", "value"}, …]`).
+fn metadata_of(value: &Value) -> HashMap<String, String> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    match value.get("metadata") {
+        Some(Value::Object(pairs)) => {
+            pairs.iter().filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
+        }
+        Some(Value::Array(pairs)) => {
+            let pair = |pair: &Value| Some((text(pair.get("key")?)?, text(pair.get("value")?)?));
+            pairs.iter().filter_map(pair).collect()
+        }
+        _ => HashMap::new(),
+    }
 }
 
 fn field_of(value: &Value) -> Result<Field> {
@@ -41,7 +60,7 @@ fn field_of(value: &Value) -> Result<Field> {
         let index = index.map_or(Some(DataType::Int32), |index| type_of(index, Vec::new()));
         data_type = DataType::Dictionary(Box::new(index.ok_or_else(bad)?), Box::new(data_type));
     }
-    Ok(Field::new(name, data_type, nullable))
+    Ok(Field::new(name, data_type, nullable).with_metadata(metadata_of(value)))
 }
 
 /// A type as Arrow's JSON format writes it (`{"name": "int", "bitWidth": 64, "isSigned": true}`).
@@ -67,17 +86,18 @@ fn type_of(kind: &Value, children: Vec<Field>) -> Option<DataType> {
         "decimal" => {
             let precision = u8::try_from(number("precision")?).ok()?;
             let scale = i8::try_from(number("scale")?).ok()?;
-            if number("bitWidth").unwrap_or(128) == 256 {
-                DataType::Decimal256(precision, scale)
-            } else {
-                DataType::Decimal128(precision, scale)
+            match number("bitWidth").unwrap_or(128) {
+                128 => DataType::Decimal128(precision, scale),
+                256 => DataType::Decimal256(precision, scale),
+                _ => return None,
             }
         }
         "date" if text("unit")? == "DAY" => DataType::Date32,
         "date" => DataType::Date64,
         "time" => match (unit_of(text("unit")?)?, number("bitWidth")?) {
             (unit, 32) => DataType::Time32(unit),
-            (unit, _) => DataType::Time64(unit),
+            (unit, 64) => DataType::Time64(unit),
+            _ => return None,
         },
         "timestamp" => {
             DataType::Timestamp(unit_of(text("unit")?)?, text("timezone").map(Arc::from))
@@ -144,7 +164,22 @@ mod tests {
             ]
         );
         assert!(!schema.field(0).is_nullable() && schema.field(1).is_nullable());
+        let odd = [
+            r#""type": {"name": "fixedsizebinary", "byteWidth": -1}"#,
+            r#""type": {"name": "fixedsizelist", "listSize": -5}, "children": [{"name": "i", "type": "int8"}]"#,
+            r#""type": {"name": "time", "unit": "SECOND", "bitWidth": 64}"#,
+            r#""type": {"name": "time", "unit": "NANOSECOND", "bitWidth": 32}"#,
+            r#""type": {"name": "map"}, "children": [{"name": "i", "type": "int8"}]"#,
+            r#""type": {"name": "decimal", "precision": 0, "scale": 0}"#,
+            r#""type": {"name": "struct"}"#,
+            r#""type": "string", "dictionary": {"indexType": {"name": "floatingpoint", "precision": "HALF"}}"#,
+        ];
+        for odd in odd {
+            let error = parse_schema(&format!(r#"[{{"name": "a", {odd}}}]"#)).unwrap_err();
+            assert_eq!(error.kind(), crate::error::Kind::Usage, "{odd}");
+        }
         for bad in [
+            r#"[{"name": "a", "type": "int8"}, {"name": "a", "type": "int8"}]"#,
             "",
             "{}",
             r#"[{"name": "a"}]"#,

@@ -1,5 +1,7 @@
 //! Reads changes as they are written on the command line and in a file.
 
+use std::collections::BTreeMap;
+
 use toml_edit::{Document, Item, Table, Value};
 
 use crate::error::{Error, Result};
@@ -57,7 +59,7 @@ impl Change {
             let message = format!("column `{name}` is `not null`, so it needs a literal: {text}=…");
             return Err(Error::usage(message));
         }
-        Ok(Self::Add(Add { name, data_type, nullable, default }))
+        Ok(Self::Add(Add { name, data_type, nullable, default, metadata: BTreeMap::new() }))
     }
 
     /// Reads the changes of a TOML text, in its order: a list of tables `[[change]]`, each with one key

@@ -1,16 +1,47 @@
 //! Rules for one field: its type, what it can be cast to, and its name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use arrow::datatypes::{DataType, Field as ArrowField};
 use lance_core::datatypes::Field;
 
 use crate::error::{Error, Result};
 use crate::schema::cast::castable::is_castable;
-use crate::schema::change::Change;
+use crate::schema::change::{CHANGES_MAX, Change};
 use crate::schema::nulls::loses_not_null;
 use crate::schema::path::split_last;
 use crate::schema::show::type_text;
+
+/// The most bytes of one value of a new column: all of a column's values are held in memory a few rows at a time.
+pub(crate) const VALUE_BYTES_MAX: u64 = 16 << 20;
+
+/// Refuses a type each of whose values takes more than [`VALUE_BYTES_MAX`], before one of them is made.
+pub(super) fn expect_bounded(data_type: &DataType, path: &str) -> Result<()> {
+    let bytes = fixed_bytes(data_type);
+    if bytes <= VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    let text = type_text(data_type);
+    Err(Error::usage(format!("column `{path}`: one value of {text} takes {bytes} bytes"))
+        .with_advice(&format!("{VALUE_BYTES_MAX} at most")))
+}
+
+/// Bytes that any value of `data_type` takes, null or not.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the types that hold others in place")]
+fn fixed_bytes(data_type: &DataType) -> u64 {
+    let size = |size: i32| u64::try_from(size).unwrap_or_default();
+    match data_type {
+        DataType::FixedSizeBinary(bytes) => size(*bytes),
+        // Its items' validity is there even where they have no bytes.
+        DataType::FixedSizeList(item, items) => {
+            size(*items).saturating_mul(fixed_bytes(item.data_type()).max(1))
+        }
+        DataType::Struct(fields) => fields
+            .iter()
+            .fold(0, |sum: u64, field| sum.saturating_add(fixed_bytes(field.data_type()))),
+        other => other.primitive_width().unwrap_or_default() as u64,
+    }
+}
 
 /// Whether files of one field can be read as the other: ids, names, types and nullability are the same at every
 /// depth.
@@ -118,19 +149,24 @@ pub(super) fn expect_name(name: &str, path: &str) -> Result<()> {
     bad.map_or(Ok(()), |bad| Err(Error::usage(format!("column `{path}`: {bad}"))))
 }
 
-/// Refuses to add one column twice.
+/// Refuses to add one column twice, and more than [`CHANGES_MAX`] changes.
 pub(super) fn refuse_twice(changes: &[Change]) -> Result<()> {
-    let mut added: Vec<&str> = Vec::new();
+    if changes.len() > CHANGES_MAX {
+        let message = format!("{} changes are asked for", changes.len());
+        return Err(Error::usage(message).with_advice(&format!("{CHANGES_MAX} at most")));
+    }
+    let mut added: HashSet<String> = HashSet::new();
     for change in changes {
         let name = change.column();
         match change {
             Change::Add(_) | Change::Compute(_) => {
-                if added.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                if !added.insert(name.to_ascii_lowercase()) {
                     return Err(Error::usage(format!("column `{name}` is added twice")));
                 }
-                added.push(name);
             }
-            Change::Drop { .. } | Change::Rename { .. } => added.retain(|other| *other != name),
+            Change::Drop { .. } | Change::Rename { .. } => {
+                added.remove(&name.to_ascii_lowercase());
+            }
             Change::Cast(_)
             | Change::Set { .. }
             | Change::Fill { .. }

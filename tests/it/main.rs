@@ -47,6 +47,7 @@ mod resume;
 mod rewrite;
 mod rollback;
 mod row_versions;
+mod schemas;
 mod shown;
 mod storage;
 mod swap;

@@ -8,8 +8,8 @@ use crate::schema::column::Column;
 use crate::schema::literal::settle_now;
 use crate::schema::path::{fields_around, path_at, renamed};
 use crate::schema::rules::{
-    as_stored, expect_castable, expect_name, expect_nulls_kept, kept_metadata, lost_column,
-    refuse_extension, refuse_extension_inside,
+    as_stored, expect_bounded, expect_castable, expect_name, expect_nulls_kept, kept_metadata,
+    lost_column, refuse_extension, refuse_extension_inside,
 };
 use crate::schema::show::type_text;
 use crate::schema::target::IfExists;
@@ -37,6 +37,7 @@ impl Draft<'_> {
     pub(super) fn cast(&mut self, cast: &Cast) -> Result<()> {
         let place = self.expect(&cast.name)?;
         let old = self.field(&place)?.clone();
+        expect_bounded(&cast.data_type, &cast.name)?;
         let arrow = ArrowField::new(&old.name, cast.data_type.clone(), old.nullable);
         let mut new = as_stored(&arrow, &cast.name)?;
         expect_nulls_kept(&cast.data_type, &new.data_type(), &cast.name)?;

@@ -11,7 +11,8 @@ use crate::schema::column::Column;
 use crate::schema::literal::{null_literal, settle_now};
 use crate::schema::path::{FieldPosition, split_last};
 use crate::schema::rules::{
-    as_stored, expect_castable, expect_nulls_kept, not_comparable, refuse_extension_inside,
+    as_stored, expect_bounded, expect_castable, expect_nulls_kept, not_comparable,
+    refuse_extension_inside,
 };
 use crate::schema::show::type_text;
 use crate::schema::sql::Sql;
@@ -23,12 +24,15 @@ use crate::schema::target::existing::{ExistingColumn, RequestedValues};
 impl Draft<'_> {
     /// Adds a column that holds one value, or nulls.
     pub(super) fn add(&mut self, add: &Add, if_exists: IfExists) -> Result<()> {
+        expect_bounded(&add.data_type, &add.name)?;
         let value = match &add.default {
             Some(text) => self.literal(text, &add.data_type, &add.name)?,
             None => null_literal(&add.data_type),
         };
         let (around, name) = self.split_new(&add.name)?;
+        let metadata = add.metadata.clone().into_iter().collect();
         let field = ArrowField::new(name, add.data_type.clone(), add.nullable);
+        let field = field.with_metadata(metadata);
         let field = as_stored(&field, &add.name)?;
         expect_nulls_kept(&add.data_type, &field.data_type(), &add.name)?;
         // The items of a stored type can have other names than those that were asked for.
@@ -89,6 +93,7 @@ impl Draft<'_> {
             // Some functions give views, which Lance does not store, and other names of items.
             None => field_of(without_views(parsed.data_type()))?.data_type(),
         };
+        expect_bounded(&asked, name)?;
         expect_castable(name, parsed.data_type(), &asked)?;
         let field = field_of(asked.clone())?;
         expect_nulls_kept(&asked, &field.data_type(), name)?;
