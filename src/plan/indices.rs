@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::facts::{Facts, IndexFacts};
 use crate::plan::{request::Request, strategy::Strategy};
-use crate::schema::target::Target;
+use crate::schema::{path::find, target::Target};
 
 /// What becomes of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +53,7 @@ pub(super) fn fates(
 /// Whether the source's column at `path` gets other values, or another column gets its name.
 pub(super) fn is_derived(target: &Target, path: &str) -> bool {
     let Some(now) = target.path_now(path) else { return true };
-    let top = now.split('.').next().unwrap_or_default();
-    let place =
-        target.schema.fields.iter().position(|field| field.name == now || field.name == top);
-    let column = place.and_then(|place| target.columns.get(place));
+    let place = find(&target.schema.fields, &now);
+    let column = place.and_then(|place| target.columns.get(*place.first()?));
     column.is_some_and(|column| !column.is_kept())
 }

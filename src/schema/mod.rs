@@ -21,5 +21,6 @@ mod sql_text;
 pub(crate) mod stored;
 pub(crate) mod target;
 
+mod type_names;
 pub(crate) mod types;
 pub(crate) mod unfound;

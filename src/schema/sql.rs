@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Schema as ArrowSchema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema as ArrowSchema, SchemaRef};
+use arrow::util::display::array_value_to_string;
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Expr, Volatility};
+use datafusion::logical_expr::{Expr, Operator, Volatility};
 use datafusion::physical_plan::PhysicalExpr;
-use datafusion::physical_plan::expressions::BinaryExpr;
+use datafusion::physical_plan::expressions::{BinaryExpr, Literal, NegativeExpr};
 use lance_datafusion::planner::Planner;
 
 use crate::error::{Doing, Error, Result};
@@ -19,6 +21,9 @@ const FIRST_ROWS: usize = 16;
 
 /// Bytes that an expression may give for one batch. Arrow counts those of its texts in 31 bits.
 const COMPUTED_BYTES_MAX: usize = 1 << 30;
+
+/// Characters of a value that an error shows.
+const SHOWN_MAX: usize = 60;
 
 /// What an expression is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +84,7 @@ impl Sql {
         let expr = parse(&planner).and_then(|expr| planner.optimize_expr(expr)).map_err(bad)?;
         let physical = planner.create_physical_expr(&expr).map_err(bad)?;
         let told = |error| Error::usage(format!("cannot make sense of `{text}`: {error}"));
-        let physical = checked(physical).map_err(told)?;
+        let physical = checked(physical, &inputs).map_err(told)?;
         let data_type = physical.data_type(&inputs).map_err(told)?;
         Ok(Self { text: text.to_owned(), expr: physical, inputs, data_type, cast: None })
     }
@@ -141,9 +146,28 @@ impl Sql {
         let rows = batch.num_rows();
         let value = self.expr.evaluate(batch).and_then(|value| value.into_array(rows));
         value.map_err(|error| {
-            Error::refused(format!("`{}` cannot be computed for every row", self.text))
+            let row = self.first_bad(batch);
+            Error::refused(format!("`{}` cannot be computed for every row{row}", self.text))
                 .caused_by(error)
         })
+    }
+
+    /// What tells the first row of `batch` for which it cannot be computed.
+    fn first_bad(&self, batch: &RecordBatch) -> String {
+        let (mut good, mut bad) = (0, batch.num_rows());
+        while bad.saturating_sub(good) > 1 {
+            let middle = good.midpoint(bad);
+            let fails = self.expr.evaluate(&batch.slice(good, middle - good)).is_err();
+            if fails { bad = middle } else { good = middle }
+        }
+        let value = |(field, column): (&FieldRef, &ArrayRef)| {
+            let value = array_value_to_string(column, good).ok()?;
+            let value: String = value.chars().take(SHOWN_MAX).collect();
+            Some(format!("`{}` is {value}", field.name()))
+        };
+        let values = batch.schema_ref().fields().iter().zip(batch.columns()).take(3);
+        let values: Vec<_> = values.filter_map(value).collect();
+        if values.is_empty() { String::new() } else { format!(", as where {}", values.join(", ")) }
     }
 
     /// Which rows of `columns` it is true for.
@@ -164,13 +188,23 @@ impl Sql {
 }
 
 /// `expr`, which fails where integers overflow instead of going round.
-fn checked(expr: Arc<dyn PhysicalExpr>) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
+fn checked(
+    expr: Arc<dyn PhysicalExpr>,
+    inputs: &ArrowSchema,
+) -> datafusion::common::Result<Arc<dyn PhysicalExpr>> {
     let changed = expr.transform_up(|expr| {
-        let Some(binary) = expr.downcast_ref::<BinaryExpr>() else {
+        let checked = if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
+            binary.clone()
+        } else if let Some(negative) = expr.downcast_ref::<NegativeExpr>()
+            && negative.arg().data_type(inputs)?.is_signed_integer()
+        {
+            let data_type = negative.arg().data_type(inputs)?;
+            let zero = Arc::new(Literal::new(ScalarValue::new_zero(&data_type)?));
+            BinaryExpr::new(zero, Operator::Minus, Arc::clone(negative.arg()))
+        } else {
             return Ok(Transformed::no(expr));
         };
-        let checked = binary.clone().with_fail_on_overflow(true);
-        Ok(Transformed::yes(Arc::new(checked)))
+        Ok(Transformed::yes(Arc::new(checked.with_fail_on_overflow(true))))
     });
     changed.map(|changed| changed.data)
 }

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, IntervalUnit, TimeUnit};
 
 use crate::error::{Error, Result};
 use crate::escape::escape_line;
+use crate::schema::type_names::{sized, unknown};
 
 /// Reads the whole of `text` as a type.
 ///
@@ -107,7 +108,8 @@ impl<'a> Parser<'a> {
 
     fn named(&mut self, name: &str, start: usize) -> Result<DataType> {
         if let Some(simple) = simple_type(name) {
-            return Ok(simple);
+            let sized = sized(name, self.rest());
+            return sized.map_or(Ok(simple), |message| Err(self.error_at(start, &message)));
         }
         match name {
             "" => Err(self.error_at(start, "expected a type")),
@@ -130,7 +132,7 @@ impl<'a> Parser<'a> {
             "struct" => self.structure(),
             "map" => self.map(),
             "dictionary" => self.dictionary(start),
-            _ => Err(self.error_at(start, &unknown(name))),
+            _ => Err(self.error_at(start, &unknown(name, self.rest()))),
         }
     }
 
@@ -367,22 +369,6 @@ fn simple_type(name: &str) -> Option<DataType> {
         "month_day_nano_interval" => DataType::Interval(IntervalUnit::MonthDayNano),
         _ => return None,
     })
-}
-
-/// The names that are suggested for one that is not known.
-const NAMES: &str = "null bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 halffloat float \
-    double string large_string binary large_binary fixed_size_binary date32 date64 \
-    time32 time64 timestamp duration decimal128 decimal256 list large_list \
-    fixed_size_list struct map dictionary";
-
-fn unknown(name: &str) -> String {
-    let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
-    match NAMES.split(' ').min_by_key(distance) {
-        Some(near) if distance(&near) <= 2 => {
-            format!("no type is called `{name}`; did you mean `{near}`?")
-        }
-        _ => format!("no type is called `{name}`"),
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayData, ArrayDataBuilder, ArrayRef, AsArray, FixedSizeListArray, GenericListArray,
-    OffsetSizeTrait, StructArray, make_array,
+    OffsetSizeTrait, StructArray, make_array, new_null_array,
 };
 use arrow::compute::{is_null, nullif};
 use arrow::datatypes::{DataType, Field as ArrowField, FieldRef};
@@ -163,11 +163,20 @@ pub(crate) fn with_nulls_inside(array: &ArrayRef) -> Result<ArrayRef> {
 /// # Errors
 /// `Failed`, when it cannot be built.
 pub(crate) fn without_nulls(array: &ArrayRef) -> Result<ArrayRef> {
+    let doing = || "fill deleted rows".to_owned();
     if array.null_count() == 0 {
         return Ok(Arc::clone(array));
     }
-    let filled = without_nulls_inside(array.to_data()).and_then(|data| data.nulls(None).build());
-    Ok(make_array(filled.doing(|| "fill deleted rows".to_owned())?))
+    let mut data = array.to_data();
+    // The keys under nulls point at a first value, which a dictionary of nulls alone does not have.
+    if let DataType::Dictionary(_, values) = array.data_type()
+        && data.child_data().iter().all(ArrayData::is_empty)
+    {
+        let first = without_nulls(&new_null_array(values, 1))?.to_data();
+        data = data.into_builder().child_data(vec![first]).build().doing(doing)?;
+    }
+    let filled = without_nulls_inside(data).and_then(|data| data.nulls(None).build());
+    Ok(make_array(filled.doing(doing)?))
 }
 
 /// `data` without the nulls in those of its children that may have none: the nulls around them hid these.

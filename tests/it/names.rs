@@ -1,7 +1,10 @@
 //! Columns with unusual names, and what an expression may hold: the column that is named is the one that is changed.
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StructArray};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::array::{
+    Array, ArrayRef, AsArray, DictionaryArray, Int64Array, RecordBatch, StructArray,
+};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema};
+use lance::index::DatasetIndexExt;
 use std::sync::Arc;
 
 use crate::support::Db;
@@ -110,9 +113,56 @@ async fn an_expression_is_refused_where_it_cannot_be_right() {
     refused(&many, 2).says("at most 500 operators");
     refused("\"i\" + 1", 2).says("in backticks");
     refused("i + 9223372036854775807", 3).says("Overflow");
+    let ends = Int64Array::from(vec![1, i64::MIN]);
+    let ends = RecordBatch::try_from_iter([("i", Arc::new(ends) as ArrayRef)]).unwrap();
+    db.write("ends", vec![ends], lance::dataset::WriteParams::default()).await;
+    for sql in ["j=-i", "j=i - 1"] {
+        let ran = db.relance("migrate", "ends", &["--compute", sql]).expect(3);
+        ran.says("as where `i` is -9223372036854775808");
+    }
     refused("repeat('x', 300000)", 3).says("--batch-size");
     db.relance("abort", "t", &[]);
     db.relance("migrate", "t", &["--compute", "j='{\"i\": 3}'"]).expect(0);
     let rows = db.rows("t").await;
     assert_eq!(rows["j"].as_string::<i32>().value(0), "{\"i\": 3}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_types_from_elsewhere_get_a_suggestion() {
+    let db = Db::new();
+    named(&db, &["a"]).await;
+    for (kind, meant) in [
+        ("int", "int64"),
+        ("str", "string"),
+        ("varchar", "string"),
+        ("datetime", "timestamp[us]"),
+        ("Vector(384)", "fixed_size_list<float>[384]"),
+        ("float32[384]", "fixed_size_list<float32>[384]"),
+    ] {
+        let ran = db.relance("plan", "t", &["--add", &format!("n:{kind}")]).expect(2);
+        ran.says(&format!("did you mean `{meant}`?"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nulls_of_an_empty_dictionary_are_counted() {
+    let db = Db::new();
+    let nulls = DictionaryArray::<Int32Type>::from_iter([None::<&str>, None]);
+    let kind = Field::new("d", nulls.data_type().clone(), true);
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(vec![kind])), vec![Arc::new(nulls)]);
+    db.write("t", vec![rows.unwrap()], lance::dataset::WriteParams::default()).await;
+    db.relance("migrate", "t", &["--not-null", "d"]).expect(3).says("null");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_on_an_odd_name_is_built_again() {
+    let db = Db::new();
+    named(&db, &["my-id"]).await;
+    let mut live = db.open("t").await;
+    let params = lance_index::scalar::ScalarIndexParams::default();
+    let (kind, name) = (lance_index::IndexType::BTree, Some("by_id".to_owned()));
+    live.create_index(&["my-id"], kind, name, &params, true).await.unwrap();
+    for change in [["--cast", "my-id:int32"], ["--set", "my-id=1"]] {
+        db.relance("plan", "t", &change).expect(0).says("rebuilt with the same parameters");
+    }
 }

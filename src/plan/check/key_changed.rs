@@ -5,6 +5,7 @@ use crate::plan::Plan;
 use crate::plan::facts::Facts;
 use crate::plan::request::Request;
 use crate::schema::change::Change;
+use crate::schema::path::{find, split_last};
 
 pub(super) fn check(facts: &Facts, request: &Request, plan: &Plan) -> Result<()> {
     if request.allow_key_change {
@@ -17,8 +18,9 @@ pub(super) fn check(facts: &Facts, request: &Request, plan: &Plan) -> Result<()>
     let changed = keys.find_map(|(field, what)| {
         let path = schema.field_path(field.id).ok()?;
         let now = plan.target.path_now(&path);
-        let top = path.split('.').next().unwrap_or(&path);
-        let set = |change: &Change| matches!(change, Change::Set { name, .. } if name == top);
+        let top = find(&schema.fields, &path).and_then(|at| schema.fields.get(*at.first()?));
+        let is_top = |name: &str| top.is_some_and(|top| top.name == split_last(name).1);
+        let set = |change: &Change| matches!(change, Change::Set { name, .. } if is_top(name));
         let values = plan.target.changes.iter().any(set);
         let same = !values
             && now.as_deref() == Some(path.as_str())

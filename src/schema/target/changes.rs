@@ -3,13 +3,16 @@
 use chrono::{DateTime, Utc};
 use lance_core::datatypes::Schema;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::schema::change::Change;
 use crate::schema::column::Column;
 use crate::schema::follow::{Renamed, followed, lost_functions};
 use crate::schema::rules::{refuse_twice, renumber};
 use crate::schema::target::draft::Draft;
 use crate::schema::target::{IfExists, Target};
+
+/// More changes than one request may have: each is looked at beside all others.
+const CHANGES_MAX: usize = 10_000;
 
 impl Target {
     /// Applies `changes`, in order, to `source`. `field_id_max` is the highest field id that the table
@@ -25,6 +28,10 @@ impl Target {
         if_exists: IfExists,
         now: DateTime<Utc>,
     ) -> Result<Self> {
+        if changes.len() > CHANGES_MAX {
+            let message = format!("{} changes: one migration takes {CHANGES_MAX}", changes.len());
+            return Err(Error::usage(message));
+        }
         refuse_twice(changes)?;
         let mut draft = Draft {
             source,
@@ -224,6 +231,17 @@ mod tests {
         ] {
             let error = apply(texts, IfExists::Skip).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn requests_and_values_have_bounds() {
+        let many = vec!["a:int8"; CHANGES_MAX + 1];
+        let large = format!("a:string={}", "x".repeat((16 << 20) + 1));
+        for (texts, told) in [(many, "takes 10000"), (vec![large.as_str()], "at most 16 MiB")] {
+            let error = apply(&texts, IfExists::Skip).unwrap_err();
+            assert_eq!(error.kind(), Kind::Usage);
+            assert!(error.to_string().contains(told), "{told}");
         }
     }
 

@@ -15,6 +15,9 @@ use crate::schema::show::type_text;
 use crate::schema::target::Skipped;
 use crate::schema::target::existing::ExistingColumn;
 
+/// Bytes of one literal: it stands in the plan and the journal.
+const VALUE_BYTES_MAX: usize = 16 << 20;
+
 /// The target while the changes are applied to it, one after the other.
 pub(super) struct Draft<'a> {
     pub(super) source: &'a Schema,
@@ -184,6 +187,9 @@ impl Draft<'_> {
 
     /// `text` as a value of `data_type` for the column `path`.
     pub(super) fn literal(&self, text: &str, data_type: &DataType, path: &str) -> Result<ArrayRef> {
+        if text.len() > VALUE_BYTES_MAX {
+            return Err(Error::usage(format!("column `{path}`: a literal has at most 16 MiB")));
+        }
         parse_literal(text, data_type, self.now)
             .map_err(|error| Error::usage(format!("column `{path}`: {error}")))
     }
