@@ -13,6 +13,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, GenericListArray, MapArray,
     OffsetSizeTrait, StructArray, make_array, new_null_array,
 };
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::{filter, not, or};
 use arrow::datatypes::{DataType, Field};
 
@@ -88,10 +89,32 @@ fn convert(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
 
 /// Casts one kind of list to another, and then its items.
 fn cast_between(array: &ArrayRef, between: &DataType, to: &DataType) -> Result<CastArray> {
-    let list = cast_flat(array, between)?;
+    let array = match array.data_type() {
+        DataType::List(_) => from_the_start::<i32>(array)?,
+        DataType::LargeList(_) => from_the_start::<i64>(array)?,
+        _ => Arc::clone(array),
+    };
+    let list = cast_flat(&array, between)?;
     let mut cast = convert(&list.values, to)?;
     cast.bad.extend(list.bad);
     Ok(cast)
+}
+
+/// The lists `array` with their own items alone: Arrow's casts to fixed lengths take a slice's items from the start.
+fn from_the_start<O: OffsetSizeTrait>(array: &ArrayRef) -> Result<ArrayRef> {
+    let list = array.as_list::<O>();
+    let first = list.offsets().first().map_or(0, |first| first.as_usize());
+    if first == 0 {
+        return Ok(Arc::clone(array));
+    }
+    let lengths = OffsetBuffer::<O>::from_lengths(list.offsets().lengths());
+    let items = list.values().slice(first, list.offsets().lengths().sum());
+    let (DataType::List(field) | DataType::LargeList(field)) = array.data_type() else {
+        return Ok(Arc::clone(array));
+    };
+    let moved =
+        GenericListArray::<O>::try_new(Arc::clone(field), lengths, items, list.nulls().cloned());
+    Ok(Arc::new(moved.doing(|| "cut out a slice of lists".to_owned())?))
 }
 
 /// Items that may not be null, without nulls. Nulls are here in rows that could not be cast, and in rows that hold a
@@ -159,9 +182,10 @@ fn cast_map(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
     leave_out(values, array, &entries.bad, |entry| row_at(&offsets, i32::try_from(entry).ok()?))
 }
 
-/// The row that the value `at` belongs to, which may lie before the first row of a slice.
+/// The row that the value `at` belongs to; in a slice, it may lie before the first row or after the last.
 fn row_at<O: OffsetSizeTrait>(offsets: &[O], at: O) -> Option<usize> {
-    offsets.partition_point(|offset| *offset <= at).checked_sub(1)
+    let row = offsets.partition_point(|offset| *offset <= at).checked_sub(1)?;
+    (row + 1 < offsets.len()).then_some(row)
 }
 
 /// Casts structs by the names of their fields: those that `to` has besides are null.
@@ -328,6 +352,60 @@ mod tests {
         let item = Arc::new(Field::new("item", DataType::Utf8, true));
         let made = cast(&texts, &DataType::List(item)).unwrap();
         assert!(made.bad.is_empty() && made.values.is_valid(0) && made.values.is_null(1));
+    }
+
+    /// `rows` of JSON as an array of the type, from the second row on: a slice.
+    fn slice(kind: &str, rows: &[&str]) -> ArrayRef {
+        let field = Field::new("v", crate::schema::types::parse_type(kind).unwrap(), true);
+        let schema = Arc::new(arrow::datatypes::Schema::new(vec![field]));
+        let lines: Vec<_> = rows.iter().map(|row| format!("{{\"v\": {row}}}\n")).collect();
+        let lines = lines.concat();
+        let reader = arrow::json::ReaderBuilder::new(schema).build(lines.as_bytes());
+        let batch = reader.unwrap().next().unwrap().unwrap();
+        batch.column(0).slice(1, rows.len() - 1)
+    }
+
+    /// What rows become, and which are refused.
+    fn shown(array: &ArrayRef, to: &str) -> (Vec<String>, Vec<usize>) {
+        let made = cast(array, &crate::schema::types::parse_type(to).unwrap()).unwrap();
+        let text = |row| arrow::util::display::array_value_to_string(&made.values, row).unwrap();
+        let bad = made.bad.iter().flat_map(|(_, rows)| rows.values().set_indices());
+        ((0..array.len()).map(text).collect(), bad.collect())
+    }
+
+    #[test]
+    fn slices_keep_their_own_items() {
+        let lists = slice("list<int64>", &["[1000, 9]", "[1, 2]", "null", "[3, 2000]"]);
+        assert_eq!(
+            shown(&lists, "list<int8>"),
+            (["[1, 2]", "", ""].map(String::from).into(), vec![2])
+        );
+        let fixed = shown(&lists, "fixed_size_list<int64>[2]");
+        assert_eq!(fixed, (["[1, 2]", "", "[3, 2000]"].map(String::from).into(), vec![]));
+        let texts = slice("string", &["\"x\"", "null", "\"7\"", "\"y\""]);
+        for to in ["list<int8>", "large_list<int8>", "fixed_size_list<int8>[1]"] {
+            assert_eq!(
+                shown(&texts, to),
+                (["", "[7]", ""].map(String::from).into(), vec![2]),
+                "{to}"
+            );
+        }
+    }
+
+    #[test]
+    fn fields_are_found_by_name_and_values_of_maps_are_cast() {
+        let rows = ["null", "[{\"lat\": 1, \"lon\": 2, \"z\": 3}]", "[null]", "[{\"lat\": 900}]"];
+        let places = slice("list<struct<lat: int64, lon: int64, z: int64>>", &rows);
+        let (texts, bad) = shown(&places, "list<struct<lon: string, name: string, lat: int8>>");
+        assert_eq!((texts[0].as_str(), bad), ("[{lon: 2, name: , lat: 1}]", vec![2]));
+        let rows = ["{\"a\": 1000}", "{\"a\": 1, \"b\": null}", "null", "{\"c\": 500}"];
+        let (texts, bad) = shown(&slice("map<string, int64>", &rows), "map<string, int8>");
+        assert_eq!((texts[0].as_str(), bad), ("{a: 1, b: }", vec![2]));
+        let nothing: ArrayRef = Arc::new(arrow::array::NullArray::new(2));
+        assert_eq!(shown(&nothing, "struct<a: int8>").0, ["", ""]);
+        let words = slice("string", &["\"1\"", "\"2\"", "null", "\"x\""]);
+        let (texts, bad) = shown(&words, "dictionary<values=int64, indices=int32>");
+        assert_eq!((texts[0].as_str(), bad), ("2", vec![2]));
     }
 
     /// A cast that loses a null is found by counting, whatever it says itself.
