@@ -10,8 +10,8 @@ use arrow::ipc::reader::StreamReader;
 use crate::error::{Error, Result};
 use crate::schema::sound::expect_sound;
 
-/// What a file begins with; a stream follows.
-const MAGIC: &[u8] = b"ARROW1\0\0";
+/// What a file begins with. Zeros up to a multiple of some eight bytes follow, and then a stream.
+const MAGIC: [u8; 8] = *b"ARROW1\0\0";
 
 /// The schema of an Arrow IPC file, in the format of files or that of streams, with JSON as Lance stores it.
 ///
@@ -21,9 +21,14 @@ pub(crate) fn read_ipc_schema(file: impl Read + Seek) -> Result<Schema> {
     let mut file = BufReader::new(file);
     // Arrow panics at some bytes that are no message.
     let read = catch_unwind(AssertUnwindSafe(|| {
-        let mut start = [0; MAGIC.len()];
+        let mut start = [0; 8];
         file.read_exact(&mut start)?;
-        if start != MAGIC {
+        if start == MAGIC {
+            while start == MAGIC || start == [0; 8] {
+                file.read_exact(&mut start)?;
+            }
+            file.seek_relative(-8)?;
+        } else {
             file.rewind()?;
         }
         StreamReader::try_new(&mut file, None).map(|reader| reader.schema())
