@@ -19,7 +19,6 @@ use crate::storage::{disk_writer::DiskWriter, throttle::Throttle};
 /// Age after which a file gets no further names: what is staged has to be young, and they have one age.
 const LINKED_AGE_MAX: Duration = Duration::from_hours(12);
 
-/// Files on a disk.
 #[derive(Debug)]
 pub(super) struct Disk {
     store: Arc<dyn object_store::ObjectStore>,

@@ -45,14 +45,18 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     fn read_pace(&self) -> (u64, usize);
 
     /// Whether [`Self::local_file`] gives files: reading them takes no store then.
-    fn has_local_files(&self) -> bool;
+    fn has_local_files(&self) -> bool {
+        false
+    }
 
     /// `file`, opened to be read at any offset, even while it is being written; `None` where no file of the
     /// system is behind it.
     ///
     /// # Errors
     /// The system's, when it cannot be opened.
-    fn local_file(&self, file: &Path) -> io::Result<Option<File>>;
+    fn local_file(&self, _file: &Path) -> io::Result<Option<File>> {
+        Ok(None)
+    }
 
     /// Whether a link stands at `path`, which only a disk can have.
     fn is_link(&self, path: &Path) -> bool;
@@ -78,7 +82,9 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
 
     /// Gives `file`, if it is young, the further name `link`, where the store is a disk that can; false,
     /// when not.
-    fn link(&self, file: &Path, link: &Path) -> bool;
+    fn link(&self, _file: &Path, _link: &Path) -> bool {
+        false
+    }
 
     /// Copies `from` to `to` inside the store. On a disk that is a second name for the same bytes, which
     /// nobody ever writes into.
@@ -102,7 +108,9 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
 
     /// Removes the directories below `root`, and it, as far as they are empty. Only a disk has any; what is
     /// left does no harm, and what somebody makes there meanwhile stays. Gives whether `root` was one.
-    fn remove_empty(&self, root: &Path) -> bool;
+    fn remove_empty(&self, _root: &Path) -> bool {
+        false
+    }
 
     /// Every data file of the migration `id` in `directory`.
     async fn list(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {

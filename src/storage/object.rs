@@ -1,6 +1,6 @@
 //! Files in an object store.
 
-use std::{fs::File, future::ready, io, sync::Arc, time::SystemTime};
+use std::{future::ready, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +18,6 @@ use crate::storage::{disk::is_link, throttle::Throttle};
 /// Bytes of a read, when an object is copied through this process.
 const COPY_BYTES: u64 = 8 << 20;
 
-/// Files in an object store.
 #[derive(Debug)]
 pub(super) struct Objects {
     store: ObjectStore,
@@ -28,7 +27,6 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// Those of `store`.
     pub(super) fn of(store: &ObjectStore) -> Self {
         Self { store: store.clone(), has_links: store.scheme() == "file-object-store" }
     }
@@ -73,14 +71,6 @@ impl DataFiles for Objects {
         if self.store.scheme() == "memory" { DISK_PACE } else { STORE_PACE }
     }
 
-    fn has_local_files(&self) -> bool {
-        false
-    }
-
-    fn local_file(&self, _: &Path) -> io::Result<Option<File>> {
-        Ok(None)
-    }
-
     fn is_link(&self, path: &Path) -> bool {
         self.has_links && is_link(path) == Some(true)
     }
@@ -122,10 +112,6 @@ impl DataFiles for Objects {
         Ok(throttle.counted(writer))
     }
 
-    fn link(&self, _: &Path, _: &Path) -> bool {
-        false
-    }
-
     async fn copy(&self, from: &Path, to: &Path) -> Result<()> {
         if self.store.inner.copy(from, to).await.is_ok() {
             return Ok(());
@@ -152,10 +138,6 @@ impl DataFiles for Objects {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error).doing(|| format!("remove {file}")),
         }
-    }
-
-    fn remove_empty(&self, _: &Path) -> bool {
-        false
     }
 }
 
