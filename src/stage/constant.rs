@@ -98,14 +98,12 @@ impl Constants {
 
     /// Whether `values` were decoded from `pages`: the same bytes hold the same values, and are not decoded again.
     pub(crate) fn were_decoded(&self, pages: Digest, values: Digest) -> bool {
-        let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        decoded.contains(&(pages, values))
+        self.decoded.lock().unwrap_or_else(PoisonError::into_inner).contains(&(pages, values))
     }
 
     /// Takes in that `values` were decoded from `pages`.
     pub(crate) fn learn(&self, pages: Digest, values: Digest) {
-        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        decoded.insert((pages, values));
+        self.decoded.lock().unwrap_or_else(PoisonError::into_inner).insert((pages, values));
     }
 
     /// Copies the pages of `rows` rows to `writer`, and gives the columns as they lie there, and the digests of the

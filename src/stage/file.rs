@@ -27,15 +27,12 @@ pub(crate) struct FileSpec {
     pub store: Arc<ObjectStore>,
     /// The live table's `data/`.
     pub directory: Path,
-    /// The schema of what is written.
     pub schema: Schema,
-    /// The format.
     pub version: ConcreteFileVersion,
     /// Rows after which a file is closed.
     pub rows_max: u64,
     /// Bytes that wait for their page to be full, all columns of a file together.
     pub cache_bytes: u64,
-    /// Bytes a second.
     pub throttle: Arc<Throttle>,
 }
 
@@ -107,10 +104,8 @@ pub(super) struct FileBuilder<'a> {
 impl<'a> FileBuilder<'a> {
     /// A file whose columns are encoded from batches.
     pub(super) async fn encoded(spec: &'a FileSpec) -> Result<Self> {
-        Self::create(spec, |object| {
-            create_writer(spec.version, object, spec.schema.clone(), spec.options())
-        })
-        .await
+        let (version, schema) = (spec.version, spec.schema.clone());
+        Self::create(spec, |object| create_writer(version, object, schema, spec.options())).await
     }
 
     /// A file whose columns are copied as pages.
@@ -130,7 +125,6 @@ impl<'a> FileBuilder<'a> {
         Ok(Self { spec, name, rows: 0, writer, sidecars })
     }
 
-    /// Where it lies.
     pub(super) fn path(&self) -> Path {
         self.spec.path(&self.name)
     }
@@ -144,8 +138,7 @@ impl<'a> FileBuilder<'a> {
 
     /// Finishes it; where its `columns` were copied as pages, they are all of its `rows`.
     pub(super) async fn finish(mut self, columns: Option<&[Arc<ColumnInfo>]>) -> Result<Fragment> {
-        let finished = self.finish_in_place(columns).await;
-        match finished {
+        match self.finish_in_place(columns).await {
             Ok(summary) => Ok(self.spec.fragment(self.name, &summary)),
             Err(error) => {
                 self.discard().await;

@@ -129,6 +129,7 @@ enum Content {
     As(DataType, Box<Level>),
 }
 
+#[derive(Default)]
 struct Variable {
     lengths: Xxh3,
     values: Xxh3,
@@ -180,11 +181,7 @@ impl Content {
             DataType::Null => Self::Nothing,
             DataType::Boolean => Self::Bits(hash()),
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary => {
-                Self::Bytes(Box::new(Variable {
-                    lengths: Xxh3::new(),
-                    values: Xxh3::new(),
-                    scratch: Vec::new(),
-                }))
+                Self::Bytes(Box::default())
             }
             DataType::FixedSizeBinary(width) => Self::Fixed(hash(), width_of(*width)),
             DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => {

@@ -48,10 +48,8 @@ impl Pool {
         self.threads.spawn(move || {
             let _ = reply.send(job());
         });
-        match result.await {
-            Ok(result) => result,
-            Err(_) => Err(Error::failed("a transform thread panicked; this is a bug in relance")),
-        }
+        let panicked = "a transform thread panicked; this is a bug in relance";
+        result.await.unwrap_or_else(|_| Err(Error::failed(panicked)))
     }
 
     /// Runs `job` on one of the threads, or `here`.
@@ -98,7 +96,6 @@ impl Digests {
         Ok(Self { columns: columns.collect::<Result<_>>()?, rows: 0 })
     }
 
-    /// Rows taken in.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
     }
@@ -116,7 +113,6 @@ impl Digests {
 
     /// A digest for each column.
     pub(crate) fn finish(self) -> Vec<Digest> {
-        let digests = self.columns.into_iter().map(ColumnDigest::finish);
-        digests.collect()
+        self.columns.into_iter().map(ColumnDigest::finish).collect()
     }
 }
