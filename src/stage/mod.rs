@@ -34,7 +34,6 @@ pub(crate) struct Stager {
     pub constants: Constants,
     transform: Arc<Transform>,
     on_bad_value: OnBadValue,
-    /// Where rows are transformed.
     pub pool: Pool,
     pub scan: ScanLimits,
     /// Batches that wait between the transform and the writer.
@@ -51,7 +50,6 @@ pub(crate) struct StagerParts<'a> {
     pub settings: &'a Settings,
     pub columns: WrittenColumns,
     pub source: Source,
-    /// Where the files go.
     pub files: FileSpec,
     pub pool: Pool,
     pub budget: Budget,
@@ -75,7 +73,6 @@ pub(crate) struct Staged {
     pub fragments: Vec<Fragment>,
     /// What each column has to read back as.
     pub expectations: Vec<Expectation>,
-    /// Rows.
     pub rows: u64,
     /// Rows of the source that were left out.
     pub left_out: u64,
@@ -86,7 +83,6 @@ pub(crate) struct Staged {
 }
 
 impl Stager {
-    /// What stages chunks of `plan`.
     pub(crate) fn of(plan: &Plan, parts: StagerParts<'_>) -> Self {
         let StagerParts { settings, columns, source, files, pool, budget, progress } = parts;
         let memory = MemoryPlan::of(settings);

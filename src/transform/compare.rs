@@ -11,7 +11,6 @@ use crate::transform::evaluate::value_text;
 /// How the rows of an existing column compare with those that were asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Rows.
     pub rows: u64,
     /// Rows that are null where a value was asked for.
     pub nulls: u64,

@@ -36,7 +36,6 @@ pub(crate) struct Verifier {
     batch_rows: u32,
     /// Memory for the pages that are read.
     blocks: Blocks,
-    /// Where digests are taken.
     pool: Pool,
     constants: Constants,
     /// Whether every column is a constant.
@@ -51,7 +50,6 @@ pub(crate) struct VerifiedChunk {
 }
 
 impl VerifiedChunk {
-    /// What it is, and how it was verified.
     pub(crate) fn into_parts(self) -> (Staged, Verify) {
         (self.staged, self.how)
     }
@@ -67,7 +65,6 @@ struct ComparedColumn<'a> {
 }
 
 impl Verifier {
-    /// What verifies what `stager` stages.
     pub(crate) fn of(stager: &Stager) -> Self {
         Self {
             files: stager.files.clone(),
@@ -99,7 +96,8 @@ impl Verifier {
         };
         let syncing = async {
             let _writing = span::write();
-            self.files.files().sync(paths, self.has_blobs()).await
+            let has_blobs = !blob::columns(&self.files.schema).is_empty();
+            self.files.files().sync(paths, has_blobs).await
         };
         futures::try_join!(reading, syncing)?;
         Ok(VerifiedChunk { staged, how })
@@ -259,10 +257,6 @@ impl Verifier {
     /// Every column that was staged.
     fn everything(&self) -> ReaderProjection {
         reader_projection_from_whole_schema(&blob::stored(&self.files.schema), self.files.version)
-    }
-
-    fn has_blobs(&self) -> bool {
-        !blob::columns(&self.files.schema).is_empty()
     }
 
     /// The first `rows` of the staged file of a fragment. A small file that is byte for byte one that was read back

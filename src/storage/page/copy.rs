@@ -28,9 +28,7 @@ pub(crate) struct ColumnPart {
 /// Columns as they lie in the file that they were copied to, and the hash of each.
 #[derive(Debug)]
 pub(crate) struct CopiedColumns {
-    /// The columns.
     pub columns: Vec<Arc<ColumnInfo>>,
-    /// Their hashes.
     pub hashes: Vec<u128>,
     /// What was read back of them meanwhile.
     pub seen: ReadBackHashes,

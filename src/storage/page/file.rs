@@ -92,7 +92,6 @@ impl PageFile {
         &self.metadata
     }
 
-    /// Its columns.
     pub(crate) fn columns(&self) -> &[Arc<ColumnInfo>] {
         &self.metadata.column_infos
     }

@@ -37,7 +37,6 @@ pub(crate) fn projection(file: &DataFile, schema: &Schema) -> Option<ReaderProje
 }
 
 impl PageFile {
-    /// Rows that it holds.
     pub(crate) fn rows(&self) -> u64 {
         self.metadata.num_rows
     }

@@ -35,7 +35,6 @@ pub(crate) struct ReadBack {
 }
 
 impl ReadBack {
-    /// Reads back `file`.
     pub(crate) fn of(file: std::fs::File) -> Self {
         Self {
             file: Arc::new(file),
