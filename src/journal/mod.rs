@@ -186,9 +186,7 @@ impl Journal {
         let by_run = old.into_values().map(|record| (signatures(&record.origins), record));
         let mut by_run: HashMap<Vec<Signature>, ChunkRecord> = by_run.collect();
         for chunk in chunks {
-            let Some(record) = by_run.remove(&chunk.signatures()) else {
-                continue;
-            };
+            let Some(record) = by_run.remove(&chunk.signatures()) else { continue };
             let fragments = old_fragments.remove(&record.chunk).unwrap_or_default();
             self.fragments.insert(chunk.id, fragments);
             self.records.insert(chunk.id, ChunkRecord { chunk: chunk.id, ..record });

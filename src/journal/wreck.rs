@@ -130,9 +130,7 @@ async fn hints_in(
         read.doing(|| format!("read {}", meta.location))
     });
     let manifest: Result<Manifest> = manifest.await;
-    let Ok(manifest) = manifest else {
-        return Ok((id_in(&String::from_utf8_lossy(&bytes)), None));
-    };
+    let Ok(manifest) = manifest else { return Ok((id_in(&String::from_utf8_lossy(&bytes)), None)) };
     let header = manifest.config.get(KEY_HEADER).map(String::as_str).unwrap_or_default();
     let lease = manifest.config.get(KEY_LEASE).and_then(|text| serde_json::from_str(text).ok());
     Ok((id_in(header), lease))

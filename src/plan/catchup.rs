@@ -64,9 +64,7 @@ pub(crate) fn need(
     follows: Follows,
     now: DateTime<Utc>,
 ) -> Need {
-    let Some(staged) = staged else {
-        return Need::Stage;
-    };
+    let Some(staged) = staged else { return Need::Stage };
     let age = staged.modified.map_or(TimeDelta::zero(), |modified| now - modified);
     if signatures(staged.origins) != chunk.signatures() || age >= LOST_AFTER {
         return Need::Stage;

@@ -365,9 +365,8 @@ impl<'a> Copier<'a> {
             None => return Ok(()),
             Some(Ok((id, done))) => (id, done?),
             Some(Err(error)) => {
-                return Err(
-                    Error::failed("a worker died; this is a bug in relance").caused_by(error)
-                );
+                let died = Error::failed("a worker died; this is a bug in relance");
+                return Err(died.caused_by(error));
             }
         };
         self.in_flight.remove(&id);

@@ -89,9 +89,7 @@ impl Deleter {
         let reads = futures::stream::iter(reads).buffered(DELETION_FILES_AT_ONCE);
         let reads: Vec<Option<DeletedRows>> = reads.try_collect().await?;
         let Some(sources) = reads.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
-        let Some(already) = self.deleted_already(record, fragments).await? else {
-            return Ok(None);
-        };
+        let Some(already) = self.deleted_already(record, fragments).await? else { return Ok(None) };
         let all = staged_deletions(&sources, &already);
         Ok(all.filter(|all| record.rows.saturating_sub(all.len()) == chunk.rows()))
     }

@@ -90,26 +90,20 @@ pub(crate) fn unfinished(ctx: &Context, version: u64, error: Error) -> Error {
 }
 
 pub(crate) fn landed(ctx: &Context, version: u64) -> Error {
+    let (resume, rollback) = (command(ctx, "resume"), command(ctx, "rollback"));
     Error::refused(format!("the swap landed as version {version}, so there is nothing to abort"))
-        .with_advice(&format!(
-            "{} finishes it; {} takes it back",
-            command(ctx, "resume"),
-            command(ctx, "rollback")
-        ))
+        .with_advice(&format!("{resume} finishes it; {rollback} takes it back"))
 }
 
 /// The error of a commit that may or may not have landed.
 pub(crate) fn unknown(ctx: &Context, attempted: u64) -> Error {
-    let table = ctx.table();
+    let (table, status, resume) = (ctx.table(), command(ctx, "status"), command(ctx, "resume"));
     let message = format!(
         "whether version {attempted} of `{table}` was committed is not known: the store gave no \
          answer. Nothing was deleted"
     );
-    let advice = format!(
-        "when the store answers again, {} tells, and {} goes on from there",
-        command(ctx, "status"),
-        command(ctx, "resume")
-    );
+    let advice =
+        format!("when the store answers again, {status} tells, and {resume} goes on from there");
     Error::new(Kind::OutcomeUnknown, message).with_advice(&advice)
 }
 

@@ -28,13 +28,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// The lease of this run, in `phase`.
 pub(crate) fn lease_of(ctx: &Context, phase: Phase, released: bool) -> Lease {
-    Lease {
-        process: ProcessId::current(),
-        run: ctx.run.clone(),
-        beat: ctx.clock.now(),
-        phase,
-        released,
-    }
+    let (process, run, beat) = (ProcessId::current(), ctx.run.clone(), ctx.clock.now());
+    Lease { process, run, beat, phase, released }
 }
 
 /// Makes what is done durable, and shows that this run is alive in `phase`, or lets go.

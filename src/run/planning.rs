@@ -65,12 +65,10 @@ pub(crate) async fn plan_staged(
     let plan = Plan::choose(&facts, &request, now);
     let plan = plan.map_err(|error| schema_changed(ctx, &error.line()).caused_by(error))?;
     if plan.target.changes != header.request.changes || plan.strategy != header.strategy {
-        let there =
-            plan.target.skipped.first().map(|one| format!("column `{}` {}", one.name, one.why));
-        return Err(schema_changed(
-            ctx,
-            &there.unwrap_or_else(|| "it needs another plan".to_owned()),
-        ));
+        let there = plan.target.skipped.first();
+        let why = there.map(|one| format!("column `{}` {}", one.name, one.why));
+        let why = why.unwrap_or_else(|| "it needs another plan".to_owned());
+        return Err(schema_changed(ctx, &why));
     }
     let staged = journal.schema();
     match staged.and_then(|staged| difference(staged, &plan.target.schema)) {

@@ -12,18 +12,13 @@ pub(crate) const PROPERTY_REQUEST: &str = "relance.request";
 /// The rollback point of the last swap, and the version that is the swap.
 pub(crate) async fn find_last_point(live: &Dataset) -> Result<Option<(RollbackPoint, u64)>> {
     let points = history::rollback_points(live).await?;
-    Ok(points.into_iter().rev().find_map(|point| {
-        let swapped = point.swapped?;
-        Some((point, swapped))
-    }))
+    Ok(points.into_iter().rev().find_map(|point| point.swapped.map(|swapped| (point, swapped))))
 }
 
 /// The rollback point of the last swap.
 pub(crate) async fn last_point(ctx: &Context, live: &Dataset) -> Result<(RollbackPoint, u64)> {
-    find_last_point(live).await?.ok_or_else(|| {
-        let table = ctx.table();
-        Error::failed(format!("`{table}` has no rollback point"))
-    })
+    let point = find_last_point(live).await?;
+    point.ok_or_else(|| Error::failed(format!("`{}` has no rollback point", ctx.table())))
 }
 
 /// What was asked, from the swap's own transaction; `None`, when a cleanup has taken that version.

@@ -21,8 +21,7 @@ pub(crate) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, Journal)
 }
 
 pub(crate) fn nothing_staged(ctx: &Context) -> Error {
-    let table = ctx.table();
-    Error::failed(format!("no migration of `{table}` is staged"))
+    Error::failed(format!("no migration of `{}` is staged", ctx.table()))
 }
 
 /// Fails when a migration is staged.
@@ -39,8 +38,7 @@ pub(crate) async fn refuse_staged(ctx: &Context, opener: &Opener) -> Result<()> 
 }
 
 /// `error`, with what is staged and what to do.
-pub(crate) async fn describe_locked(ctx: &Context, opener: &Opener, error: Error) -> Error {
-    let mut error = error;
+pub(crate) async fn describe_locked(ctx: &Context, opener: &Opener, mut error: Error) -> Error {
     if let Ok(Some(journal)) = Journal::open(opener).await {
         let header = journal.header();
         let rows: u64 = journal.records().map(ChunkRecord::rows_left).sum();
@@ -79,9 +77,7 @@ async fn swap_landed(opener: &Opener) -> Option<u64> {
 
 /// Fails when the table's directory cannot be written to, before anything is.
 pub(crate) fn expect_writable(ctx: &Context) -> Result<()> {
-    let Some(directory) = ctx.location.directory() else {
-        return Ok(());
-    };
+    let Some(directory) = ctx.location.directory() else { return Ok(()) };
     let data = std::path::PathBuf::from(ctx.location.uri()).join("data");
     for place in [directory, data].into_iter().filter(|place| place.is_dir()) {
         if let Err(error) = try_write(&place) {
@@ -94,8 +90,7 @@ pub(crate) fn expect_writable(ctx: &Context) -> Result<()> {
 
 /// Makes a file and removes it: permissions alone do not tell of a read-only file system.
 fn try_write(directory: &std::path::Path) -> std::io::Result<()> {
-    let name = format!(".relance-probe-{}", uuid::Uuid::new_v4().simple());
-    let file = directory.join(name);
+    let file = directory.join(format!(".relance-probe-{}", uuid::Uuid::new_v4().simple()));
     std::fs::File::create_new(&file)?;
     std::fs::remove_file(&file)
 }

@@ -144,10 +144,9 @@ impl Worker {
                 return Err(unlike(format!("fragment {id} has {wanted} rows, its file {rows}")));
             };
             beside.insert(name.to_owned(), source.id);
-            let mut both = Fragment::new(0);
-            both.physical_rows = staged.physical_rows;
-            both.files = source.files.into_iter().chain(staged.files).collect();
-            fragments.push(both);
+            let physical_rows = staged.physical_rows;
+            let files = source.files.into_iter().chain(staged.files).collect();
+            fragments.push(Fragment { files, physical_rows, ..Fragment::new(0) });
         }
         Ok((fragments, beside))
     }

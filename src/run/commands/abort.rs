@@ -52,8 +52,7 @@ async fn abort_staged(ctx: &Context, live: &Arc<Dataset>, mut journal: Journal) 
     // Taking the migration over stops a run that is slow, not dead, before it can name a file that is
     // removed here.
     let live = take_over(ctx, live, &mut journal, Phase::Plan).await?;
-    let swapped = history::find_swap(&live, &header.id, header.first_version).await?;
-    if let Some(version) = swapped {
+    if let Some(version) = history::find_swap(&live, &header.id, header.first_version).await? {
         return Err(landed(ctx, version));
     }
     // Nobody adopts what the journal does not name: forgotten first, removed then.
@@ -78,17 +77,14 @@ async fn abort_full(
     let (header, lease) = (journal.header().clone(), journal.lease());
     if lease.phase == Phase::Swap && !lease.released {
         // It may be asleep just before its commit, and only a commit keeps it out.
-        return Err(
-            full.with_advice("the run died at its swap: free a few KB first, then abort again")
-        );
+        let advice = "the run died at its swap: free a few KB first, then abort again";
+        return Err(full.with_advice(advice));
     }
-    let swapped = history::find_swap(live, &header.id, header.first_version).await?;
-    if let Some(version) = swapped {
+    if let Some(version) = history::find_swap(live, &header.id, header.first_version).await? {
         return Err(landed(ctx, version));
     }
     let left = journal.remove().await?;
-    let (keep, first) = (HashSet::new(), header.first_version);
-    let removed = orphans::clear(live, &header.id, &keep, first).await?;
+    let removed = orphans::clear(live, &header.id, &HashSet::new(), header.first_version).await?;
     tag::unpin(live, &header.id).await?;
     Ok(aborted(ctx, header.id, removed, left))
 }
@@ -151,11 +147,9 @@ async fn abort_wreck(ctx: &Context, live: &Dataset, wreck: &Wreck) -> Result<Abo
         }
     }
     if ids.is_empty() {
-        left.push(
-            "which migration it was cannot be told: data files of it may be left, which LanceDB's own \
-             cleanup removes"
-                .to_owned(),
-        );
+        let unknown = "which migration it was cannot be told: data files of it may be left, which \
+                       LanceDB's own cleanup removes";
+        left.push(unknown.to_owned());
     }
     let id = ids.first().cloned().unwrap_or_default();
     Ok(aborted(ctx, id, all, left))

@@ -24,8 +24,7 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     let running = Running::start(&ctx.run);
     let live = take_over(ctx, &live, &mut journal, Phase::Plan).await?;
     let header = journal.header();
-    let swapped = history::find_swap(&live, &header.id, header.first_version).await?;
-    if let Some(version) = swapped {
+    if let Some(version) = history::find_swap(&live, &header.id, header.first_version).await? {
         return Box::pin(resume_swapped(ctx, &live, journal, version, (began, running))).await;
     }
     pin_head(ctx, &live, &journal).await?;

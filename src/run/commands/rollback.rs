@@ -200,9 +200,7 @@ async fn expect_tidied(ctx: &Context, opener: &Opener) -> Result<()> {
     // A way back that has landed is not taken back by asking for it again.
     let is_undo = journal.header().undo.is_some();
     let swapped = point.and_then(|point| point.swapped).filter(|_| !is_undo);
-    let Some(swapped) = swapped else {
-        return refuse_staged(ctx, opener).await;
-    };
+    let Some(swapped) = swapped else { return refuse_staged(ctx, opener).await };
     take_over(ctx, &live, &mut journal, Phase::Done).await?;
     // Whatever comes of the rollback, nobody else does this after the journal is gone.
     tag::pin_swap(&live, &id, swapped).await?;

@@ -59,9 +59,7 @@ async fn try_rows(
     plan: &Plan,
     rows_max: u64,
 ) -> Result<TrialFindings> {
-    let Some(trial) = trial_of(ctx, live, plan)? else {
-        return Ok(TrialFindings::default());
-    };
+    let Some(trial) = trial_of(ctx, live, plan)? else { return Ok(TrialFindings::default()) };
     let trial = trial.of_first(rows_max);
     let fragments = source_fragments(live).await?;
     let rows = fragments.iter().map(|fragment| fragment.physical_rows.min(rows_max)).sum();

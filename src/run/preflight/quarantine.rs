@@ -48,9 +48,7 @@ pub(crate) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Result<()> 
         return Err(Error::refused("rows with blobs cannot be copied to a quarantine"));
     }
     let place = quarantine_place(ctx)?;
-    let Some(there) = ctx.opener_of(&place).found().await? else {
-        return Ok(());
-    };
+    let Some(there) = ctx.opener_of(&place).found().await? else { return Ok(()) };
     let names = |schema: &ArrowSchema| -> Vec<(String, DataType)> {
         let fields = schema.fields().iter();
         fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
@@ -83,9 +81,7 @@ pub(crate) async fn quarantine(
     if plan.request.on_bad_value != OnBadValue::Quarantine {
         return Ok((known, false));
     }
-    let Some(trial) = trial_of(ctx, source, plan)? else {
-        return Ok((known, false));
-    };
+    let Some(trial) = trial_of(ctx, source, plan)? else { return Ok((known, false)) };
     let place = quarantine_place(ctx)?;
     let writer = QuarantineWriter {
         opener: ctx.opener_of(&place),

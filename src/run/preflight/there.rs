@@ -173,8 +173,7 @@ fn accepted(there: &ExistingColumn, tally: &Tally) -> Result<SkippedValues> {
 }
 
 fn advice(there: &ExistingColumn, flag: &str) -> String {
-    let path = &there.path;
-    let keep = format!("leave {flag} out to keep what is there");
+    let (path, keep) = (&there.path, format!("leave {flag} out to keep what is there"));
     if !there.inside.is_empty() {
         return keep;
     }
