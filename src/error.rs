@@ -1,8 +1,6 @@
 //! One error for the whole crate: what a caller may do next, what happened, and why.
 
-use std::error::Error as StdError;
-use std::fmt;
-use std::io;
+use std::{error::Error as StdError, fmt, io};
 
 use crate::escape::escape_line;
 

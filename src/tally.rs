@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::redact;
-use crate::phase::Phase;
 use crate::progress::{Amount, Event, Progress, SharedProgress};
 use crate::spent::{self, Spent};
+use crate::{error::redact, phase::Phase};
 
 /// How far a run is in its phase, and how fast it goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,19 +6,14 @@ use arrow::datatypes::{Field, Schema as ArrowSchema};
 use lance_core::datatypes::Schema;
 use serde_json::{Value, json};
 
-use crate::escape::Page;
-use crate::plan::Plan;
 use crate::plan::amounts::{bytes_text, count_text, counted};
-use crate::plan::choice::of_change;
-use crate::plan::columns::WrittenColumns;
-use crate::plan::cost::Cost;
-use crate::plan::facts::IndexFacts;
-use crate::plan::finding::SkippedValues;
-use crate::plan::indices::IndexFate;
-use crate::schema::blob::is_blob_v1;
-use crate::schema::change::Change;
+use crate::plan::{
+    Plan, choice::of_change, columns::WrittenColumns, cost::Cost, facts::IndexFacts,
+    finding::SkippedValues, indices::IndexFate,
+};
 use crate::schema::show::{field_text, type_text};
-use crate::storage_version::abilities;
+use crate::schema::{blob::is_blob_v1, change::Change};
+use crate::{escape::Page, storage_version::abilities};
 
 /// Columns of a schema that is shown whole. Of a wider one, what changes is.
 const COLUMNS_SHOWN: usize = 40;

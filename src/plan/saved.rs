@@ -4,8 +4,7 @@ use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::plan::Plan;
-use crate::plan::request::Request;
+use crate::plan::{Plan, request::Request};
 use crate::schema::show::field_text;
 
 /// The form of the file.

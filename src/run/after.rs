@@ -1,34 +1,22 @@
 //! After the swap: a look at it, which takes it back where it is not whole; then indices, and tidying up.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::Instant;
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use lance::Dataset;
-use lance::dataset::transaction::Operation;
+use lance::{Dataset, dataset::transaction::Operation};
 
 use crate::error::{Error, Kind, Result};
-use crate::phase::Phase;
-use crate::plan::Plan;
-use crate::plan::amounts::counted;
-use crate::progress::Amount;
-use crate::retry::retrying;
-use crate::run::context::Context;
+use crate::plan::{Plan, amounts::counted};
 use crate::run::hints::{command, unfinished, unknown};
 use crate::run::lease::{beating, checkpoint, lease_of};
 use crate::run::report::{Ended, Report};
-use crate::run::session::Session;
-use crate::schema::change::Change;
-use crate::schema::filled::filled;
+use crate::run::{context::Context, session::Session};
 use crate::schema::path::{field_at, find};
-use crate::schema::show::field_text;
-use crate::span;
+use crate::schema::{change::Change, filled::filled, show::field_text};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
 use crate::table::look::{Look, look};
-use crate::table::open::newest;
-use crate::table::{index, orphans, tag};
-use crate::verify::published;
-use crate::verify::published::sync_commit;
+use crate::table::{index, open::newest, orphans, tag};
+use crate::verify::{published, published::sync_commit};
+use crate::{phase::Phase, progress::Amount, retry::retrying, span};
 
 /// Looks at the version that was swapped in, rebuilds indices, and removes what is left over, the staging
 /// table last.

@@ -1,21 +1,18 @@
 //! What every command is given.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use lance_io::object_store::WrappingObjectStore;
 use uuid::Uuid;
 
-use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock};
-use crate::error::Error;
-use crate::location::Location;
-use crate::phase::Phase;
 use crate::plan::{Request, SavedPlan};
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
-use crate::settings::Settings;
-use crate::table::open::Opener;
 use crate::tally::{Tallied, Tally};
+use crate::{
+    cancel::Cancel, error::Error, location::Location, phase::Phase, settings::Settings,
+    table::open::Opener,
+};
 
 /// What every command is given: plain values, and the parts that it runs with.
 #[derive(Debug, Clone)]

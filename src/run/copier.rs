@@ -10,23 +10,18 @@ use tokio::time::interval;
 
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
-use crate::limits::MemoryPlan;
-use crate::phase::Phase;
-use crate::plan::Plan;
 use crate::plan::amounts::{count_text, counted};
 use crate::plan::catchup::{Need, Rounds};
 use crate::progress::{Amount, Event};
-use crate::retry::retrying;
-use crate::run::context::Context;
-use crate::run::control::Control;
-use crate::run::executor::Executor;
 use crate::run::lease::{BEAT, checkpoint, store_time};
-use crate::run::session::Session;
 use crate::run::task::{Done, Task};
-use crate::run::worker::Worker;
-use crate::settings::Verify;
+use crate::run::{
+    context::Context, control::Control, executor::Executor, session::Session, worker::Worker,
+};
 use crate::span::{self, Doing};
-use crate::spent::GoesOn;
+use crate::{
+    limits::MemoryPlan, phase::Phase, plan::Plan, retry::retrying, settings::Verify, spent::GoesOn,
+};
 
 /// The same for the largest tables.
 const BEAT_MAX: Duration = Duration::from_secs(20);

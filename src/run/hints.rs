@@ -1,8 +1,7 @@
 //! What to type next: the commands that errors and notes suggest, as a shell takes them.
 
 use crate::error::{Error, Kind};
-use crate::escape::shell_word;
-use crate::run::context::Context;
+use crate::{escape::shell_word, run::context::Context};
 
 /// Names of what is left alone that are shown.
 const LEFT_SHOWN: usize = 5;

@@ -1,24 +1,17 @@
 //! Who runs a migration: showing that this run is alive, and taking over from one that is not.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use lance::Dataset;
-use lance::dataset::transaction::Operation;
+use lance::{Dataset, dataset::transaction::Operation};
 use tokio::time::interval;
 
 use crate::error::{Error, Result};
 use crate::journal::{Journal, LEASE_TIME, LastSeen, Lease, Life};
-use crate::phase::Phase;
-use crate::process::ProcessId;
-use crate::retry::Backoff;
-use crate::run::context::Context;
-use crate::run::hints::unknown;
-use crate::span;
+use crate::run::{context::Context, hints::unknown};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
-use crate::table::history;
-use crate::table::open::newest;
+use crate::table::{history, open::newest};
+use crate::{phase::Phase, process::ProcessId, retry::Backoff, span};
 
 /// How often the journal is written while chunks are in progress: what a crash can cost.
 pub(crate) const BEAT: Duration = Duration::from_secs(5);

@@ -30,27 +30,20 @@ mod staged;
 mod task;
 mod worker;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use lance_io::object_store::WrappingObjectStore;
 
-use crate::cancel::Cancel;
-use crate::clock::Clock;
-use crate::error::Result;
-use crate::location::Location;
-use crate::plan::tuning::Tuned;
-use crate::plan::{Plan, Request, SavedPlan, Strategy};
-use crate::progress::SharedProgress;
+use crate::plan::{Plan, Request, SavedPlan, Strategy, tuning::Tuned};
 pub use crate::run::commands::rollback::Writes;
 use crate::run::commands::{
     abort, finalize, migrate, plan, resume, rollback, status, tune, verify,
 };
-use crate::run::context::Context;
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, TableStatus, Verified};
-use crate::schema::change::Change;
-use crate::settings::Settings;
-use crate::tally::Tallied;
+use crate::{
+    cancel::Cancel, clock::Clock, error::Result, location::Location, progress::SharedProgress,
+    run::context::Context, schema::change::Change, settings::Settings, tally::Tallied,
+};
 
 /// A migration of one table: what is asked, how it is run, and the parts it is run with.
 #[derive(Debug, Clone)]

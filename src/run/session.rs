@@ -1,40 +1,32 @@
 //! One migration under way: its journal, its source, and what the run knows of them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use lance::Dataset;
 use uuid::Uuid;
 
-use crate::budget::Budget;
 use crate::chunk::{Chunk, ChunkId, Origin};
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
-use crate::limits::MemoryPlan;
-use crate::phase::Phase;
-use crate::plan::amounts::counted;
 use crate::plan::catchup::{Need, Rounds};
-use crate::plan::{Nulled, Plan, Request};
-use crate::process::Running;
-use crate::progress::Event;
-use crate::retry::retrying;
-use crate::run::context::Context;
-use crate::run::hints::kept;
+use crate::plan::{Nulled, Plan, Request, amounts::counted};
 use crate::run::lease::{checkpoint, lease_of, store_time};
 use crate::run::planning::{Planned, plan_staged};
-use crate::run::prebuilt::Prebuilt;
-use crate::run::preflight::quarantine::Quarantined;
-use crate::run::report::seconds;
 use crate::run::staged::{describe_locked, expect_writable};
+use crate::run::{
+    context::Context, hints::kept, prebuilt::Prebuilt, preflight::quarantine::Quarantined,
+    report::seconds,
+};
 use crate::settings::{ROWS_PER_FILE, Verify};
-use crate::storage::throttle::Throttle;
-use crate::table::history::RollbackPoint;
 use crate::table::open::{data_files_of, newest};
 use crate::table::{history, tag};
-use crate::transform::digest::DIGEST_VERSION;
-use crate::transform::pool::Pool;
+use crate::transform::{digest::DIGEST_VERSION, pool::Pool};
 use crate::verify::published::{Intent, staged_files};
+use crate::{
+    budget::Budget, limits::MemoryPlan, phase::Phase, process::Running, progress::Event,
+    retry::retrying, storage::throttle::Throttle, table::history::RollbackPoint,
+};
 
 /// A migration that is under way: what a run carries from phase to phase.
 pub(crate) struct Session {

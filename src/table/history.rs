@@ -7,10 +7,9 @@ use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
 
 use crate::error::{Doing, Error, Result};
-use crate::storage::names::is_data_file;
 use crate::table::commit::{Act, id_of, is_of, is_ours};
-use crate::table::open::newest;
 use crate::table::tag::{SWAP_SUFFIX, TAG_PREFIX, is_damaged, swap_tag_of, tag_names, tag_of};
+use crate::{storage::names::is_data_file, table::open::newest};
 
 /// Commits read at once.
 const READ_AHEAD: usize = 8;

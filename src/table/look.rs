@@ -14,14 +14,12 @@ use lancedb::query::{ExecutableQuery, QueryBase, Select};
 
 use crate::chunk::{Chunk, ChunkId};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::guard::guarded;
-use crate::limits::SHOWN_BYTES;
-use crate::location::Location;
-use crate::schema::show::field_text;
-use crate::storage::page::PageFile;
-use crate::table::database::connect;
-use crate::table::facts::source_fragments;
 use crate::table::source::{ScanLimits, Source, What};
+use crate::table::{database::connect, facts::source_fragments};
+use crate::{
+    guard::guarded, limits::SHOWN_BYTES, location::Location, schema::show::field_text,
+    storage::page::PageFile,
+};
 
 /// Rows of a sample.
 const SAMPLE_ROWS: u32 = 3;

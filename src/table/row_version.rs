@@ -1,7 +1,6 @@
 //! What a table with stable row ids keeps of its rows: the version that each appeared in, and the one that last changed it.
 
-use lance_table::format::Fragment;
-use lance_table::rowids::version::RowDatasetVersionMeta;
+use lance_table::{format::Fragment, rowids::version::RowDatasetVersionMeta};
 
 use crate::error::{Doing, Result};
 

@@ -1,7 +1,6 @@
 //! The source: the live table at the version that was pinned when the migration began.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::Schema as ArrowSchema;
@@ -12,8 +11,7 @@ use lance::dataset::fragment::{FileFragment, FragReadConfig, FragmentReader};
 use lance_core::datatypes::Schema;
 use lance_io::object_store::ObjectStore;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
-use lance_table::format::Fragment;
-use lance_table::utils::stream::ReadBatchFut;
+use lance_table::{format::Fragment, utils::stream::ReadBatchFut};
 use object_store::path::Path;
 use roaring::RoaringBitmap;
 use tokio::task::JoinError;
@@ -23,11 +21,9 @@ use crate::error::{Doing, Error, Result};
 use crate::limits::{
     BATCHES_A_READ, DELETION_FILES_AT_ONCE, FRAGMENTS_OPENED_AHEAD, READS_AHEAD, SCAN_DECODED_AHEAD,
 };
-use crate::schema::blob;
-use crate::schema::unfound::unfound;
-use crate::storage::blob::Blobs;
-use crate::storage::files;
+use crate::schema::{blob, unfound::unfound};
 use crate::storage::page::{self, Blocks, PageFile};
+use crate::storage::{blob::Blobs, files};
 use crate::table::open::{deletions_of, store_of};
 
 /// How a chunk is scanned.
@@ -330,10 +326,8 @@ pub(crate) fn joined<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chunk::ChunkId;
-    use crate::location::Location;
-    use crate::table::facts::source_fragments;
-    use crate::table::open::Opener;
+    use crate::table::{facts::source_fragments, open::Opener};
+    use crate::{chunk::ChunkId, location::Location};
     use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatchIterator};
     use std::time::Duration;
 

@@ -3,10 +3,8 @@
 
 use std::collections::HashMap;
 
-use lance::Dataset;
-use lance::dataset::refs::TagContents;
-use object_store::ObjectStoreExt as _;
-use object_store::path::Path;
+use lance::{Dataset, dataset::refs::TagContents};
+use object_store::{ObjectStoreExt as _, path::Path};
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Doing, Error, Result};

@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use lance::Dataset;
 
 use crate::error::{Error, Result};
-use crate::run::context::Context;
 use crate::run::point::{find_last_point, remove_leftovers};
 use crate::run::reclaim::{files_removed, remove_versions, versions_of};
 use crate::run::report::{Finalized, KeptVersion};
-use crate::run::staged::refuse_staged;
+use crate::run::{context::Context, staged::refuse_staged};
 use crate::table::history::TakenBack;
 use crate::table::{database, history, tag};
 

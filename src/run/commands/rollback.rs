@@ -1,34 +1,25 @@
 //! `rollback`: takes the last swap back.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::Instant;
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use lance::Dataset;
-use lance::dataset::transaction::Operation;
+use lance::{Dataset, dataset::transaction::Operation};
 
-use crate::chunk::SourceFragment;
 use crate::error::{Doing as _, Error, Result};
 use crate::journal::{Journal, Undo};
-use crate::phase::Phase;
-use crate::plan::Request;
-use crate::run::commands::migrate::carry_out;
-use crate::run::context::Context;
 use crate::run::hints::{command, command_with, unknown};
 use crate::run::lease::{expect_free, take_over};
-use crate::run::planning::plan_head;
 use crate::run::point::{cleaned, last_point, remove_leftovers, requested};
-use crate::run::preflight::preflight;
 use crate::run::reclaim::{cleanup_of, files_removed};
 use crate::run::report::{Ended, RolledBack, Unused, commits_text};
-use crate::run::session::Session;
-use crate::run::staged::refuse_staged;
+use crate::run::{
+    commands::migrate::carry_out, context::Context, planning::plan_head, preflight::preflight,
+    session::Session, staged::refuse_staged,
+};
 use crate::settings::{Hold, Settings};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
 use crate::table::history::{Other, RollbackPoint};
-use crate::table::open::Opener;
-use crate::table::{database, facts, history, index, open, tag};
-use crate::verify::published::sync_commit;
+use crate::table::{database, facts, history, index, open, open::Opener, tag};
+use crate::{chunk::SourceFragment, phase::Phase, plan::Request, verify::published::sync_commit};
 
 /// What `rollback` does about what others wrote after the swap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,14 +1,14 @@
 //! Rows whose values become null are copied as they were, beside the table.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema};
-use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::{
+    error::DataFusionError, execution::SendableRecordBatchStream,
+    physical_plan::stream::RecordBatchStreamAdapter,
+};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::{InsertBuilder, ProjectionRequest, TakeBuilder, WriteMode, WriteParams};
@@ -17,18 +17,13 @@ use roaring::RoaringTreemap;
 
 use crate::chunk::{Origin, SourceFragment};
 use crate::error::{Doing as _, Error, Result};
-use crate::journal::Journal;
-use crate::limits::ADDRESSED_ROWS;
-use crate::location::Location;
-use crate::phase::Phase;
-use crate::plan::Plan;
-use crate::plan::amounts::counted;
-use crate::progress::Amount;
-use crate::run::context::Context;
+use crate::plan::{Plan, amounts::counted};
 use crate::run::preflight::trial::{RowTrial, trial_of, tried_at_once};
-use crate::settings::OnBadValue;
-use crate::table::facts::source_fragments;
-use crate::table::open::Opener;
+use crate::table::{facts::source_fragments, open::Opener};
+use crate::{
+    journal::Journal, limits::ADDRESSED_ROWS, location::Location, phase::Phase, progress::Amount,
+    run::context::Context, settings::OnBadValue,
+};
 
 /// What is added to a table's name for its quarantine.
 const SUFFIX: &str = "__relance_quarantine";
