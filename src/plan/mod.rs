@@ -23,24 +23,15 @@ use arrow::datatypes::Schema as ArrowSchema;
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
 
-use crate::chunk::Chunk;
-use crate::plan::choice::Choice;
-use crate::plan::cost::Cost;
-pub use crate::plan::facts::IndexFacts;
 pub(crate) use crate::plan::facts::{Facts, TableState};
 pub use crate::plan::finding::{Example, Finding, Nulled, SkippedValues};
-pub use crate::plan::indices::IndexFate;
 pub(crate) use crate::plan::indices::Rebuild;
-use crate::plan::indices::is_derived;
-pub use crate::plan::request::Request;
-pub use crate::plan::saved::SavedPlan;
-pub use crate::plan::strategy::Strategy;
-use crate::schema::change::Change;
-use crate::schema::sql::Sql;
-use crate::schema::target::Target;
-use crate::settings::Width;
-use crate::storage_version::abilities;
-use crate::transform::Transform;
+use crate::plan::{choice::Choice, cost::Cost, indices::is_derived};
+pub use crate::plan::{
+    facts::IndexFacts, indices::IndexFate, request::Request, saved::SavedPlan, strategy::Strategy,
+};
+use crate::schema::{change::Change, sql::Sql, target::Target};
+use crate::{chunk::Chunk, settings::Width, storage_version::abilities, transform::Transform};
 
 /// What a migration does.
 #[derive(Debug, Clone)]

@@ -1,27 +1,20 @@
 //! Plans: of the table as it is, and of a staged migration that goes on.
 
-use std::fs::File;
-use std::path::Path;
-use std::sync::Arc;
+use std::{fs::File, path::Path, sync::Arc};
 
 use arrow::datatypes::{Field as ArrowField, Schema as ArrowSchema};
 use lance::Dataset;
 use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Error, Result};
-use crate::journal::Journal;
 use crate::plan::{Facts, Plan, Request, Strategy};
-use crate::run::context::Context;
-use crate::run::hints::command;
-use crate::schema::change::Change;
+use crate::run::{context::Context, hints::command};
 use crate::schema::derive::{Wanted, changes_between};
-use crate::schema::ipc::read_ipc_schema;
-use crate::schema::json::parse_schema;
-use crate::schema::rules::same_field;
-use crate::schema::show::field_text;
-use crate::settings::OnBadValue;
-use crate::table::open::Opener;
-use crate::table::{database, facts, index};
+use crate::schema::{
+    change::Change, ipc::read_ipc_schema, json::parse_schema, rules::same_field, show::field_text,
+};
+use crate::table::{database, facts, index, open::Opener};
+use crate::{journal::Journal, settings::OnBadValue};
 
 /// A plan and the dataset that it was made from.
 pub(crate) struct Planned {

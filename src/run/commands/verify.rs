@@ -10,19 +10,15 @@ use lance_core::datatypes::Schema;
 use crate::chunk::{Chunk, ChunkId};
 use crate::error::{Error, Result};
 use crate::limits::{LOOK_ROWS, MemoryPlan};
-use crate::phase::Phase;
 use crate::plan::{Plan, Request};
 use crate::progress::{Amount, Event};
-use crate::run::context::Context;
 use crate::run::point::{cleaned, last_point, requested};
-use crate::run::report::Verified;
-use crate::schema::blob::nested_stored;
-use crate::storage::throttle::Throttle;
+use crate::run::{context::Context, report::Verified};
 use crate::table::source::{ScanLimits, Source};
 use crate::table::{database, facts, history, open};
-use crate::transform::digest::Digest;
 use crate::transform::pool::{Digests, Pool};
-use crate::transform::{Transform, batch_bytes};
+use crate::transform::{Transform, batch_bytes, digest::Digest};
+use crate::{phase::Phase, schema::blob::nested_stored, storage::throttle::Throttle};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
     ctx.settings.validate()?;

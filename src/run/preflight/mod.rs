@@ -5,26 +5,21 @@ pub(crate) mod quarantine;
 mod there;
 mod trial;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use lance::Dataset;
 use tokio::task::JoinSet;
 
-use crate::chunk::SourceFragment;
 use crate::error::{Error, Result};
-use crate::phase::Phase;
 use crate::plan::{Finding, Plan};
-use crate::progress::Amount;
-use crate::run::context::Context;
-use crate::run::planning::Planned;
-use crate::run::preflight::quarantine::expect_quarantine;
-use crate::run::preflight::there::compare_there;
 use crate::run::preflight::trial::{RowTrial, TrialFindings, trial_of, tried_at_once};
-use crate::schema::cast::Problem;
+use crate::run::preflight::{quarantine::expect_quarantine, there::compare_there};
+use crate::run::{context::Context, planning::Planned};
 use crate::settings::{OnBadValue, Preflight};
-use crate::span;
-use crate::table::facts::source_fragments;
+use crate::{
+    chunk::SourceFragment, phase::Phase, progress::Amount, schema::cast::Problem, span,
+    table::facts::source_fragments,
+};
 
 /// Rows of each fragment that a sample looks at.
 const SAMPLE_ROWS: u64 = 1_000;

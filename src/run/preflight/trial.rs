@@ -1,8 +1,6 @@
 //! Tries the changes on the rows of a fragment.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::Arc;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use futures::TryStreamExt;
@@ -11,19 +9,13 @@ use lance_core::datatypes::Field;
 use roaring::RoaringTreemap;
 
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
-use crate::error::Result;
 use crate::limits::{LOOK_ROWS, MemoryPlan, SMALL_FILE_BYTES, TRANSFORMS_AT_ONCE};
 use crate::plan::{Example, Finding, Plan};
 use crate::progress::{Amount, Event, SharedProgress};
-use crate::run::context::Context;
-use crate::schema::cast::Problem;
-use crate::schema::column::Column;
-use crate::stage::hidden_of;
-use crate::storage_version::abilities;
+use crate::schema::{cast::Problem, column::Column};
 use crate::table::source::{ScanLimits, Source, What};
-use crate::transform::evaluate::BadValues;
-use crate::transform::pool::Pool;
-use crate::transform::{Transform, batch_bytes};
+use crate::transform::{Transform, batch_bytes, evaluate::BadValues, pool::Pool};
+use crate::{error::Result, run::context::Context, stage::hidden_of, storage_version::abilities};
 
 /// Rows that are shown of each problem.
 const EXAMPLES: usize = 5;
