@@ -101,10 +101,9 @@ pub(crate) struct ChunkLimits {
     pub bytes_max: u64,
 }
 
-/// Cuts `fragments` into chunks, in order: a fragment that reaches a limit stands alone, smaller
-/// neighbours share a chunk. Runs that are `staged` already stay together wherever they still stand in
-/// one piece, so that a row that others wrote does not move the borders of everything after it. Same
-/// fragments, same chunks.
+/// Cuts `fragments` into chunks, in order: a fragment that reaches a limit stands alone, smaller neighbours share a
+/// chunk. Runs that are `staged` already stay together wherever they still stand in one piece, so that a row that
+/// others wrote does not move the borders of everything after it. Same fragments, same chunks.
 pub(crate) fn cut(
     fragments: &[SourceFragment],
     staged: &[Vec<Signature>],

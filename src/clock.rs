@@ -28,8 +28,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// What was written just now cannot be older than this: a file that is given a further name may be half a
-/// day old.
+/// What was written just now cannot be older than this: a file that is given a further name may be half a day old.
 const NEW_AGE_MAX: TimeDelta = TimeDelta::days(1);
 
 /// The store's own time, as far as it was seen: the ages of files are told by the clock that dates them,

@@ -24,8 +24,7 @@ pub(crate) fn escape_text(text: &str) -> Cow<'_, str> {
     escape(text, |c| c != '\n' && is_hidden(c), push_rust)
 }
 
-/// `text`, which is JSON, with the control characters escaped that JSON allows in a string. It stays the
-/// same JSON.
+/// `text`, which is JSON, with the control characters escaped that JSON allows in a string. It stays the same JSON.
 pub(crate) fn escape_json(text: &str) -> Cow<'_, str> {
     // All others stand between values.
     escape(

@@ -114,8 +114,7 @@ pub(crate) const DELETION_FILES_AT_ONCE: usize = 16;
 /// Batches of one scan that are transformed at once: one while the one before it is digested.
 pub(crate) const TRANSFORMS_AT_ONCE: usize = 2;
 
-/// Rows of a batch where rows are only looked at: beyond, handing batches around costs nothing beside what is in
-/// them.
+/// Rows of a batch where rows are only looked at: beyond, handing batches around costs nothing beside what is in them.
 pub(crate) const LOOK_ROWS: u32 = 8192;
 /// Bytes of a page, and of its values on the average, up to which values are shown in a sample: more are not read to
 /// show a few letters.
@@ -162,9 +161,8 @@ pub(crate) const BLOB_READS_AT_ONCE: usize = 4;
 /// Bytes after which a sidecar of several blobs is closed.
 pub(crate) const BLOB_PACK_BYTES: u64 = 1 << 30;
 
-/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely free: a
-/// virtual machine gets them from its host, at a sixth of the speed (measured with `dd bs=256K` against
-/// `bs=2M`).
+/// Bytes of a write. The kernel caches a larger write in larger pieces of memory, which are rarely free: a virtual
+/// machine gets them from its host, at a sixth of the speed (measured with `dd bs=256K` against `bs=2M`).
 pub(crate) const DISK_WRITE_BYTES: usize = 256 << 10;
 /// Bytes that wait for more before they are written.
 pub(crate) const DISK_SMALL_WRITE_BYTES: usize = 32 << 10;

@@ -61,8 +61,7 @@ impl fmt::Debug for Location {
 }
 
 impl Location {
-    /// The table `table` in `database`: a directory or an object-store URI, as `lancedb.connect`
-    /// takes it.
+    /// The table `table` in `database`: a directory or an object-store URI, as `lancedb.connect` takes it.
     ///
     /// # Errors
     /// `Usage`, for a `db://` URI, one with credentials in it, or an unusable table name; `Refused`, for a store that cannot commit

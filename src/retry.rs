@@ -18,8 +18,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Runs `act`, and again after a pause while it fails for a reason that may pass.
 ///
 /// # Errors
-/// The last error; at once, when it is one that does not pass. `Interrupted`, when `cancel` was asked for
-/// meanwhile.
+/// The last error; at once, when it is one that does not pass. `Interrupted`, when `cancel` was asked for meanwhile.
 pub(crate) async fn retrying<T, F>(
     progress: &SharedProgress,
     cancel: &Cancel,

@@ -1,5 +1,4 @@
-//! How a migration is run: plain data, with defaults. What is asked for is in
-//! [`Request`](crate::Request).
+//! How a migration is run: plain data, with defaults. What is asked for is in [`Request`](crate::Request).
 
 use std::{path::PathBuf, time::Duration};
 
@@ -58,8 +57,7 @@ pub(crate) struct Width {
 /// is not; above, it falls.
 const AUTO_BYTES: (u64, u64) = (256 << 10, 4 << 20);
 
-/// Bytes that such a batch has for each column: with less, handing arrays around costs more than what is
-/// in them.
+/// Bytes that such a batch has for each column: with less, handing arrays around costs more than what is in them.
 const AUTO_COLUMN_BYTES: u64 = 8 << 10;
 
 /// How much is read back before the swap.

@@ -14,9 +14,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 impl Journal {
-    /// Makes what was put and forgotten durable, and who stands where, in one strict commit; where nothing
-    /// is new, it only makes sure that the journal is still this run's. One that lets go is not seen to be
-    /// alive any more.
+    /// Makes what was put and forgotten durable, and who stands where, in one strict commit; where nothing is new, it
+    /// only makes sure that the journal is still this run's. One that lets go is not seen to be alive any more.
     ///
     /// # Errors
     /// `Locked`, when another run took the journal over: nothing was changed, and this run must stop.

@@ -1,9 +1,8 @@
 //! The staging table as the journal: what is committed to it is done, and nothing else is.
 //!
-//! It is a Lance table beside the live one. Its fragments are the staged ones, whose files lie in the
-//! live table's `data/` (its last base path), and whose deletion files lie in its own directory; its table config
-//! holds the header, the lease and one record a chunk. Every checkpoint is one strict commit, so a run
-//! that lost its lease finds out.
+//! It is a Lance table beside the live one. Its fragments are the staged ones, whose files lie in the live table's
+//! `data/` (its last base path), and whose deletion files lie in its own directory; its table config holds the header,
+//! the lease and one record a chunk. Every checkpoint is one strict commit, so a run that lost its lease finds out.
 
 mod beat;
 mod checkpoint;
@@ -123,8 +122,7 @@ impl Journal {
         self.records.values().map(|record| signatures(&record.origins)).collect()
     }
 
-    /// Takes in what was staged for a chunk, in place of what there was. Durable with the next
-    /// checkpoint.
+    /// Takes in what was staged for a chunk, in place of what there was. Durable with the next checkpoint.
     pub(crate) fn put(&mut self, record: ChunkRecord, mut fragments: Vec<Fragment>) {
         // That of the live table is the last one.
         let base = self.staging.manifest().base_paths.keys().max().copied();
@@ -177,9 +175,8 @@ impl Journal {
         }
     }
 
-    /// Moves the journal to another version of the source, cut into `chunks`: what was staged for the
-    /// same source fragments is kept, under its new place; the rest is forgotten. Durable with the next
-    /// checkpoint.
+    /// Moves the journal to another version of the source, cut into `chunks`: what was staged for the same source
+    /// fragments is kept, under its new place; the rest is forgotten. Durable with the next checkpoint.
     pub(crate) fn move_to(&mut self, source_version: u64, chunks: &[Chunk]) {
         let old = std::mem::take(&mut self.records);
         let mut old_fragments = std::mem::take(&mut self.fragments);

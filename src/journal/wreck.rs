@@ -91,8 +91,7 @@ pub(crate) async fn clear_unversioned(opener: &Opener) -> Result<Option<u64>> {
 }
 
 impl Wreck {
-    /// Whether a run of it must be taken for alive, as far as that can be told, seen `now` from the process
-    /// `here`.
+    /// Whether a run of it must be taken for alive, as far as that can be told, seen `now` from the process `here`.
     pub(crate) fn is_running(&self, now: DateTime<Utc>, here: &ProcessId) -> bool {
         let Some(lease) = &self.lease else { return false };
         let seen = self.written.unwrap_or(lease.beat).max(lease.beat);

@@ -31,8 +31,7 @@ pub struct Request {
     pub preflight: Preflight,
     /// Whether columns of the primary key or the clustering key may be changed.
     pub allow_key_change: bool,
-    /// Whether an index may be dropped with its column without being named: going back gives up what was added
-    /// since.
+    /// Whether an index may be dropped with its column without being named: going back gives up what was added since.
     pub allow_index_loss: bool,
 }
 

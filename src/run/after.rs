@@ -18,8 +18,7 @@ use crate::table::{index, open::newest, orphans, tag};
 use crate::verify::{published, published::sync_commit};
 use crate::{phase::Phase, progress::Amount, retry::retrying, span};
 
-/// Looks at the version that was swapped in, rebuilds indices, and removes what is left over, the staging
-/// table last.
+/// Looks at the version that was swapped in, rebuilds indices, and removes what is left over, the staging table last.
 ///
 /// # Errors
 /// `Mismatch`, when the version was not whole and was taken back; otherwise `Unfinished`, whatever it is that

@@ -86,8 +86,7 @@ impl Whole<'_> {
     }
 }
 
-/// Stages, verifies and catches up until the head of the live table is staged. `lease` is the phase
-/// that others see.
+/// Stages, verifies and catches up until the head of the live table is staged. `lease` is the phase that others see.
 ///
 /// # Errors
 /// As [`migrate`](crate::Migration::migrate), up to the swap.

@@ -42,8 +42,7 @@ impl Deleter {
     /// `None`, when that cannot be told: an older deletion file is gone, or a row came back.
     ///
     /// # Errors
-    /// `Mismatch`, when a deletion file does not read back as it was written; `Failed`, when one cannot be
-    /// written.
+    /// `Mismatch`, when a deletion file does not read back as it was written; `Failed`, when one cannot be written.
     pub(crate) async fn delete(&self, chunk: &Chunk, done: Done) -> Result<Option<(Done, Left)>> {
         let Done { mut record, mut fragments } = done;
         let Some(all) = self.rows_to_delete(chunk, &record, &fragments).await? else {

@@ -66,8 +66,7 @@ pub(crate) async fn beating<T>(
     }
 }
 
-/// Takes the migration over, so that whoever ran it before finds out. Gives the newest version of the
-/// live table.
+/// Takes the migration over, so that whoever ran it before finds out. Gives the newest version of the live table.
 ///
 /// A run that was last seen at its swap may be asleep just before its commit, which names what this
 /// run may be about to remove. The version that it would commit is taken from it first.

@@ -169,10 +169,9 @@ impl Migration {
         migrate::run(&self.0).await
     }
 
-    /// Goes on with the migration that is staged, wherever it stopped, on this machine or another. Chunks
-    /// that are done are kept; what was written to the table meanwhile is staged too. A migration that
-    /// waits is taken over from the run that holds it. What is asked for, if anything is, must be what
-    /// the migration began with.
+    /// Goes on with the migration that is staged, wherever it stopped, on this machine or another. Chunks that are done
+    /// are kept; what was written to the table meanwhile is staged too. A migration that waits is taken over from the
+    /// run that holds it. What is asked for, if anything is, must be what the migration began with.
     ///
     /// # Errors
     /// `Failed`, when nothing is staged; `Locked`, when a run is alive; `Refused`, when something else is
@@ -185,8 +184,7 @@ impl Migration {
     /// none is, tags of one that is not there any more.
     ///
     /// # Errors
-    /// `Failed`, when nothing is staged; `Locked`, when a run is alive; `Refused`, when the swap has
-    /// landed already.
+    /// `Failed`, when nothing is staged; `Locked`, when a run is alive; `Refused`, when the swap has landed already.
     ///
     /// # Crash
     /// Calling it again removes the rest. The live table is not touched.

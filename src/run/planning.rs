@@ -190,8 +190,7 @@ pub(crate) fn expect_same_request(ctx: &Context, live: &Dataset, journal: &Journ
     ))
 }
 
-/// What is staged and not asked, and the other way round. What is asked and there already is no
-/// difference.
+/// What is staged and not asked, and the other way round. What is asked and there already is no difference.
 pub(crate) fn request_difference(live: &Schema, asked: &Request, staged: &Request) -> Vec<String> {
     let (asked, staged) = (&asked.changes, &staged.changes);
     let missing = staged.iter().filter(|staged| !asked.iter().any(|asked| asked.asks(staged)));

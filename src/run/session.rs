@@ -141,8 +141,7 @@ impl Session {
         }
     }
 
-    /// Moves source, plan and journal to the newest version of the table: what others left alone stays
-    /// staged.
+    /// Moves source, plan and journal to the newest version of the table: what others left alone stays staged.
     ///
     /// # Errors
     /// `Locked`, when another run took over; `Refused`, when others changed the schema.

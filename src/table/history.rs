@@ -142,8 +142,7 @@ async fn swap_after(live: &Dataset, id: &str, version: u64) -> Result<Option<u64
 /// whatever became of those, looked for when the newest version names files of the migration.
 ///
 /// # Errors
-/// `Failed`, when a tag or a transaction cannot be read; `Refused`, when the swap has landed and its version is
-/// gone.
+/// `Failed`, when a tag or a transaction cannot be read; `Refused`, when the swap has landed and its version is gone.
 pub(crate) async fn find_swap(live: &Dataset, id: &str, first: u64) -> Result<Option<u64>> {
     let point = rollback_point(live, id).await?;
     if let Some(version) = point.and_then(|point| point.swapped) {

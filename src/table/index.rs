@@ -85,8 +85,7 @@ pub(crate) async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
     Ok(facts)
 }
 
-/// Builds the indices `wanted` that `live` lacks, as they are in `source`, and commits each to the live
-/// table.
+/// Builds the indices `wanted` that `live` lacks, as they are in `source`, and commits each to the live table.
 ///
 /// Gives back the newest version.
 ///

@@ -208,8 +208,7 @@ struct RowReader {
 }
 
 impl RowReader {
-    /// The first `rows` rows of `fragment`, page by page from their file where that can be, else by Lance's own
-    /// reader.
+    /// The first `rows` rows of `fragment`, page by page from their file where that can be, else by Lance's own reader.
     async fn open(&self, fragment: Fragment, rows: u64) -> lance::Result<Reads> {
         if self.direct && (self.aligned || fragment.deletion_file.is_none()) {
             let pages = self.pages(&fragment, rows).await;

@@ -49,8 +49,7 @@ async fn abort_staged(ctx: &Context, live: &Arc<Dataset>, mut journal: Journal) 
     if let Some(version) = point.and_then(|point| point.swapped) {
         return Err(landed(ctx, version));
     }
-    // Taking the migration over stops a run that is slow, not dead, before it can name a file that is
-    // removed here.
+    // Taking the migration over stops a run that is slow, not dead, before it can name a file that is removed here.
     let live = take_over(ctx, live, &mut journal, Phase::Plan).await?;
     if let Some(version) = history::find_swap(&live, &header.id, header.first_version).await? {
         return Err(landed(ctx, version));

@@ -66,8 +66,7 @@ async fn until_swapped(ctx: &Context, session: &mut Session) -> Result<Arc<Datas
     }
 }
 
-/// Copies rows with bad values to the quarantine, if that is asked for. True, when others may have written
-/// meanwhile.
+/// Copies rows with bad values to the quarantine, if that is asked for. True, when others may have written meanwhile.
 async fn copy_bad_rows(ctx: &Context, session: &mut Session) -> Result<bool> {
     let known = session.quarantined.take();
     let (source, plan, journal) = (&session.source, &session.plan, &session.journal);

@@ -113,8 +113,7 @@ fn holding(live: &Dataset, field: &Field) -> HashSet<u64> {
     fragments.map(|fragment| fragment.id).collect()
 }
 
-/// The rows of the one column of `batch`, with `around` structs around it, that are null where the structs
-/// are not.
+/// The rows of the one column of `batch`, with `around` structs around it, that are null where the structs are not.
 fn null_count(batch: &RecordBatch, around: usize) -> u64 {
     let Some(mut array) = batch.columns().first().cloned() else { return 0 };
     let mut outer: Option<NullBuffer> = None;

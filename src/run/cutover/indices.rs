@@ -14,8 +14,7 @@ use crate::{
     table::index,
 };
 
-/// Builds the indices that what is staged will need, so that they are swapped in with it. True, when
-/// there were any.
+/// Builds the indices that what is staged will need, so that they are swapped in with it. True, when there were any.
 ///
 /// # Errors
 /// `Locked`, when another run took over; `Failed`, when an index cannot be built.

@@ -150,8 +150,7 @@ fn quarantine_place(ctx: &Context) -> Result<Location> {
 pub(crate) struct Quarantined(BTreeMap<u64, (Origin, u64)>);
 
 impl Quarantined {
-    /// The fragments whose copied rows are not what they should be by `now`, and those that have to be
-    /// copied.
+    /// The fragments whose copied rows are not what they should be by `now`, and those that have to be copied.
     fn lags(&self, now: Vec<SourceFragment>) -> (Vec<u64>, Vec<SourceFragment>) {
         let is_known = |fragment: &SourceFragment| {
             let known = self.0.get(&fragment.origin.id);
