@@ -67,11 +67,32 @@ fn fields_of(data_type: &DataType) -> &[FieldRef] {
     }
 }
 
-/// Whether arrays of the two types have the same number of children, so that these can be compared in pairs.
+/// The children of `array`, one for each of `fields`; those of a struct by name.
+fn children_for<'a>(
+    array: &ArrayRef,
+    inside: &'a Inside,
+    fields: &'a [FieldRef],
+) -> Vec<(&'a ArrayRef, &'a FieldRef)> {
+    let own = fields_of(array.data_type());
+    let is_struct = matches!(array.data_type(), DataType::Struct(_));
+    let child = |(at, field): (usize, &'a FieldRef)| {
+        let named = || own.iter().position(|own| own.name() == field.name());
+        let place = if is_struct { named() } else { Some(at) };
+        Some((inside.children.get(place?)?, field))
+    };
+    let mut children: Vec<_> = fields.iter().enumerate().filter_map(child).collect();
+    if is_struct {
+        children.sort_by_key(|(_, field)| field.name());
+    }
+    children
+}
+
+/// Whether arrays of the two types have children that can be compared in pairs, those of structs by name.
 fn same_shape(one: &DataType, other: &DataType) -> bool {
     let is_struct = |data_type: &DataType| matches!(data_type, DataType::Struct(_));
     let (inside, others) = (fields_of(one).len(), fields_of(other).len());
-    inside > 0 && inside == others && is_struct(one) == is_struct(other)
+    let both = is_struct(one) && is_struct(other);
+    inside > 0 && (both || inside == others) && is_struct(one) == is_struct(other)
 }
 
 /// Whether `data_type` forbids a null somewhere inside.
@@ -137,7 +158,7 @@ fn forbidden_rows(array: &ArrayRef, to: &DataType) -> Vec<bool> {
     }
     let inside = Inside::of(array);
     let nulls = array.logical_nulls();
-    for (child, field) in inside.children.iter().zip(fields_of(to)) {
+    for (child, field) in children_for(array, &inside, fields_of(to)) {
         let bad = bad_values(child, field);
         for (row, marked) in rows.iter_mut().enumerate() {
             let null = nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
@@ -183,7 +204,7 @@ pub(crate) fn counts(array: &ArrayRef, other: &DataType) -> Result<Vec<u64>> {
         filter(array, &is_not_null(array).doing(doing)?).doing(doing)?
     };
     let inside = Inside::of(&there);
-    for (child, field) in inside.children.iter().zip(fields_of(other)) {
+    for (child, field) in children_for(&there, &inside, fields_of(other)) {
         all.extend(counts(child, field.data_type())?);
     }
     Ok(all)

@@ -398,6 +398,10 @@ mod tests {
         let places = slice("list<struct<lat: int64, lon: int64, z: int64>>", &rows);
         let (texts, bad) = shown(&places, "list<struct<lon: string, name: string, lat: int8>>");
         assert_eq!((texts[0].as_str(), bad), ("[{lon: 2, name: , lat: 1}]", vec![2]));
+        let rows = ["null", "{\"a\": null, \"b\": 1}", "{\"a\": 2, \"b\": null}", "null"];
+        let swapped =
+            shown(&slice("struct<a: int64, b: int64>", &rows), "struct<b: int8, a: int8>");
+        assert_eq!(swapped.0, ["{b: 1, a: }", "{b: , a: 2}", ""]);
         let rows = ["{\"a\": 1000}", "{\"a\": 1, \"b\": null}", "null", "{\"c\": 500}"];
         let (texts, bad) = shown(&slice("map<string, int64>", &rows), "map<string, int8>");
         assert_eq!((texts[0].as_str(), bad), ("{a: 1, b: }", vec![2]));
