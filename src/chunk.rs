@@ -114,8 +114,10 @@ pub(crate) fn cut(
     let mut cutter = Cutter { limits, chunks: Vec::new(), open: false };
     let mut rest = fragments;
     while let Some((first, after)) = rest.split_first() {
-        let run = by_first.get(&first.origin.signature).filter(|run| begins_with(rest, run));
-        let whole = run.and_then(|run| rest.split_at_checked(run.len()));
+        let whole = by_first.get(&first.origin.signature).and_then(|run| {
+            let parts = rest.split_at_checked(run.len());
+            parts.filter(|(whole, _)| whole.iter().map(|one| &one.origin.signature).eq(run.iter()))
+        });
         rest = if let Some((whole, after)) = whole {
             cutter.add(whole.to_vec(), false);
             after
@@ -125,11 +127,6 @@ pub(crate) fn cut(
         };
     }
     cutter.chunks
-}
-
-fn begins_with(fragments: &[SourceFragment], run: &[Signature]) -> bool {
-    fragments.len() >= run.len()
-        && run.iter().zip(fragments).all(|(wanted, there)| *wanted == there.origin.signature)
 }
 
 struct Cutter {

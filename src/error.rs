@@ -192,15 +192,13 @@ where
                 let what = format!("no space left on the device: {}", doing());
                 return Error::failed(what).caused_by(source);
             }
-            let error = Error::failed(format!("cannot {}", doing()));
-            let error = if is_file_too_large(source.as_ref()) {
-                error.with_advice(
+            let mut error = Error::failed(format!("cannot {}", doing()));
+            if is_io(source.as_ref(), io::ErrorKind::FileTooLarge, "File too large") {
+                error = error.with_advice(
                     "the file is larger than this process may write: raise `ulimit -f`, or ask for \
                      smaller files with --rows-per-file",
-                )
-            } else {
-                error
-            };
+                );
+            }
             error.caused_by(source)
         })
     }
@@ -209,11 +207,6 @@ where
 /// Whether `error`, or anything that caused it, is the device being full.
 pub(crate) fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
     is_io(error, io::ErrorKind::StorageFull, "No space left on device")
-}
-
-/// Whether `error`, or anything that caused it, is a file being larger than it may be.
-fn is_file_too_large(error: &(dyn StdError + 'static)) -> bool {
-    is_io(error, io::ErrorKind::FileTooLarge, "File too large")
 }
 
 /// Whether `error`, or anything that caused it, is of `kind`, or says so in the system's words: not everybody
@@ -241,13 +234,8 @@ fn cause_text(error: &(dyn StdError + 'static)) -> String {
 /// Lance ends its messages with the line of its own source: of no use to a reader, and a path of
 /// the machine that built it.
 fn without_location(text: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    for part in text.split(", ") {
-        if !is_location(part.trim_start_matches("location: ")) {
-            kept.push(part);
-        }
-    }
-    kept.join(", ")
+    let is_kept = |part: &&str| !is_location(part.trim_start_matches("location: "));
+    text.split(", ").filter(is_kept).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether `part` reads as `path.rs:LINE:COLUMN`.
@@ -301,20 +289,16 @@ mod tests {
     }
 
     #[test]
-    fn a_full_device_is_named_first() {
-        let full: std::result::Result<(), _> = Err(io::Error::from(io::ErrorKind::StorageFull));
-        let error = full.doing(|| "write chunk 3".to_owned()).unwrap_err();
-        assert!(error.to_string().starts_with("no space left on the device"));
-    }
-
-    #[test]
-    fn a_file_that_may_not_be_so_large_is_told_in_words() {
-        let large: std::result::Result<(), _> = Err(io::Error::from(io::ErrorKind::FileTooLarge));
-        let error = large.doing(|| "write a.lance".to_owned()).unwrap_err();
-        assert!(error.to_string().starts_with("cannot write a.lance\n  the file is larger"));
-        let told: std::result::Result<(), _> =
-            Err(io::Error::other("File too large (os error 27)"));
-        let error = told.doing(|| "write a.lance".to_owned()).unwrap_err();
-        assert!(error.to_string().contains("ulimit -f"));
+    fn a_full_device_and_a_file_that_is_too_large_are_told_in_words() {
+        let told = |cause: io::Error| {
+            let failed: std::result::Result<(), _> = Err(cause);
+            failed.doing(|| "write a.lance".to_owned()).unwrap_err().to_string()
+        };
+        let full = told(io::ErrorKind::StorageFull.into());
+        assert!(full.starts_with("no space left on the device"));
+        let large = told(io::ErrorKind::FileTooLarge.into());
+        assert!(large.starts_with("cannot write a.lance\n  the file is larger"));
+        let large = told(io::Error::other("File too large (os error 27)"));
+        assert!(large.contains("ulimit -f"));
     }
 }
