@@ -58,11 +58,6 @@ impl WrittenColumns {
         })
     }
 
-    /// The names, in the source, of the columns whose pages are copied.
-    pub(crate) fn copied_names(&self) -> Vec<String> {
-        self.copied_fields().flatten().map(|field| field.name.clone()).collect()
-    }
-
     /// The places, among the written columns, of the constants.
     fn constant_places(&self) -> impl Iterator<Item = usize> {
         let constant = |(place, source)| matches!(source, &ColumnSource::Constant).then_some(place);

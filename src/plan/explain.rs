@@ -90,7 +90,8 @@ impl Plan {
     }
 
     fn copied_columns(&self) -> Vec<String> {
-        WrittenColumns::of(self).copied_names()
+        let columns = WrittenColumns::of(self);
+        columns.copied_fields().flatten().map(|field| field.name.clone()).collect()
     }
 
     fn write_text(&self, out: &mut Page) -> std::fmt::Result {

@@ -54,8 +54,8 @@ async fn try_rows(
     plan: &Plan,
     rows_max: u64,
 ) -> Result<TrialFindings> {
-    let Some(trial) = trial_of(ctx, live, plan)? else { return Ok(TrialFindings::default()) };
-    let trial = trial.of_first(rows_max);
+    let trial = trial_of(ctx, live, plan, rows_max)?;
+    let Some(trial) = trial else { return Ok(TrialFindings::default()) };
     let fragments = source_fragments(live).await?;
     let rows = fragments.iter().map(|fragment| fragment.physical_rows.min(rows_max)).sum();
     ctx.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });

@@ -76,7 +76,7 @@ pub(crate) async fn quarantine(
     if plan.request.on_bad_value != OnBadValue::Quarantine {
         return Ok((known, false));
     }
-    let Some(trial) = trial_of(ctx, source, plan)? else { return Ok((known, false)) };
+    let Some(trial) = trial_of(ctx, source, plan, u64::MAX)? else { return Ok((known, false)) };
     let place = quarantine_place(ctx)?;
     let writer = QuarantineWriter {
         opener: ctx.opener_of(&place),

@@ -77,11 +77,12 @@ pub(crate) struct RowTrial {
     rows_max: u64,
 }
 
-/// What tries the changes of `plan` on all rows of a fragment of `live`, if anything can be wrong.
+/// What tries the changes of `plan` on the first `rows_max` rows of a fragment of `live`, if anything can be wrong.
 pub(crate) fn trial_of(
     ctx: &Context,
     live: &Arc<Dataset>,
     plan: &Plan,
+    rows_max: u64,
 ) -> Result<Option<RowTrial>> {
     let loses_nulls = !abilities(plan.storage_version).keeps_null_structs;
     let columns = plan.target.columns.iter().zip(&plan.target.schema.fields).enumerate();
@@ -103,7 +104,7 @@ pub(crate) fn trial_of(
         pool: Pool::of(ctx.settings.workers)?,
         batch_rows: ctx.settings.batch_size.rows(plan.width()).min(LOOK_ROWS),
         read_ahead: MemoryPlan::of(&ctx.settings).read_ahead,
-        rows_max: u64::MAX,
+        rows_max,
     }))
 }
 
@@ -118,11 +119,6 @@ pub(crate) fn tried_at_once(ctx: &Context, fragments: &[SourceFragment]) -> usiz
 }
 
 impl RowTrial {
-    /// The same of the first `rows_max` rows of each fragment.
-    pub(super) fn of_first(self, rows_max: u64) -> Self {
-        Self { rows_max, ..self }
-    }
-
     /// The addresses of the rows of `fragment` that have a bad value.
     ///
     /// # Errors
