@@ -70,7 +70,7 @@ pub(super) fn with_items_of(from: &DataType, to: &DataType) -> Option<DataType> 
 }
 
 /// The items of a list.
-fn item_of(data_type: &DataType) -> Option<&Arc<Field>> {
+pub(super) fn item_of(data_type: &DataType) -> Option<&Arc<Field>> {
     match data_type {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
             Some(item)

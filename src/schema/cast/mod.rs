@@ -14,11 +14,11 @@ use arrow::array::{
     OffsetSizeTrait, StructArray, make_array, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{filter, not, or};
+use arrow::compute::{filter, is_not_null, not, or};
 use arrow::datatypes::{DataType, Field};
 
 use crate::error::{Doing, Error, Result};
-use crate::schema::cast::castable::with_items_of;
+use crate::schema::cast::castable::{item_of, with_items_of};
 use crate::schema::cast::flat::{CastArray, cast_flat};
 pub use crate::schema::cast::problem::Problem;
 use crate::schema::nulls::{counts, forbidden};
@@ -80,11 +80,34 @@ fn convert(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
         (DataType::Struct(_), DataType::Struct(_)) => cast_struct(array, to),
         (DataType::Map(..), DataType::Map(..)) => cast_map(array, to),
         (DataType::Null, _) => Ok(CastArray::of(new_null_array(to, array.len()))),
-        (from, to) => match with_items_of(from, to) {
-            Some(between) => cast_between(array, &between, to),
-            None => cast_flat(array, to),
+        (from, to) => match (with_items_of(from, to), item_of(from), item_of(to)) {
+            (Some(between), ..) => cast_between(array, &between, to),
+            (None, None, Some(item)) => cast_to_list(array, item, to),
+            _ => cast_flat(array, to),
         },
     }
+}
+
+/// Casts values to lists of one value each; a null stays null.
+fn cast_to_list(array: &ArrayRef, item: &Arc<Field>, to: &DataType) -> Result<CastArray> {
+    let doing = || format!("cast to {to}");
+    let one = FixedSizeListArray::try_new(
+        Arc::new(Field::new(item.name(), array.data_type().clone(), true)),
+        1,
+        Arc::clone(array),
+        array.logical_nulls(),
+    );
+    let one: ArrayRef = Arc::new(one.doing(doing)?);
+    if matches!(to, DataType::FixedSizeList(..)) {
+        return convert(&one, to);
+    }
+    // Lists have no room for what lies under nulls.
+    let there = filter(array, &is_not_null(array).doing(doing)?).doing(doing)?;
+    let lengths = (0..array.len()).map(|row| usize::from(one.is_valid(row)));
+    let field = Arc::new(Field::new(item.name(), array.data_type().clone(), true));
+    let (offsets, nulls) = (OffsetBuffer::<i64>::from_lengths(lengths), one.nulls().cloned());
+    let lists = GenericListArray::<i64>::try_new(field, offsets, there, nulls);
+    convert(&(Arc::new(lists.doing(doing)?) as ArrayRef), to)
 }
 
 /// Casts one kind of list to another, and then its items.
