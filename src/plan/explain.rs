@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::plan::amounts::{bytes_text, count_text, counted};
 use crate::plan::{
-    Plan, choice::of_change, columns::WrittenColumns, cost::Cost, facts::IndexFacts,
-    finding::SkippedValues, indices::IndexFate,
+    Plan, choice::of_change, columns::WrittenColumns, facts::IndexFacts, finding::SkippedValues,
+    indices::IndexFate,
 };
 use crate::schema::show::{field_text, type_text};
 use crate::schema::{blob::is_blob_v1, change::Change};
@@ -45,12 +45,11 @@ impl Plan {
             json!({ "change": change.text(), "strategy": strategy, "why": why, "undo": inverse })
         });
         let others = self.others.iter().map(|(strategy, cost)| {
-            let Cost { read_bytes, write_bytes, needed_bytes, .. } = cost;
             json!({
                 "strategy": strategy,
-                "read_bytes": read_bytes,
-                "write_bytes": write_bytes,
-                "needed_bytes": needed_bytes,
+                "read_bytes": cost.read_bytes,
+                "write_bytes": cost.write_bytes,
+                "needed_bytes": cost.needed_bytes,
             })
         });
         let skipped: Vec<_> = self.target.skipped.iter().map(|skipped| &skipped.name).collect();
@@ -246,11 +245,8 @@ fn texts(changes: &[Change]) -> Vec<String> {
 fn schema_json(schema: &Schema) -> Value {
     let arrow = ArrowSchema::from(schema);
     let fields = arrow.fields().iter().map(|field| {
-        json!({
-            "name": field.name(),
-            "type": type_text(field.data_type()),
-            "nullable": field.is_nullable(),
-        })
+        let (name, nullable) = (field.name(), field.is_nullable());
+        json!({ "name": name, "type": type_text(field.data_type()), "nullable": nullable })
     });
-    Value::Array(fields.collect())
+    fields.collect()
 }
