@@ -16,6 +16,7 @@ from pathlib import Path
 import lance
 import lancedb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 RELANCE = sys.argv[1]
@@ -400,9 +401,97 @@ def bad_values():
         assert apart["v"].to_pylist() == ["x", "2.5"] * 20 and apart["id"].to_pylist()[:4] == [1, 3, 6, 8], apart
 
 
+def values_of(array):
+    """The values of `array` for comparisons: times as counts, since Python has no such dates."""
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_date32(array.type) or pa.types.is_time32(array.type):
+        array = array.cast(pa.int32())
+    elif pa.types.is_temporal(array.type):
+        array = array.cast(pa.int64())
+    return [None if value is None else repr(value) for value in array.to_pylist()]
+
+
+def casts_against_pyarrow():
+    """Of each pair of types, no value is another one than PyArrow's safe cast gives; what relance refuses becomes null."""
+    numbers = [0, 1, -1, 7, 86400, 1704110400, 2**53 + 1, 2**63 - 1, None]
+    counts = pa.array(numbers, pa.int64())
+    texts = ["0", "7", "1.5", "1e400", "65520", "9007199254740993", "2024-01-01", "2024-01-01T12:00", "12:30:00.5",
+             "2024-01-01 12:00:00 America/New_York", "23:59:60", "12:30:00.123456789", "-", ".", "1.005", "x", None]
+    sources = [
+        counts,
+        pa.array([0.0, 1.0, 0.1, 1704110400.5, 65520.0, 1e300, float("nan"), 2049.0, None]),
+        pa.array([None if n is None else decimal.Decimal(n) / 1000 for n in numbers[:6]], pa.decimal128(20, 3)),
+        counts.cast(pa.timestamp("ns")), counts.slice(0, 6).cast(pa.timestamp("s", "Europe/Paris")),
+        counts.cast(pa.duration("s")), pa.array([0, 19723, 106752, 2**31 - 1, None], pa.int32()).cast(pa.date32()),
+        pa.array([0, 45000500000, None], pa.int64()).cast(pa.time64("us")), pa.array(texts),
+        pa.array(texts).dictionary_encode(),
+    ]
+    targets = {
+        "int8": pa.int8(), "int64": pa.int64(), "uint32": pa.uint32(), "halffloat": pa.float16(), "double": pa.float64(),
+        "decimal128(38, 10)": pa.decimal128(38, 10), "timestamp[s]": pa.timestamp("s"), "timestamp[us]": pa.timestamp("us"),
+        "timestamp[ms, tz=America/New_York]": pa.timestamp("ms", "America/New_York"), "date32": pa.date32(),
+        "date64": pa.date64(), "time32[s]": pa.time32("s"), "time64[us]": pa.time64("us"), "duration[ms]": pa.duration("ms"),
+        "binary": pa.binary(),
+    }
+    compared = 0
+    for source in sources:
+        for text, target in targets.items():
+            with tempfile.TemporaryDirectory() as path:
+                lance.write_dataset(pa.table({"v": source}), f"{path}/t.lance")
+                done = subprocess.run([RELANCE, "migrate", path, "t", "--cast", f"v:{text}", "--on-bad-value", "null"],
+                                      capture_output=True, text=True)
+                assert done.returncode in (0, 3), (source.type, text, done.stderr)
+                if done.returncode:
+                    continue
+                found = lance.dataset(f"{path}/t.lance").to_table()["v"].combine_chunks()
+                assert found.type == target, (found.type, target)
+                for row, value in enumerate(values_of(found)):
+                    try:
+                        wanted = values_of(source.slice(row, 1).cast(target))[0]
+                    except pa.ArrowInvalid:
+                        continue
+                    except pa.ArrowNotImplementedError:
+                        break
+                    assert value in (wanted, None), (source.type, text, source[row], value, wanted)
+                    compared += value is not None
+    assert compared > 150, compared
+
+
+def data_frames():
+    """pandas reads a table back as it was made, after a rename, a cast and a drop."""
+    frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"], "gone": [1.5, 2.5]}, index=pd.Index([10, 20], name="key"))
+    with tempfile.TemporaryDirectory() as path:
+        lance.write_dataset(pa.Table.from_pandas(frame), f"{path}/t.lance")
+        relance("migrate", path, "t", "--rename", "n=m", "--cast", "m:int32", "--drop", "gone")
+        after = lance.dataset(f"{path}/t.lance").to_table().to_pandas()
+        wanted = frame.drop(columns="gone").rename(columns={"n": "m"}).astype({"m": "int32"})
+        pd.testing.assert_frame_equal(after, wanted)
+
+
+def rows_know_their_versions():
+    """Rows bear the version of the swap, not of one that was only prepared."""
+    with tempfile.TemporaryDirectory() as path:
+        lance.write_dataset(pa.table({"id": [1, 2], "s": ["a", "b"]}), f"{path}/t.lance", enable_stable_row_ids=True)
+        relance("migrate", path, "t", "--add", "z:int8=1", "--rename", "s=t")
+        last = lance.dataset(f"{path}/t.lance").to_table(columns=["_row_last_updated_at_version"])
+        assert last.column(0).to_pylist() == [2, 2], last
+
+
+def unusual_names():
+    """The column that is named is the one that is changed, and Python finds it."""
+    with tempfile.TemporaryDirectory() as path:
+        names = ["a", " a", "Unnamed: 0", "dc:title", "a=b"]
+        lance.write_dataset(pa.table({name: [at] for at, name in enumerate(names)}), f"{path}/t.lance")
+        relance("migrate", path, "t", "--drop", " a", "--rename", "`dc:title`=title", "--set", "`Unnamed: 0`=`a=b` + 1")
+        rows = lancedb.connect(path).open_table("t").to_arrow().to_pylist()
+        assert rows == [{"a": 0, "Unnamed: 0": 5, "title": 3, "a=b": 4}], rows
+
+
 def main():
     checks = [the_seeds_job, many_types, the_staging_table, indices, a_reader_in_a_loop, the_json_result, every_change,
-              json_and_row_ids, blobs, sidecars, packed_structs, a_new_storage_version, legacy_files, embedding_functions_follow, bad_values]
+              json_and_row_ids, blobs, sidecars, packed_structs, a_new_storage_version, legacy_files, embedding_functions_follow, bad_values,
+              casts_against_pyarrow, data_frames, rows_know_their_versions, unusual_names]
     for check in checks:
         check()
         print(f"ok {check.__name__}", flush=True)

@@ -207,3 +207,51 @@ async fn values_that_became_null_are_counted() {
     assert_eq!(done.json()["report"]["values_nulled"], json!([]));
     assert!(done.stderr.contains("every value read back and equal\n"), "{}", done.stderr);
 }
+
+/// A float with a fraction, a text with nine digits, a time without a zone, a text or null, and places.
+fn odd_values() -> RecordBatch {
+    let place = |name: &str| Field::new(name, DataType::Int64, true);
+    let field = Field::new("v", DataType::Struct(vec![place("lat"), place("lon")].into()), true);
+    let fields = Schema::new(vec![
+        Field::new("d", DataType::Float64, true),
+        Field::new("s", DataType::Utf8, true),
+        Field::new("w", DataType::Utf8, true),
+        Field::new("places", DataType::List(Arc::new(field)), true),
+    ]);
+    let rows = r#"
+        {"d": 1704110400.5, "s": "12:30:00.123456789", "w": "a", "places": [{"lat": 1, "lon": 2}]}
+        {"d": 3.0, "s": "12:30:00", "w": null, "places": null}"#;
+    let reader = arrow::json::ReaderBuilder::new(Arc::new(fields)).build(rows.as_bytes());
+    reader.unwrap().next().unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cast_loses_nothing_without_a_word() {
+    let db = Db::new();
+    db.write("t", vec![odd_values()], lance::dataset::WriteParams::default()).await;
+    let before = db.files();
+    for (flag, asked, text) in [
+        ("--cast", "d:timestamp[s]", "1704110400.5"),
+        ("--compute", "x:duration[s]=d", "1704110400.5"),
+        ("--cast", "s:time64[us]", "12:30:00.123456789"),
+        ("--cast", "s:time32[s]", "12:30:00.123456789"),
+    ] {
+        db.relance("migrate", "t", &[flag, asked])
+            .expect(3)
+            .says("would lose digits or parts")
+            .says(text);
+    }
+    for literal in ["x:list<int64>=[1.5]", "x:decimal128(5, 2)=-", "x:double=1e400"] {
+        db.relance("migrate", "t", &["--add", literal]).expect(2).says("is not a");
+    }
+    assert_eq!(db.files(), before);
+    let by_name = "places:list<item: struct<lon: string, name: string, lat: int8>>";
+    db.relance("migrate", "t", &["--cast", "w:list<string>", "--cast", by_name]).expect(0);
+    let rows = db.rows("t").await;
+    let shown = |name: &str| {
+        let column = rows.column_by_name(name).unwrap();
+        [0, 1].map(|row| arrow::util::display::array_value_to_string(column, row).unwrap())
+    };
+    assert_eq!(shown("w"), ["[a]", ""]);
+    assert_eq!(shown("places"), ["[{lon: 2, name: , lat: 1}]", ""]);
+}

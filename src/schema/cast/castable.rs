@@ -35,6 +35,10 @@ pub(crate) fn is_castable(from: &DataType, to: &DataType) -> bool {
         }
         // The date would be lost; a part of a time can be computed.
         (DataType::Timestamp(..), DataType::Time32(_) | DataType::Time64(_)) => false,
+        // A text of several values is none that they can be read from again.
+        (from, DataType::Utf8 | DataType::LargeUtf8) if from.is_nested() => false,
+        // Arrow counts days there, and milliseconds with 64 bits.
+        (DataType::Int32, DataType::Date64) | (DataType::Date64, DataType::Int32) => false,
         // Lance writes keys this narrow even where there are more values than keys, and cannot read them back.
         (_, DataType::Dictionary(keys, _)) if keys.primitive_width() < Some(4) => false,
         (DataType::Struct(_) | DataType::Map(..), _)
