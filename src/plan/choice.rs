@@ -3,7 +3,7 @@
 use lance_file::version::ConcreteFileVersion;
 
 use crate::error::{Error, Result};
-use crate::plan::{facts::Facts, request::Request, strategy::Strategy};
+use crate::plan::{amounts::counted, facts::Facts, request::Request, strategy::Strategy};
 use crate::schema::change::{Add, Change};
 use crate::schema::{column::Column, target::Target};
 use crate::storage_version::{self, abilities};
@@ -53,7 +53,7 @@ fn needed(facts: &Facts, request: &Request, target: &Target) -> Result<(Strategy
         return Ok((Strategy::Rewrite, format!("rows are left out (--where '{filter}')")));
     }
     if let Some(rows) = request.rows_per_file {
-        return Ok((Strategy::Rewrite, format!("files of {rows} rows are asked for")));
+        return Ok((Strategy::Rewrite, format!("files of {} are asked for", counted(rows, "row"))));
     }
     let version = version_of_new_files(facts, request)?;
     let text = version.to_manifest_string();

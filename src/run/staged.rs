@@ -6,6 +6,7 @@ use lance::Dataset;
 
 use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, Opened, locked};
+use crate::plan::amounts::{count_text, counted};
 use crate::run::hints::{command, next_steps};
 use crate::run::{context::Context, planning::request_difference};
 use crate::schema::change::Change;
@@ -41,14 +42,14 @@ pub(crate) async fn refuse_staged(ctx: &Context, opener: &Opener) -> Result<()> 
 pub(crate) async fn describe_locked(ctx: &Context, opener: &Opener, mut error: Error) -> Error {
     if let Ok(Some(journal)) = Journal::open(opener).await {
         let header = journal.header();
-        let rows: u64 = journal.records().map(ChunkRecord::rows_left).sum();
+        let rows = count_text(journal.records().map(ChunkRecord::rows_left).sum());
         let changes: Vec<_> = header.request.changes.iter().map(Change::text).collect();
         let began = header.began.format("%Y-%m-%d %H:%M:%S");
         error = error.with_advice(&format!(
-            "migration {}, begun {began} UTC: {}; {rows} of {} rows are staged",
+            "migration {}, begun {began} UTC: {}; {rows} of {} staged",
             header.id,
             changes.join(", "),
-            header.rows
+            counted(header.rows, "row")
         ));
         if let Ok(live) = opener.live().await
             && !ctx.request.changes.is_empty()

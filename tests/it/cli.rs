@@ -315,6 +315,13 @@ async fn a_wide_plan_shows_the_changes_and_a_count() {
         assert!(plan.lines().any(|one| one.ends_with(line)), "{line}\n{plan}");
     }
     assert!(!plan.contains("c100") && plan.lines().count() < 30, "{plan}");
+    let small = ["--rows-per-file", "1"];
+    db.relance("plan", "t", &small).expect(0).says("files of 1 row are asked for");
+    db.relance("migrate", "t", &[&small[..], &["--hold"]].concat())
+        .expect(0)
+        .says("has 1 row staged");
+    db.relance("migrate", "t", &small).expect(6).says("; 1 of 1 row staged");
+    db.relance("abort", "t", &[]).expect(0);
     let map = ["--cast", "c7:int32", "--add", "n:int8=x"];
     db.relance("plan", "t", &map).expect(2).says("`x` is not an int8");
 }

@@ -6,6 +6,7 @@ use lance::{Dataset, dataset::transaction::Operation};
 
 use crate::error::{Doing as _, Error, Result};
 use crate::journal::{Journal, Undo};
+use crate::plan::amounts::{count_text, counted};
 use crate::run::hints::{command, command_with, unknown};
 use crate::run::lease::{expect_free, take_over};
 use crate::run::point::{cleaned, last_point, remove_leftovers, requested};
@@ -217,9 +218,10 @@ async fn refuse_writes(
         let known: HashSet<u64> = then.iter().map(|one| one.origin.id).collect();
         let new = now.iter().filter(|one| !known.contains(&one.origin.id));
         let written: u64 = new.map(|one| one.rows).sum();
-        let (before, after) = (rows(&then), rows(&now));
+        let (before, after) = (counted(rows(&then), "row"), count_text(rows(&now)));
+        let written = counted(written, "row");
         let counts = format!(
-            ", with {written} rows written since (the table had {before} rows then, and has \
+            ", with {written} written since (the table had {before} then, and has \
              {after} now)"
         );
         message.push_str(&counts);
