@@ -187,5 +187,5 @@ async fn what_was_verified_quickly_is_verified_in_full_when_asked() {
     let db = Db::new();
     db.documents("t", 500, 100).await;
     db.relance("migrate", "t", &[ADD, &["--hold", "--verify", "quick"]].concat()).expect(0);
-    db.relance("resume", "t", &[]).expect(0).says("were verified quickly; now in full");
+    db.relance("resume", "t", &[]).expect(0).says("verified quickly; now in full");
 }

@@ -33,12 +33,12 @@ pub(crate) fn is_castable(from: &DataType, to: &DataType) -> bool {
         (DataType::Dictionary(_, from), DataType::Dictionary(keys, to)) => {
             keys.primitive_width() >= Some(4) && is_castable(from, to)
         }
-        // The date would be lost; a part of a time can be computed.
-        (DataType::Timestamp(..), DataType::Time32(_) | DataType::Time64(_)) => false,
+        // The date would be lost; a part of a time can be computed. Arrow counts a `date64` of 32 bits in days.
+        (DataType::Timestamp(..), DataType::Time32(_) | DataType::Time64(_))
+        | (DataType::Int32, DataType::Date64)
+        | (DataType::Date64, DataType::Int32) => false,
         // A text of several values is none that they can be read from again.
         (from, DataType::Utf8 | DataType::LargeUtf8) if from.is_nested() => false,
-        // Arrow counts days there, and milliseconds with 64 bits.
-        (DataType::Int32, DataType::Date64) | (DataType::Date64, DataType::Int32) => false,
         // Lance writes keys this narrow even where there are more values than keys, and cannot read them back.
         (_, DataType::Dictionary(keys, _)) if keys.primitive_width() < Some(4) => false,
         (DataType::Struct(_) | DataType::Map(..), _)
