@@ -78,17 +78,17 @@ impl Change {
 fn parse_compute(text: &str) -> Result<Change> {
     const SHAPE: &str = "expected a column as NAME[:TYPE][ not null]=SQL";
     let end = part_end(text, &[':', '=']);
-    let (name, data_type, nullable, mut parser) = if text
-        .get(end..)
-        .is_some_and(|rest| rest.starts_with(':'))
-    {
-        let (name, mut parser) = typed(text, SHAPE)?;
-        let data_type = parser.data_type()?;
-        let nullable = !parser.eat_not_null();
-        (name, Some(data_type), nullable, parser)
-    } else {
-        (new_name(text.get(..end).unwrap_or_default())?, None, true, Parser::starting_at(text, end))
-    };
+    let (name, data_type, nullable, mut parser) =
+        if text.get(end..).is_some_and(|rest| rest.starts_with(':')) {
+            let (name, mut parser) = typed(text, SHAPE)?;
+            let data_type = parser.data_type()?;
+            let nullable = !parser.eat_not_null();
+            (new_name(&name)?, Some(data_type), nullable, parser)
+        } else {
+            let name = text.get(..end).unwrap_or_default();
+            let bare = name.strip_suffix(" not null");
+            (new_name(bare.unwrap_or(name))?, None, bare.is_none(), Parser::starting_at(text, end))
+        };
     if name.is_empty() || !parser.eat("=") {
         return Err(parser.error(SHAPE));
     }
@@ -120,6 +120,9 @@ fn parse_rename(text: &str) -> Result<Change> {
     let (name, to) = split(text, "expected OLD=NEW")?;
     if to.trim().is_empty() {
         return Err(Parser::new(text).error("expected OLD=NEW"));
+    }
+    if part_end(to, &['=']) < to.len() {
+        return Err(Parser::new(text).error("a name with the sign `=` in it stands in backticks"));
     }
     let (outer, to) = (split_last(&name).0, new_name(to)?);
     // The new name may be given with its path, and has no other.
@@ -216,6 +219,7 @@ mod tests {
             "add eq:string=a=b:c",
             "add s:struct<a: int32, b: string>",
             "compute total=price * 2",
+            "compute total not null=price * 2",
             "compute total:double=price * 2",
             "compute small:bool not null=price < 2",
             "compute same=a = 'x:y'",
@@ -267,7 +271,10 @@ mod tests {
         assert!(message("drop", "").contains("name"));
         assert_eq!(Change::parse("drop", " a").unwrap().column(), " a");
         assert!(message("add", " a:int8").contains("leave it out (`a`)"));
-        assert!(message("compute", "a = b + 1").contains("in backticks"));
+        for spaced in ["a = b + 1", "a :int8=b", " not null=b"] {
+            assert!(Change::parse("compute", spaced).is_err(), "{spaced}");
+        }
+        assert!(message("rename", "a=b=c").contains("stands in backticks"));
         assert!(message("drip", "a").contains("no change is called"));
     }
 

@@ -7,13 +7,10 @@ use lance_core::datatypes::Field;
 /// Where a field is: its position among the top-level fields, then among the children of each field on the way.
 pub(crate) type FieldPosition = Vec<usize>;
 
-/// The position of `path` among `fields`. A field whose own name is `path`, dots and all, comes first. Fields in
-/// lists and maps have no path.
+/// The position of `path` among `fields`. A dot leads into a struct; where it does not, it may be the name's own.
+/// Fields in lists and maps have no path.
 pub(crate) fn find(fields: &[Field], path: &str) -> Option<FieldPosition> {
-    if let Some(at) = fields.iter().position(|field| field.name == path) {
-        return Some(vec![at]);
-    }
-    fields.iter().enumerate().find_map(|(at, field)| {
+    let through = fields.iter().enumerate().find_map(|(at, field)| {
         let plain = path.strip_prefix(field.name.as_str()).filter(|rest| rest.starts_with('.'));
         let rest = plain.or_else(|| path.strip_prefix(quoted(&field.name).as_str()))?;
         let Some(rest) = rest.strip_prefix('.') else { return rest.is_empty().then(|| vec![at]) };
@@ -22,7 +19,8 @@ pub(crate) fn find(fields: &[Field], path: &str) -> Option<FieldPosition> {
         }
         let inner = find(&field.children, rest)?;
         Some([at].into_iter().chain(inner).collect())
-    })
+    });
+    through.or_else(|| fields.iter().position(|field| field.name == path).map(|at| vec![at]))
 }
 
 /// `name` in backticks.
@@ -135,6 +133,11 @@ mod tests {
             assert_eq!(find(&all, &path_at(&all, &[top])), Some(vec![top]));
         }
         assert_eq!(find(&all, "a.a.b"), Some(vec![0, 3]));
+        let pair = [field("a.b", DataType::Int8), field("a", DataType::Struct(leaves.into()))];
+        let outer = Field::try_from(&field("m", DataType::Struct(pair.to_vec().into()))).unwrap();
+        let find = |path: &str| find(std::slice::from_ref(&outer), path);
+        assert_eq!((find("m.a.a"), find("m.`a.b`")), (Some(vec![0, 1, 0]), Some(vec![0, 0])));
+        assert_eq!((find("m.a.b"), find("m.a.a.b")), (Some(vec![0, 0]), Some(vec![0, 1, 3])));
         assert_eq!(renamed("m.`a.b`", "c.d"), "m.`c.d`");
         assert_eq!(renamed("a", "b"), "b");
     }

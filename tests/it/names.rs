@@ -90,6 +90,26 @@ async fn a_rename_of_a_dotted_name_is_carried_back() {
     assert!(rows["m"].as_struct().column_by_name("a.b").is_some());
 }
 
+/// A struct with a field `a.b` beside a struct `a` that has a field `b`: a dot leads into a struct.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dot_leads_into_a_struct_before_it_is_a_names_own() {
+    let db = Db::new();
+    let leaf = |name: &str| Arc::new(Field::new(name, DataType::Int64, true));
+    let one = || -> ArrayRef { Arc::new(Int64Array::from(vec![1])) };
+    let inner: ArrayRef = Arc::new(StructArray::from(vec![(leaf("b"), one()), (leaf("c"), one())]));
+    let a = Arc::new(Field::new("a", inner.data_type().clone(), true));
+    let outer: ArrayRef = Arc::new(StructArray::from(vec![(leaf("a.b"), one()), (a, inner)]));
+    let field = Field::new("m", outer.data_type().clone(), true);
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![outer]).unwrap();
+    db.write("t", vec![batch], lance::dataset::WriteParams::default()).await;
+    db.relance("migrate", "t", &["--drop", "m.a.b"]).expect(0);
+    let rows = db.rows("t").await;
+    let m = rows["m"].as_struct();
+    assert_eq!(m.column(1).as_struct().column_names(), ["c"]);
+    db.relance("migrate", "t", &["--drop", "m.`a.b`"]).expect(0);
+    assert_eq!(db.rows("t").await["m"].as_struct().column_names(), ["a"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_lancedb_cannot_query_are_refused() {
     let db = Db::new();
