@@ -49,6 +49,7 @@ pub mod guide;
 mod journal;
 mod limits;
 mod location;
+mod meter;
 mod phase;
 mod plan;
 mod process;

@@ -1,11 +1,12 @@
 //! How far a run is, for whoever asks while it goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::progress::{Amount, Event, Progress, SharedProgress};
+use crate::meter::Meter;
+use crate::progress::{Event, Progress, SharedProgress};
 use crate::spent::{self, Spent};
 use crate::{error::redact, phase::Phase};
 
@@ -35,12 +36,8 @@ pub(crate) struct Tally(Mutex<Option<Told>>);
 
 #[derive(Debug)]
 struct Told {
-    phase: Phase,
-    began: Instant,
+    meter: Meter,
     before: Spent,
-    total: Amount,
-    start: Amount,
-    done: Amount,
 }
 
 impl Tally {
@@ -49,14 +46,12 @@ impl Tally {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Began { phase, total, done } => {
-                let (began, before) = (Instant::now(), spent::now());
-                let (phase, total, start, done) = (*phase, *total, *done, *done);
-                *told = Some(Told { phase, began, before, total, start, done });
+                let (meter, before) = (Meter::of(*phase, *total, *done), spent::now());
+                *told = Some(Told { meter, before });
             }
             Event::Advanced(by) => {
                 if let Some(told) = told.as_mut() {
-                    told.done.rows += by.rows;
-                    told.done.bytes += by.bytes;
+                    told.meter.advance(*by);
                 }
             }
             Event::Note(_) | Event::Migration(_) => {}
@@ -67,25 +62,21 @@ impl Tally {
     pub(crate) fn figures(&self) -> Option<RunFigures> {
         let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let told = told.as_ref()?;
-        Some(told.figures(told.began.elapsed(), spent::now().since(&told.before).limit()))
+        Some(told.figures(told.meter.began.elapsed(), spent::now().since(&told.before).limit()))
     }
 }
 
 impl Told {
     fn figures(&self, passed: Duration, limit: Option<&str>) -> RunFigures {
-        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = |done: u64, start: u64| done.saturating_sub(start).saturating_mul(1000) / millis;
-        let rows_per_second = rate(self.done.rows, self.start.rows);
-        // A chunk that is tried again is told of twice.
-        let rows_done = self.done.rows.min(self.total.rows);
-        let left = self.total.rows - rows_done;
+        let (meter, speed) = (&self.meter, self.meter.speed(passed));
         RunFigures {
-            phase: self.phase,
-            rows_done,
-            rows: self.total.rows,
-            rows_per_second,
-            bytes_per_second: rate(self.done.bytes, self.start.bytes),
-            eta_seconds: (rows_per_second > 0).then(|| left.div_ceil(rows_per_second)),
+            phase: meter.phase,
+            // A chunk that is tried again is told of twice.
+            rows_done: meter.done.rows.min(meter.total.rows),
+            rows: meter.total.rows,
+            rows_per_second: speed.rows,
+            bytes_per_second: speed.bytes,
+            eta_seconds: speed.eta_seconds,
             limited_by: limit.map(str::to_owned),
         }
     }
@@ -115,6 +106,7 @@ impl Progress for Tallied {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::Amount;
 
     #[test]
     fn figures_move_within_a_chunk_and_count_this_run_alone() {

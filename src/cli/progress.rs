@@ -12,8 +12,9 @@ use crate::cli::JSON_VERSION;
 use crate::cli::args::{Output, ProgressArg};
 use crate::clock::{Clock as _, SystemClock};
 use crate::escape::{escape_json, escape_line};
+use crate::meter::Meter;
 use crate::plan::amounts::{bytes_text, count_text, counted};
-use crate::{Amount, Event, Phase, Progress, SharedProgress, Silent};
+use crate::{Event, Phase, Progress, SharedProgress, Silent};
 
 /// Time between JSON lines.
 const JSON_EVERY: Duration = Duration::from_secs(1);
@@ -36,41 +37,7 @@ pub(super) fn of(output: &Output, table: &str) -> SharedProgress {
     }
 }
 
-/// How far a phase is, and how fast it goes.
-#[derive(Debug, Clone)]
-struct Meter {
-    phase: Phase,
-    began: Instant,
-    total: Amount,
-    start: Amount,
-    done: Amount,
-}
-
 impl Meter {
-    fn of(phase: Phase, total: Amount, done: Amount) -> Self {
-        Self { phase, began: Instant::now(), total, start: done, done }
-    }
-
-    fn advance(&mut self, by: Amount) {
-        self.done.rows += by.rows;
-        self.done.bytes += by.bytes;
-        self.done.chunks += by.chunks;
-    }
-
-    /// Rows and bytes a second, of this run.
-    fn rates(&self) -> (u64, u64) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = |done: u64, start: u64| done.saturating_sub(start).saturating_mul(1000) / millis;
-        (rate(self.done.rows, self.start.rows), rate(self.done.bytes, self.start.bytes))
-    }
-
-    /// Seconds left, by rows.
-    fn eta_seconds(&self) -> Option<u64> {
-        let (rows, _) = self.rates();
-        let left = self.total.rows.saturating_sub(self.done.rows);
-        (rows > 0).then(|| left.div_ceil(rows))
-    }
-
     fn text(&self) -> String {
         let (done, total) = (self.done, self.total);
         let percent = (done.rows * 100).checked_div(total.rows).unwrap_or(100);
@@ -84,18 +51,18 @@ impl Meter {
 
     /// What is told of the speed, with what matters most first: a narrow terminal shows the beginning.
     fn parts(&self) -> [String; 4] {
-        let (rows, bytes) = self.rates();
-        let eta = self.eta_seconds().map_or("unknown".to_owned(), seconds_text);
+        let speed = self.speed(self.began.elapsed());
+        let eta = speed.eta_seconds.map_or("unknown".to_owned(), seconds_text);
         [
             format!("eta {eta}"),
-            format!("{}/s", bytes_text(bytes)),
+            format!("{}/s", bytes_text(speed.bytes)),
             format!("chunks {}/{}", self.done.chunks, self.total.chunks),
-            format!("{} rows/s", count_text(rows)),
+            format!("{} rows/s", count_text(speed.rows)),
         ]
     }
 
     fn json(&self) -> Value {
-        let (rows_rate, bytes_rate) = self.rates();
+        let speed = self.speed(self.began.elapsed());
         json!({
             "event": "progress",
             "phase": self.phase,
@@ -104,9 +71,9 @@ impl Meter {
             "bytes": self.done.bytes,
             "chunks": self.done.chunks,
             "chunks_total": self.total.chunks,
-            "rows_per_second": rows_rate,
-            "bytes_per_second": bytes_rate,
-            "eta_seconds": self.eta_seconds(),
+            "rows_per_second": speed.rows,
+            "bytes_per_second": speed.bytes,
+            "eta_seconds": speed.eta_seconds,
         })
     }
 }
@@ -276,6 +243,7 @@ impl Drop for Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Amount;
 
     #[test]
     fn times_read_well() {
@@ -300,8 +268,9 @@ mod tests {
         let total = Amount { rows: 100, bytes: 0, chunks: 2 };
         let done = Amount { rows: 50, bytes: 0, chunks: 1 };
         let meter = Meter::of(Phase::Stage, total, done);
-        assert_eq!(meter.rates(), (0, 0));
-        assert_eq!(meter.eta_seconds(), None);
+        let speed = meter.speed(Duration::from_secs(1));
+        assert_eq!((speed.rows, speed.bytes), (0, 0));
+        assert_eq!(speed.eta_seconds, None);
         assert!(meter.text().starts_with("50%, 50 of 100 rows"));
     }
 }
