@@ -12,8 +12,8 @@ use crate::schema::nulls::loses_not_null;
 use crate::schema::path::split_last;
 use crate::schema::show::type_text;
 
-/// The most bytes of one value of a new column: all of a column's values are held in memory a few rows at a time.
-pub(crate) const VALUE_BYTES_MAX: u64 = 16 << 20;
+/// The most bytes of one value of a new column, and of a literal: values are held in memory a few rows at a time.
+pub(super) const VALUE_BYTES_MAX: u64 = 16 << 20;
 
 /// Refuses a type each of whose values takes more than [`VALUE_BYTES_MAX`], before one of them is made.
 pub(super) fn expect_bounded(data_type: &DataType, path: &str) -> Result<()> {

@@ -6,9 +6,7 @@ use std::collections::HashSet;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 
 use crate::error::{Error, Result};
-
-/// Types nested deeper than this are refused: to walk them takes stack.
-const DEPTH_MAX: usize = 64;
+use crate::schema::types::DEPTH_MAX;
 
 /// Refuses a schema with a type that no array can have, or with two columns of one name.
 ///

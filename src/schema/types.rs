@@ -27,8 +27,8 @@ pub(crate) struct Parser<'a> {
     depth: usize,
 }
 
-/// Types nested deeper than this are refused: reading them takes stack.
-const DEPTH_MAX: usize = 64;
+/// Types nested deeper than this are refused: reading and walking them takes stack.
+pub(super) const DEPTH_MAX: usize = 64;
 
 impl<'a> Parser<'a> {
     /// A cursor at the start of `text`.

@@ -10,13 +10,10 @@ use crate::schema::change::Change;
 use crate::schema::column::Column;
 use crate::schema::literal::parse_literal;
 use crate::schema::path::{FieldPosition, field_at, find, split_last, typed};
-use crate::schema::rules::{expect_name, lost_column, refuse_extension};
+use crate::schema::rules::{VALUE_BYTES_MAX, expect_name, lost_column, refuse_extension};
 use crate::schema::show::type_text;
 use crate::schema::target::Skipped;
 use crate::schema::target::existing::ExistingColumn;
-
-/// Bytes of one literal: it stands in the plan and the journal.
-const VALUE_BYTES_MAX: usize = 16 << 20;
 
 /// The target while the changes are applied to it, one after the other.
 pub(super) struct Draft<'a> {
@@ -187,7 +184,8 @@ impl Draft<'_> {
 
     /// `text` as a value of `data_type` for the column `path`.
     pub(super) fn literal(&self, text: &str, data_type: &DataType, path: &str) -> Result<ArrayRef> {
-        if text.len() > VALUE_BYTES_MAX {
+        // It stands in the plan and the journal.
+        if text.len() as u64 > VALUE_BYTES_MAX {
             return Err(Error::usage(format!("column `{path}`: a literal has at most 16 MiB")));
         }
         parse_literal(text, data_type, self.now)
