@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 use crate::error::{Error, Result};
 use crate::schema::change::{Add, Cast, Change};
 use crate::schema::follow::DESCRIBES_COLUMNS;
+use crate::schema::nulls::fields_of;
 use crate::schema::path::part;
 
 /// A schema to come to.
@@ -84,20 +85,7 @@ fn new_column(name: String, field: &Field) -> Result<Change> {
 fn is_blob(field: &Field) -> bool {
     let own = field.metadata().contains_key("lance-encoding:blob");
     own || field.extension_type_name() == Some("lance.blob.v2")
-        || inside(field.data_type()).any(is_blob)
-}
-
-/// The fields in a type.
-fn inside(data_type: &DataType) -> impl Iterator<Item = &Field> {
-    let fields = match data_type {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::FixedSizeList(item, _)
-        | DataType::Map(item, _) => std::slice::from_ref(item),
-        DataType::Struct(fields) => fields,
-        _ => &[],
-    };
-    fields.iter().map(|field| &**field)
+        || fields_of(field.data_type()).iter().any(|field| is_blob(field))
 }
 
 fn change_field(path: &str, old: &Field, new: &Field, is_whole: bool) -> Result<Vec<Change>> {
@@ -144,7 +132,7 @@ fn expect_same_inside(path: &str, old: &DataType, new: &DataType, is_whole: bool
     if discriminant(old) != discriminant(new) {
         return Ok(());
     }
-    let mut pairs = inside(old).zip(inside(new));
+    let mut pairs = fields_of(old).iter().zip(fields_of(new));
     pairs.try_for_each(|(old_field, new_field)| {
         let path = format!("{path}.{}", new_field.name());
         if !matches!(old, DataType::FixedSizeList(..)) || old_field.extension_type_name().is_some()
@@ -175,12 +163,13 @@ fn same_type(one: &DataType, other: &DataType) -> bool {
             one.len() == other.len() && one.iter().zip(other).all(pair)
         }
         (DataType::Map(one, _), DataType::Map(other, _)) => {
-            let mut pairs = inside(one.data_type()).zip(inside(other.data_type()));
+            let mut pairs = fields_of(one.data_type()).iter().zip(fields_of(other.data_type()));
             pairs.all(|(one, other)| nullable(one, other) && same(one, other))
         }
         _ => one == other,
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -56,7 +56,7 @@ impl Inside {
 }
 
 /// The fields inside a type.
-fn fields_of(data_type: &DataType) -> &[FieldRef] {
+pub(super) fn fields_of(data_type: &DataType) -> &[FieldRef] {
     match data_type {
         DataType::List(item)
         | DataType::LargeList(item)
