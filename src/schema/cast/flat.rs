@@ -9,7 +9,7 @@ use arrow::array::{
 };
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::kernels::cmp::distinct;
-use arrow::compute::{and, concat, is_not_null, is_null, nullif};
+use arrow::compute::{and, concat, is_not_null, nullif};
 use arrow::datatypes::{
     DataType, Decimal128Type, Decimal256Type, Float16Type, Float32Type, Float64Type, Int64Type,
     i256,
@@ -53,7 +53,7 @@ fn with_nulls(values: &ArrayRef, rows: &BooleanArray) -> Result<ArrayRef> {
 
 /// Casts `array` to `to`, and every value without an error: those that do not go through are bad rows.
 pub(super) fn cast_flat(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
-    let mut values = match narrowed(array, to) {
+    let values = match narrowed(array, to) {
         Some(values) => values,
         None => safe_cast(array, to)?,
     };
@@ -61,10 +61,6 @@ pub(super) fn cast_flat(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
     let (before, after) = (is_not_null(array).doing(doing)?, is_not_null(&values).doing(doing)?);
     let problem = if is_number(array.data_type()) { Problem::Overflow } else { Problem::NotAValue };
     let failed = (problem, difference(&before, &after));
-    // Arrow casts a null to a list of one null.
-    if difference(&after, &before).true_count() > 0 {
-        values = with_nulls(&values, &is_null(array).doing(doing)?)?;
-    }
     let lost = lost(array, &values, to)?;
     let mut cast = CastArray::of(values);
     for (problem, rows) in [failed].into_iter().chain(lost) {

@@ -91,12 +91,9 @@ fn convert(array: &ArrayRef, to: &DataType) -> Result<CastArray> {
 /// Casts values to lists of one value each; a null stays null.
 fn cast_to_list(array: &ArrayRef, item: &Arc<Field>, to: &DataType) -> Result<CastArray> {
     let doing = || format!("cast to {to}");
-    let one = FixedSizeListArray::try_new(
-        Arc::new(Field::new(item.name(), array.data_type().clone(), true)),
-        1,
-        Arc::clone(array),
-        array.logical_nulls(),
-    );
+    let field = Arc::new(Field::new(item.name(), array.data_type().clone(), true));
+    let (values, nulls) = (Arc::clone(array), array.logical_nulls());
+    let one = FixedSizeListArray::try_new(Arc::clone(&field), 1, values, nulls);
     let one: ArrayRef = Arc::new(one.doing(doing)?);
     if matches!(to, DataType::FixedSizeList(..)) {
         return convert(&one, to);
@@ -104,7 +101,6 @@ fn cast_to_list(array: &ArrayRef, item: &Arc<Field>, to: &DataType) -> Result<Ca
     // Lists have no room for what lies under nulls.
     let there = filter(array, &is_not_null(array).doing(doing)?).doing(doing)?;
     let lengths = (0..array.len()).map(|row| usize::from(one.is_valid(row)));
-    let field = Arc::new(Field::new(item.name(), array.data_type().clone(), true));
     let (offsets, nulls) = (OffsetBuffer::<i64>::from_lengths(lengths), one.nulls().cloned());
     let lists = GenericListArray::<i64>::try_new(field, offsets, there, nulls);
     convert(&(Arc::new(lists.doing(doing)?) as ArrayRef), to)
