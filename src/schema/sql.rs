@@ -125,21 +125,28 @@ impl Sql {
         let inputs = Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()));
         let batch = RecordBatch::try_new_with_options(inputs, columns, &options);
         let batch = batch.doing(|| format!("gather the columns of `{}`", self.text))?;
-        let first = self.evaluate_rows(&batch.slice(0, rows.min(FIRST_ROWS)))?;
-        if rows <= FIRST_ROWS {
-            return Ok(first);
+        if rows > FIRST_ROWS && !self.data_type.is_primitive() {
+            self.expect_bounded(&batch)?;
         }
+        self.evaluate_rows(&batch)
+    }
+
+    /// Refuses values that are so large in the first rows of `batch` that those of all of them cannot be.
+    fn expect_bounded(&self, batch: &RecordBatch) -> Result<()> {
+        let rows = batch.num_rows();
+        let first = self.evaluate_rows(&batch.slice(0, FIRST_ROWS))?;
         let bytes =
             first.to_data().get_slice_memory_size().doing(|| "measure values".to_owned())?;
         let bytes_a_row = bytes / FIRST_ROWS;
-        if bytes_a_row.saturating_mul(rows) > COMPUTED_BYTES_MAX {
-            return Err(Error::refused(format!(
-                "`{}` gives about {bytes_a_row} bytes a row, which is more than {rows} rows at once can have",
-                self.text
-            ))
-            .with_advice(&format!("ask for --batch-size {}", (COMPUTED_BYTES_MAX / 4 / bytes_a_row).max(1))));
+        if bytes_a_row.saturating_mul(rows) <= COMPUTED_BYTES_MAX {
+            return Ok(());
         }
-        self.evaluate_rows(&batch)
+        let fit = (COMPUTED_BYTES_MAX / 4 / bytes_a_row).max(1);
+        Err(Error::refused(format!(
+            "`{}` gives about {bytes_a_row} bytes a row, which is more than {rows} rows at once can have",
+            self.text
+        ))
+        .with_advice(&format!("ask for --batch-size {fit}")))
     }
 
     fn evaluate_rows(&self, batch: &RecordBatch) -> Result<ArrayRef> {
