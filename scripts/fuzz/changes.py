@@ -237,6 +237,6 @@ def choose(rng, table, on_bad):
 def clashes(one, other):
     """Columns that are added, dropped and added again in one go have rules of their own."""
     made = {"add", "compute", "rename"}
-    name = lambda change: re.split("[:=]", change.text)[-1 if change.verb == "rename" else 0].casefold()
+    name = lambda change: re.split("[:=]", change.text)[-1 if change.verb == "rename" else 0].strip("`").casefold()
     return one.verb in made and other.verb in {*made, "drop"} and (
-        name(one) == name(other) or one.verb != "rename" and name(one) == re.split("[:=]", other.text)[0].casefold())
+        name(one) == name(other) or one.verb != "rename" and name(one) == re.split("[:=]", other.text)[0].strip("`").casefold())

@@ -74,7 +74,8 @@ def compute(rng, table, on_bad):
         values = values_of(table[source.name], work, null, made_type)
         return made([*table.schema, own], [*table.columns, values], table.schema.metadata)
 
-    return Change("compute", f"{name}{f':{made_type}' if said or rng.random() < 0.5 else ''}={sql}", apply, {name})
+    told = f"{name}:{made_type}" if said or rng.random() < 0.5 else f"`{name}`" if name.endswith(" not null") else name
+    return Change("compute", f"{told}={sql}", apply, {name})
 
 
 def set_values(rng, table, on_bad):

@@ -60,8 +60,10 @@ def kind(rng, depth, odd):
     if which == 6:
         return pa.large_list(item(rng, depth, odd))
     if which == 7:
-        # Lance keeps neither names nor metadata nor "not null" of such items.
-        return pa.list_(pa.field("item", leaf(rng, odd) if odd else rng.choice([*INTS, *FLOATS])), rng.choice([1, 2, 3, 8]))
+        # Lance keeps neither names nor metadata nor "not null" of such items, and stores texts there only where all are null.
+        item_type = leaf(rng, odd) if odd else rng.choice([*INTS, *FLOATS])
+        item_type = pa.int32() if item_type in [*TEXTS, pa.binary(), pa.large_binary()] else item_type
+        return pa.list_(pa.field("item", item_type), rng.choice([1, 2, 3, 8]))
     names = rng.sample(INNER if odd and rng.random() < 0.5 else ["a", "b", "C", "dd"], rng.choice([1, 2, 2, 3]))
     return pa.struct([field(rng, name, kind(rng, depth - 1, odd), odd) for name in names])
 
