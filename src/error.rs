@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, fmt, io};
 
+use serde_json::{Map, Value, json};
+
 use crate::escape::escape_line;
 
 /// A boxed source error.
@@ -50,6 +52,20 @@ impl Kind {
             Self::Failed => "failed",
         }
     }
+
+    /// The command's exit code, which stays as it is.
+    pub fn exit(self) -> u8 {
+        match self {
+            Self::NoTable | Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Refused => 3,
+            Self::Mismatch => 4,
+            Self::Interrupted => 5,
+            Self::Locked => 6,
+            Self::OutcomeUnknown => 7,
+            Self::Unfinished => 8,
+        }
+    }
 }
 
 /// What went wrong, for people, with the error it came from.
@@ -57,6 +73,7 @@ impl Kind {
 pub struct Error {
     kind: Kind,
     message: String,
+    details: Map<String, Value>,
     source: Option<BoxError>,
 }
 
@@ -65,7 +82,8 @@ impl Error {
     /// the names and values that errors repeat are not relance's own.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { kind, message: escape_line(&message).into_owned(), source: None }
+        let message = escape_line(&message).into_owned();
+        Self { kind, message, details: Map::new(), source: None }
     }
 
     /// A malformed request.
@@ -107,6 +125,13 @@ impl Error {
     #[must_use]
     pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// The same error, with what it knows as `name`, for programs.
+    #[must_use]
+    pub(crate) fn knowing(mut self, name: &str, value: Value) -> Self {
+        self.details.insert(name.to_owned(), value);
         self
     }
 
@@ -155,6 +180,29 @@ impl Error {
             cause = error.source();
         }
         redact(&lines.join("\n  because: "), hide)
+    }
+
+    /// What `--json` prints of it: its kind, its [report](Self::report), its exit code, and what it knows besides:
+    /// `findings`, where values do not go through; `version`, where a swap landed. `hide` is as there.
+    pub fn json(&self, hide: &[String]) -> Value {
+        let mut json = json!({
+            "kind": self.kind.name(), "message": self.report(hide), "exit": self.kind.exit(),
+        });
+        if let Value::Object(json) = &mut json {
+            json.extend(self.details.clone());
+        }
+        redact_json(&mut json, hide);
+        json
+    }
+}
+
+/// Redacts every text in `value`.
+fn redact_json(value: &mut Value, hide: &[String]) {
+    match value {
+        Value::String(text) => *text = redact(text, hide),
+        Value::Array(values) => values.iter_mut().for_each(|value| redact_json(value, hide)),
+        Value::Object(object) => object.values_mut().for_each(|value| redact_json(value, hide)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -269,6 +317,35 @@ mod tests {
         let error = Error::failed("cannot open `t`").caused_by(cause);
         let report = error.report(&["s3cr3t".to_owned()]);
         assert_eq!(report, "cannot open `t`\n  because: bad reply with ***");
+    }
+
+    #[test]
+    fn every_kind_has_its_exit_code() {
+        let kinds = [
+            (Kind::Failed, 1),
+            (Kind::NoTable, 1),
+            (Kind::Usage, 2),
+            (Kind::Refused, 3),
+            (Kind::Mismatch, 4),
+            (Kind::Interrupted, 5),
+            (Kind::Locked, 6),
+            (Kind::OutcomeUnknown, 7),
+            (Kind::Unfinished, 8),
+        ];
+        for (kind, exit) in kinds {
+            assert_eq!(kind.exit(), exit, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_it_knows_is_told_to_programs_without_secrets() {
+        let found = json!([{ "column": "a", "examples": [{ "value": "is s3cr3t" }] }]);
+        let error = Error::refused("no").knowing("findings", found);
+        let told = json!({
+            "kind": "refused", "message": "no", "exit": 3,
+            "findings": [{ "column": "a", "examples": [{ "value": "is ***" }] }],
+        });
+        assert_eq!(error.json(&["s3cr3t".to_owned()]), told);
     }
 
     #[test]

@@ -30,9 +30,10 @@ use serde_json::{Value, json};
 
 use crate::cli::args::{Asked, Changes, Cli, Command, Output, TableArg};
 use crate::cli::breakdown::Breakdown;
+pub use crate::cli::progress::json_events;
 use crate::cli::signals::Signals;
 use crate::escape::{escape_json, escape_line, escape_text};
-use crate::{Ended, Error, Kind, Location, Migration, Result, Sample, Settings, Writes};
+use crate::{Ended, Error, Location, Migration, Result, Sample, Settings, Writes};
 
 /// The form of what `--json` and `--progress json` print. It changes when a field goes or means something else.
 const JSON_VERSION: u32 = 1;
@@ -189,28 +190,12 @@ struct Caller {
 }
 
 fn fail(error: &Error, json: bool, secrets: &[String]) -> u8 {
-    let exit = exit_of(error.kind());
-    let report = error.report(secrets);
     // Nobody reads a closed stderr.
-    let _ = writeln!(std::io::stderr().lock(), "error: {}", escape_text(&report));
+    let _ = writeln!(std::io::stderr().lock(), "error: {}", escape_text(&error.report(secrets)));
     if json {
-        let kind = error.kind().name();
-        print_json(json!({ "error": { "kind": kind, "message": report, "exit": exit } }));
+        print_json(json!({ "error": error.json(secrets) }));
     }
-    exit
-}
-
-fn exit_of(kind: Kind) -> u8 {
-    match kind {
-        Kind::Usage => 2,
-        Kind::Refused => 3,
-        Kind::Mismatch => 4,
-        Kind::Interrupted => INTERRUPTED,
-        Kind::Locked => 6,
-        Kind::OutcomeUnknown => 7,
-        Kind::Unfinished => 8,
-        Kind::NoTable | Kind::Failed => 1,
-    }
+    error.kind().exit()
 }
 
 fn print(text: &str) {
@@ -372,20 +357,14 @@ async fn stoppable<R>(
 
 fn ended_printed(ended: &Ended) -> Printed {
     match ended {
-        Ended::Nothing(plan) => done(
-            format!("Nothing to do: {}\n{}", escape_line(plan.why()), plan.text().trim_end()),
-            json!({ "ended": "nothing", "plan": plan.json() }),
-        ),
-        Ended::Held(held) => Printed {
-            text: show::held(held),
-            json: json!({ "ended": "held", "held": to_json(held) }),
-            exit: 0,
-            timed: true,
-        },
-        Ended::Swapped(report) => Printed {
-            timed: true,
-            ..done(show::report(report), json!({ "ended": "swapped", "report": to_json(report) }))
-        },
+        Ended::Nothing(plan) => {
+            let why = escape_line(plan.why());
+            done(format!("Nothing to do: {why}\n{}", plan.text().trim_end()), ended.json())
+        }
+        Ended::Held(held) => Printed { timed: true, ..done(show::held(held), ended.json()) },
+        Ended::Swapped(report) => {
+            Printed { timed: true, ..done(show::report(report), ended.json()) }
+        }
     }
 }
 
@@ -395,27 +374,4 @@ fn done(text: String, json: Value) -> Printed {
 
 fn to_json<T: serde::Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_kind_has_its_exit_code() {
-        let kinds = [
-            (Kind::Failed, 1),
-            (Kind::NoTable, 1),
-            (Kind::Usage, 2),
-            (Kind::Refused, 3),
-            (Kind::Mismatch, 4),
-            (Kind::Interrupted, 5),
-            (Kind::Locked, 6),
-            (Kind::OutcomeUnknown, 7),
-            (Kind::Unfinished, 8),
-        ];
-        for (kind, exit) in kinds {
-            assert_eq!(exit_of(kind), exit, "{kind:?}");
-        }
-    }
 }

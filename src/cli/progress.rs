@@ -1,5 +1,6 @@
 //! Progress on stderr: a bar, plain lines, or JSON lines.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,7 +26,9 @@ const AT_FIRST: Duration = Duration::from_mins(1);
 
 /// The progress of a run on `table` that `output` asks for.
 pub(super) fn of(output: &Output, table: &str) -> SharedProgress {
-    let lines = |form| Arc::new(Lines::new(form, table));
+    // Nobody reads a closed stderr.
+    let print = |line: String| drop(writeln!(std::io::stderr().lock(), "{line}"));
+    let lines = |form| Arc::new(Lines::new(form, table, print));
     let terminal = std::io::stderr().is_terminal();
     match output.progress {
         ProgressArg::None => Arc::new(Silent),
@@ -35,6 +38,12 @@ pub(super) fn of(output: &Output, table: &str) -> SharedProgress {
         ProgressArg::Auto if terminal => Arc::new(Bar::new()),
         ProgressArg::Plain | ProgressArg::Auto => lines(Form::Plain),
     }
+}
+
+/// The events of a run on `table` as `--progress json` prints them, each given to `tell` without the line's end.
+/// `tell` must not block.
+pub fn json_events(table: &str, tell: impl Fn(String) + Send + Sync + 'static) -> SharedProgress {
+    Arc::new(Lines::new(Form::Json, table, tell))
 }
 
 impl Meter {
@@ -87,12 +96,19 @@ pub(super) fn seconds_text(seconds: u64) -> String {
 }
 
 /// One line an event, and a line of progress every so often.
-#[derive(Debug)]
-struct Lines {
+struct Lines<T> {
     form: Form,
     table: String,
     began: Instant,
     state: Mutex<LineState>,
+    tell: T,
+}
+
+impl<T> fmt::Debug for Lines<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { form, table, .. } = self;
+        f.debug_struct("Lines").field("form", form).field("table", table).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -119,9 +135,10 @@ struct LineState {
     told: Option<Instant>,
 }
 
-impl Lines {
-    fn new(form: Form, table: &str) -> Self {
-        Self { form, table: table.to_owned(), began: Instant::now(), state: Mutex::default() }
+impl<T: Fn(String)> Lines<T> {
+    fn new(form: Form, table: &str, tell: T) -> Self {
+        let (table, began, state) = (table.to_owned(), Instant::now(), Mutex::default());
+        Self { form, table, began, state, tell }
     }
 
     fn say(&self, id: Option<&str>, plain: impl FnOnce() -> String, json: impl FnOnce() -> Value) {
@@ -143,12 +160,11 @@ impl Lines {
                 escape_json(&event.to_string()).into_owned()
             }
         };
-        // Nobody reads a closed stderr.
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
+        (self.tell)(line);
     }
 }
 
-impl Progress for Lines {
+impl<T: Fn(String) + Send + Sync> Progress for Lines<T> {
     fn event(&self, event: Event) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let id = state.migration.clone();

@@ -1,13 +1,14 @@
 //! Results for people.
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use serde_json::Value;
 
 use crate::cli::progress::seconds_text;
 use crate::escape::escape_line;
 use crate::plan::amounts::{bytes_text, count_text, counted};
 use crate::{
-    Aborted, Finalized, Held, Kind, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX,
-    Sampled, SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
+    Aborted, Finalized, Held, PointStatus, Report, RolledBack, RunFigures, STAGING_SUFFIX, Sampled,
+    SkippedValues, StagedStatus, TableStatus, Trial, Tuned, Unused, Verified, Verify,
 };
 
 /// Characters of a value in a sample.
@@ -266,7 +267,7 @@ pub(super) type Looked = Result<TableStatus, Unknown>;
 pub(super) struct Unknown {
     pub(super) table: String,
     pub(super) message: String,
-    pub(super) kind: Kind,
+    pub(super) json: Value,
 }
 
 /// What is staged of tables, and their rollback points.

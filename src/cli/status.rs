@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::show::{self, Looked, Unknown};
-use crate::cli::{Caller, Printed, args, done, exit_of, print, print_json, request, to_json};
+use crate::cli::{Caller, Printed, args, done, print, print_json, request, to_json};
 use crate::{Location, Migration, Result, TableStatus, table_names};
 
 /// What is known of `table`, or of all; with `watch`, told again each time it has passed until no run goes on.
@@ -69,7 +69,7 @@ async fn looked_at(any: &Location, table: Option<&str>, secrets: &[String]) -> R
         all.push(status_of(any, &table).await.map_err(|error| Unknown {
             table,
             message: error.report(secrets),
-            kind: error.kind(),
+            json: error.json(secrets),
         }));
     }
     Ok(all)
@@ -82,10 +82,7 @@ async fn status_of(any: &Location, table: &str) -> Result<TableStatus> {
 fn status_json(tables: &[Looked]) -> Value {
     let tables = tables.iter().map(|table| match table {
         Ok(table) => to_json(table),
-        Err(Unknown { table, message, kind }) => json!({
-            "table": table,
-            "error": { "kind": kind.name(), "message": message, "exit": exit_of(*kind) },
-        }),
+        Err(Unknown { table, json, .. }) => json!({ "table": table, "error": json }),
     });
     json!({ "tables": tables.collect::<Vec<_>>() })
 }

@@ -67,7 +67,7 @@ pub(crate) fn kept(ctx: &Context, error: Error) -> Error {
 pub(crate) fn unfinished(ctx: &Context, version: u64, error: Error) -> Error {
     let swapped = format!("swapped in as version {version}, whole");
     let resume = command(ctx, "resume");
-    match error.kind() {
+    let error = match error.kind() {
         Kind::Locked => error.with_advice(&format!("{swapped}; another run does the rest")),
         Kind::Interrupted => Error::unfinished(format!("{swapped}; interrupted after that"))
             .with_advice(&format!("{resume} does the rest")),
@@ -85,7 +85,8 @@ pub(crate) fn unfinished(ctx: &Context, version: u64, error: Error) -> Error {
         | Kind::Failed => Error::unfinished(format!("{swapped}; something after that failed"))
             .with_advice(&format!("{resume} does the rest"))
             .caused_by(error),
-    }
+    };
+    error.knowing("version", version.into())
 }
 
 pub(crate) fn landed(ctx: &Context, version: u64) -> Error {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::phase::Phase;
@@ -25,6 +25,17 @@ pub enum Ended {
     Held(Held),
     /// Swapped, indexed, and looked at.
     Swapped(Report),
+}
+
+impl Ended {
+    /// What `--json` prints of it.
+    pub fn json(&self) -> Value {
+        match self {
+            Self::Nothing(plan) => json!({ "ended": "nothing", "plan": plan.json() }),
+            Self::Held(held) => json!({ "ended": "held", "held": held }),
+            Self::Swapped(report) => json!({ "ended": "swapped", "report": report }),
+        }
+    }
 }
 
 /// A migration that waits for `resume`.

@@ -100,6 +100,7 @@ async fn rolled_back(
             "version {version} reads as version {restored} did; tidying up after that failed"
         ))
         .with_advice(&format!("{} again does the rest", command(ctx, "rollback")))
+        .knowing("version", version.into())
         .caused_by(error)
     })?;
     // The rows are back: an index list that cannot be read is no reason to fail.

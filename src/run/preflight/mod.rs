@@ -8,6 +8,7 @@ mod trial;
 use std::{collections::BTreeMap, sync::Arc};
 
 use lance::Dataset;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
@@ -114,7 +115,8 @@ fn refuse(plan: &Plan) -> Result<()> {
         "values of `{}` do not go through, the first in column `{}`; nothing was written",
         plan.table, first.column
     ))
-    .with_lines(bad.iter().map(|finding| finding.text()));
+    .with_lines(bad.iter().map(|finding| finding.text()))
+    .knowing("findings", json!(bad));
     if bad.iter().all(|finding| finding.problem == Problem::Null) {
         return Err(error.with_advice("--fill 'NAME=LITERAL' before --not-null gives them a value"));
     }
