@@ -89,7 +89,11 @@ pub use run::{Migration, Writes};
 pub use schema::cast::Problem;
 pub use schema::change::{Add, Cast, Change, Compute};
 pub use schema::target::IfExists;
-pub use settings::{BatchSize, Hold, OnBadValue, Preflight, Settings, Verify};
+pub use schema::types::{parse_new_type, parse_type};
+pub use settings::{
+    BatchSize, Hold, OnBadValue, Preflight, Settings, Verify, parse_batch_size, parse_bytes,
+    parse_duration,
+};
 pub use span::SPAN_TARGET;
 pub use spent::SPANS;
 pub use table::database::table_names;
@@ -102,8 +106,6 @@ pub use transform::digest::Digest;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::schema::target::Target;
-    pub use crate::schema::types::parse_type;
-    pub use crate::settings::parse_batch_size;
     pub use crate::transform::Transform;
     pub use crate::transform::digest::ColumnDigest;
 }

@@ -189,7 +189,7 @@ const MEMORY_BYTES_MIN: u64 = 16 << 20;
 ///
 /// # Errors
 /// `Usage`, when `text` is not a number with an optional unit.
-pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
+pub fn parse_bytes(text: &str) -> Result<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -212,7 +212,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
 ///
 /// # Errors
 /// `Usage`, when `text` is not a number with an optional unit.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
+pub fn parse_duration(text: &str) -> Result<Duration> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

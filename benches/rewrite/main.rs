@@ -157,7 +157,7 @@ fn rewrite(criterion: &mut Criterion) {
         bench.iter_custom(|rounds| table.timed(rounds, |table| runtime.block_on(naive(table))));
     });
     for batch in ["64KiB", "256KiB", "1MiB", "4MiB", "32MiB"] {
-        let batch_size = relance::internals::parse_batch_size(batch).unwrap();
+        let batch_size = relance::parse_batch_size(batch).unwrap();
         let settings = Settings { batch_size, ..Settings::default() };
         let id = BenchmarkId::new("batch size", batch);
         table.relance(&mut group, id, Way::Encoded, &settings);

@@ -234,10 +234,10 @@ pub(super) struct TableArg {
 pub(super) struct Changes {
     #[command(flatten)]
     pub ordered: Ordered,
-    /// Derive the changes from a schema: a file with it as Arrow JSON, an Arrow IPC file (.arrow), or another
-    /// table of the database.
+    /// Derive the changes from a schema: a file with it as Arrow JSON, an Arrow IPC file (.arrow), a Parquet
+    /// file, or another table of the database.
     /// A dropped and an added column are never taken for a rename
-    #[arg(long, value_name = "SCHEMA.json|FILE.arrow|TABLE", conflicts_with_all = VERBS)]
+    #[arg(long, value_name = "SCHEMA.json|FILE.arrow|FILE.parquet|TABLE", conflicts_with_all = VERBS)]
     pub to: Option<String>,
     /// Keep only the rows that match this condition over the columns before the changes
     #[arg(long = "where", value_name = "SQL")]

@@ -30,8 +30,9 @@ mod staged;
 mod task;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use arrow::datatypes::Schema;
 use lance_io::object_store::WrappingObjectStore;
 
 use crate::plan::{Plan, Request, SavedPlan, Strategy, tuning::Tuned};
@@ -42,7 +43,8 @@ use crate::run::commands::{
 use crate::run::report::{Aborted, Ended, Finalized, RolledBack, TableStatus, Verified};
 use crate::{
     cancel::Cancel, clock::Clock, error::Result, location::Location, progress::SharedProgress,
-    run::context::Context, schema::change::Change, settings::Settings, tally::Tallied,
+    run::context::Context, schema::change::Change, schema::derive::Wanted, schema::ipc::as_stored,
+    settings::Settings, tally::Tallied,
 };
 
 /// A migration of one table: what is asked, how it is run, and the parts it is run with.
@@ -91,14 +93,29 @@ impl Migration {
         self
     }
 
-    /// Asks for the changes that make the table's schema that of `schema`: a file with it as JSON, or
-    /// another table of the database. Columns that come are null; a rename is never guessed.
+    /// Asks for the changes that make the table's schema that of `name`: a file with it as Arrow JSON, as Arrow IPC or as
+    /// Parquet, or another table of the database. Columns that come are null; a rename is never guessed.
     ///
     /// # Errors
     /// `Usage`, when the file is no schema; `NoTable`, when there is neither such a file nor such a table;
-    /// `Refused`, when a column would come that may not be null.
-    pub async fn to(self, schema: &str) -> Result<Self> {
-        planning::ask_for_schema(self.0, schema).await.map(Self)
+    /// `Refused`, when a column would come that may not be null, and for what no change does.
+    pub async fn to(self, name: &str) -> Result<Self> {
+        let wanted = planning::schema_named(&self.0, name).await?;
+        planning::ask_for_schema(self.0, &wanted).await.map(Self)
+    }
+
+    /// Asks for the changes that make the table's schema `schema`. Columns that come hold what `defaults` has for their
+    /// paths, as literals in their types, and are null otherwise.
+    ///
+    /// # Errors
+    /// `Usage`, when the schema has a column whose type no array can have; otherwise as [`to`](Self::to).
+    pub async fn to_schema(
+        self,
+        schema: &Schema,
+        defaults: BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let wanted = Wanted { defaults, ..Wanted::whole(as_stored(schema)?) };
+        planning::ask_for_schema(self.0, &wanted).await.map(Self)
     }
 
     /// How it is run.

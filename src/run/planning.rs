@@ -11,7 +11,8 @@ use crate::plan::{Facts, Plan, Request, Strategy};
 use crate::run::{context::Context, hints::command};
 use crate::schema::derive::{Wanted, changes_between};
 use crate::schema::{
-    change::Change, ipc::read_ipc_schema, json::parse_schema, rules::same_field, show::field_text,
+    change::Change, ipc::read_ipc_schema, json::parse_schema, parquet::read_parquet_schema,
+    rules::same_field, show::field_text,
 };
 use crate::table::{database, facts, index, open::Opener};
 use crate::{journal::Journal, settings::OnBadValue};
@@ -108,42 +109,43 @@ fn difference(staged: &Schema, planned: &Schema) -> Option<String> {
     })
 }
 
-/// Asks for the changes that make the table's schema that of `schema`: a file with it as JSON, an Arrow IPC file, or
-/// another table of the database. Columns that come are null; a rename is never guessed.
+/// The schema that `name` names: a file with it as JSON, an Arrow IPC or a Parquet file, or another table of the database.
 ///
 /// # Errors
-/// `Usage`, when the file is no schema; `NoTable`, when there is neither such a file nor such a table;
-/// `Refused`, when a column would come that may not be null, and for what no change does.
-pub(crate) async fn ask_for_schema(mut ctx: Context, schema: &str) -> Result<Context> {
-    let path = Path::new(schema);
+/// `Usage`, when the file is no schema; `NoTable`, when there is neither such a file nor such a table.
+pub(crate) async fn schema_named(ctx: &Context, name: &str) -> Result<Wanted> {
+    let path = Path::new(name);
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    let failed = |error| Error::usage(format!("cannot read {schema}")).caused_by(error);
-    let target = match ending.as_str() {
+    let failed = |error| Error::usage(format!("cannot read {name}")).caused_by(error);
+    match ending.as_str() {
         "json" => {
             let text = std::fs::read_to_string(path).map_err(failed)?;
-            Wanted { schema: parse_schema(&text)?, is_whole: false }
+            Ok(Wanted { is_whole: false, ..Wanted::whole(parse_schema(&text)?) })
         }
         "arrow" | "arrows" | "ipc" | "feather" => {
-            let file = File::open(path).map_err(failed)?;
-            Wanted { schema: read_ipc_schema(file)?, is_whole: true }
+            read_ipc_schema(File::open(path).map_err(failed)?).map(Wanted::whole)
         }
         "parquet" => {
-            let message = format!("{schema}: relance reads no Parquet files");
-            return Err(Error::usage(message).with_advice(
-                "write its schema into an Arrow IPC file: pyarrow.feather.write_feather(\
-                 pyarrow.parquet.read_schema(FILE).empty_table(), 'schema.arrow')",
-            ));
+            let read = read_parquet_schema(&File::open(path).map_err(failed)?);
+            read.map(Wanted::whole).map_err(|error| error.about(name))
         }
         _ => {
-            let other = ctx.location.sibling(schema)?;
+            let other = ctx.location.sibling(name)?;
             database::expect_table(&other).await?;
             let other = ctx.opener_of(&other).live().await?;
-            Wanted { schema: ArrowSchema::from(other.schema()), is_whole: true }
+            Ok(Wanted::whole(ArrowSchema::from(other.schema())))
         }
-    };
+    }
+}
+
+/// Asks for the changes that make the table's schema `wanted`; a rename is never guessed.
+///
+/// # Errors
+/// `Refused`, when a column would come that may not be null and has no default, and for what no change does.
+pub(crate) async fn ask_for_schema(mut ctx: Context, wanted: &Wanted) -> Result<Context> {
     database::expect_table(&ctx.location).await?;
     let live = ctx.opener().live().await?;
-    let changes = changes_between(&ArrowSchema::from(live.schema()), &target)?;
+    let changes = changes_between(&ArrowSchema::from(live.schema()), wanted)?;
     if changes.is_empty() {
         ctx.request.strategy.get_or_insert(Strategy::Nothing);
     }

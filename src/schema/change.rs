@@ -6,6 +6,7 @@ use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 use crate::schema::cast::castable::is_exact;
+use crate::schema::extension::extension_word;
 use crate::schema::path::{part, renamed, split_last, typed};
 use crate::schema::show::type_text;
 use crate::schema::stored;
@@ -188,7 +189,9 @@ impl Change {
         match self {
             Self::Add(add) => {
                 let value = add.default.as_ref().map(|text| format!("={text}"));
-                let (kind, value) = (type_text(&add.data_type), value.unwrap_or_default());
+                let word = extension_word(&add.metadata).map(str::to_owned);
+                let kind = word.unwrap_or_else(|| type_text(&add.data_type));
+                let value = value.unwrap_or_default();
                 format!("{verb} {name}:{kind}{}{value}", null(add.nullable))
             }
             Self::Compute(compute) => {

@@ -2,7 +2,7 @@
 //! rename: only the user can know. What no change can do is refused by name.
 #![allow(clippy::wildcard_enum_match_arm, reason = "the types that Arrow has and that matter here")]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::discriminant;
 use std::sync::Arc;
 
@@ -20,20 +20,29 @@ pub(crate) struct Wanted {
     pub schema: Schema,
     /// Whether it says what is special about a column, so that one of which it says nothing is plain.
     pub is_whole: bool,
+    /// What new columns hold, by their paths, as literals in their types. Others are null.
+    pub defaults: BTreeMap<String, String>,
 }
 
-/// The changes from `source` to `target`. New columns are null in every row, and come last.
+impl Wanted {
+    /// A schema that says what is special about its columns, and not what new ones hold.
+    pub(crate) fn whole(schema: Schema) -> Self {
+        Self { schema, is_whole: true, defaults: BTreeMap::new() }
+    }
+}
+
+/// The changes from `source` to `target`. New columns hold their defaults, or are null in every row; they come last.
 ///
 /// # Errors
-/// `Refused`, when a new column may not be null, since a schema does not say what it holds, and for what no change
-/// does: another order of columns, other metadata, another meaning of the same bytes.
+/// `Refused`, when a new column without a default may not be null, since a schema does not say what it holds, and for what no
+/// change does: another order of columns, other metadata, another meaning of the same bytes.
 pub(crate) fn changes_between(source: &Schema, target: &Wanted) -> Result<Vec<Change>> {
     let own = target.schema.metadata.iter();
     let mut own = own.filter(|(key, _)| !DESCRIBES_COLUMNS.contains(&key.as_str()));
     if let Some((key, _)) = own.find(|(key, value)| source.metadata.get(*key) != Some(value)) {
         return Err(other_metadata("the schema", key));
     }
-    compare("", source.fields(), target.schema.fields(), target.is_whole)
+    compare("", source.fields(), target.schema.fields(), target)
 }
 
 fn other_metadata(what: &str, key: &str) -> Error {
@@ -41,7 +50,7 @@ fn other_metadata(what: &str, key: &str) -> Error {
     Error::refused(message).with_advice("set it with LanceDB first, or leave it out of the schema")
 }
 
-fn compare(path: &str, source: &Fields, target: &Fields, is_whole: bool) -> Result<Vec<Change>> {
+fn compare(path: &str, source: &Fields, target: &Fields, all: &Wanted) -> Result<Vec<Change>> {
     let old: HashMap<&String, &Field> = source.iter().map(|old| (old.name(), &**old)).collect();
     let wanted: HashSet<&String> = target.iter().map(|field| field.name()).collect();
     let full = |name: &str| format!("{path}{}", part(name));
@@ -56,14 +65,14 @@ fn compare(path: &str, source: &Fields, target: &Fields, is_whole: bool) -> Resu
     for field in target {
         let name = full(field.name());
         match old.get(field.name()) {
-            Some(old) => changes.extend(change_field(&name, old, field, is_whole)?),
-            None if !field.is_nullable() => {
+            Some(old) => changes.extend(change_field(&name, old, field, all)?),
+            None if !field.is_nullable() && !all.defaults.contains_key(&name) => {
                 return Err(Error::refused(format!(
                     "column `{name}` is new and may not be null, and a schema does not tell its value"
                 ))
                 .with_advice(&format!("add it with --add '{name}:TYPE not null=LITERAL' instead")));
             }
-            None => changes.push(new_column(name, field)?),
+            None => changes.push(new_column(name, field, &all.defaults)?),
         }
     }
     let gone = source.iter().filter(|old| !wanted.contains(old.name()));
@@ -71,14 +80,15 @@ fn compare(path: &str, source: &Fields, target: &Fields, is_whole: bool) -> Resu
     Ok(changes)
 }
 
-fn new_column(name: String, field: &Field) -> Result<Change> {
+fn new_column(name: String, field: &Field, defaults: &BTreeMap<String, String>) -> Result<Change> {
     if is_blob(field) {
         return Err(Error::refused(format!("column `{name}` is new and a blob"))
             .with_advice("relance adds no blobs: add it with LanceDB"));
     }
     let (data_type, metadata) = (field.data_type().clone(), field.metadata().clone());
-    let metadata = metadata.into_iter().collect();
-    Ok(Change::Add(Add { name, data_type, nullable: true, default: None, metadata }))
+    let (metadata, nullable) = (metadata.into_iter().collect(), field.is_nullable());
+    let default = defaults.get(&name).cloned();
+    Ok(Change::Add(Add { name, data_type, nullable, default, metadata }))
 }
 
 /// Whether `field` is a blob, or has one in it.
@@ -88,13 +98,13 @@ fn is_blob(field: &Field) -> bool {
         || fields_of(field.data_type()).iter().any(|field| is_blob(field))
 }
 
-fn change_field(path: &str, old: &Field, new: &Field, is_whole: bool) -> Result<Vec<Change>> {
-    expect_same_meaning(path, old, new, is_whole)?;
+fn change_field(path: &str, old: &Field, new: &Field, all: &Wanted) -> Result<Vec<Change>> {
+    expect_same_meaning(path, old, new, all.is_whole)?;
     let mut changes = Vec::new();
     if let (DataType::Struct(old), DataType::Struct(new)) = (old.data_type(), new.data_type()) {
-        changes = compare(&format!("{path}."), old, new, is_whole)?;
+        changes = compare(&format!("{path}."), old, new, all)?;
     } else {
-        expect_same_inside(path, old.data_type(), new.data_type(), is_whole)?;
+        expect_same_inside(path, old.data_type(), new.data_type(), all.is_whole)?;
         if !same_type(old.data_type(), new.data_type()) {
             let (name, data_type) = (path.to_owned(), new.data_type().clone());
             changes.push(Change::Cast(Cast { name, data_type, from: None }));
@@ -196,7 +206,7 @@ mod tests {
             ("c", "struct<x: int64, z: string>", true),
             ("new", "bool", true),
         ]);
-        let whole = |schema: Schema| Wanted { schema, is_whole: true };
+        let whole = Wanted::whole;
         let changes = changes_between(&source, &whole(target.clone())).unwrap();
         let texts: Vec<_> = changes.iter().map(Change::text).collect();
         assert_eq!(
@@ -213,9 +223,12 @@ mod tests {
             ]
         );
         assert!(changes_between(&target, &whole(target.clone())).unwrap().is_empty());
-        let strict = schema(&[("k", "int8", false)]);
-        let error = changes_between(&source, &whole(strict)).unwrap_err();
+        let strict = whole(schema(&[("k", "int8", false)]));
+        let error = changes_between(&source, &strict).unwrap_err();
         assert!(error.to_string().contains("--add"));
+        let defaults = BTreeMap::from([("k".to_owned(), "7".to_owned())]);
+        let changes = changes_between(&source, &Wanted { defaults, ..strict }).unwrap();
+        assert_eq!(changes[0].text(), "add k:int8 not null=7");
     }
 
     #[test]
@@ -226,7 +239,7 @@ mod tests {
             Schema::new(vec![field.with_metadata(pairs.collect())])
         };
         let ask = |source: &Schema, schema: Schema, is_whole: bool| {
-            changes_between(source, &Wanted { schema, is_whole })
+            changes_between(source, &Wanted { is_whole, ..Wanted::whole(schema) })
         };
         let says = |source: &Schema, schema: Schema, word: &str| {
             let text = ask(source, schema, true).unwrap_err().to_string();

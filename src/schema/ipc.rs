@@ -35,7 +35,15 @@ pub(crate) fn read_ipc_schema(file: impl Read + Seek) -> Result<Schema> {
     }));
     let bad = || Error::usage("not a schema as Arrow IPC: neither a file nor a stream");
     let schema = read.map_err(|_| bad())?.map_err(|error| bad().caused_by(error))?;
-    expect_sound(&schema)?;
+    as_stored(&schema)
+}
+
+/// `schema`, which somebody else made, with JSON as Lance stores it.
+///
+/// # Errors
+/// `Usage`, when it has a column whose type no array can have.
+pub(crate) fn as_stored(schema: &Schema) -> Result<Schema> {
+    expect_sound(schema)?;
     let fields = schema.fields().iter().map(json_as_stored).collect::<Vec<_>>();
     Ok(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }

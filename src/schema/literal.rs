@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, StringArray, new_null_array};
+use arrow::array::{Array, ArrayRef, BinaryArray, StringArray, new_null_array};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 use arrow::json::ReaderBuilder;
 use chrono::{DateTime, Utc};
@@ -33,6 +33,12 @@ pub(crate) fn parse_literal(
         | DataType::FixedSizeList(..)
         | DataType::Struct(_)
         | DataType::Map(..) => from_json(text, data_type).map_err(bad)?,
+        DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_)
+            if hex_bytes(text).is_some() =>
+        {
+            let bytes: ArrayRef = Arc::new(BinaryArray::from(vec![hex_bytes(text).as_deref()]));
+            arrow::compute::cast(&bytes, data_type).map_err(|error| bad(error.to_string()))?
+        }
         DataType::FixedSizeBinary(size) if usize::try_from(*size).ok() != Some(text.len()) => {
             return Err(bad(format!("it has {} bytes, not {size}", text.len())));
         }
@@ -52,6 +58,14 @@ pub(crate) fn parse_literal(
         return Err(bad(advice.to_owned()));
     }
     Ok(array)
+}
+
+/// The bytes of `text` in hexadecimal after `\x`, as `PostgreSQL` prints them.
+fn hex_bytes(text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix("\\x")?.as_bytes();
+    let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
 }
 
 /// A column of one null of `data_type`.
@@ -181,6 +195,11 @@ mod tests {
             ("90", "duration[s]", "PT90S"),
             ("12.50", "decimal128(10, 2)", "12.50"),
             ("ab", "fixed_size_binary[2]", "6162"),
+            (r"\x00ff", "fixed_size_binary[2]", "00ff"),
+            (r"\x00FF", "large_binary", "00ff"),
+            (r"\x", "binary", ""),
+            (r"\x0", "binary", "5c7830"),
+            (r"\x00", "string", r"\x00"),
             ("[1, null]", "list<int32>", "[1, ]"),
             ("{\"a\": 1}", "struct<a: int32>", "{a: 1}"),
             ("x", "dictionary<values=string, indices=int32>", "x"),
@@ -210,6 +229,7 @@ mod tests {
             ("1.234", "decimal128(10, 2)"),
             ("123456", "decimal128(4, 2)"),
             ("abc", "fixed_size_binary[2]"),
+            (r"\x00", "fixed_size_binary[2]"),
             ("1", "null"),
             ("1, 2", "list<int32>"),
             ("{\"b\": 1}", "struct<a: int32>"),

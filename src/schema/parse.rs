@@ -1,7 +1,5 @@
 //! Reads changes as they are written on the command line and in a file.
 
-use std::collections::BTreeMap;
-
 use toml_edit::{Document, Item, Table, Value};
 
 use crate::error::{Error, Result};
@@ -47,7 +45,7 @@ impl Change {
         let (name, mut parser) =
             typed(text, "expected a column as NAME:TYPE[ not null][=LITERAL]")?;
         let name = new_name(&name)?;
-        let data_type = parser.data_type()?;
+        let (data_type, metadata) = parser.field_type().map_err(|error| hinted(text, error))?;
         let nullable = !parser.eat_not_null();
         let mut default = None;
         if parser.eat("=") {
@@ -59,7 +57,7 @@ impl Change {
             let message = format!("column `{name}` is `not null`, so it needs a literal: {text}=…");
             return Err(Error::usage(message));
         }
-        Ok(Self::Add(Add { name, data_type, nullable, default, metadata: BTreeMap::new() }))
+        Ok(Self::Add(Add { name, data_type, nullable, default, metadata }))
     }
 
     /// Reads the changes of a TOML text, in its order: a list of tables `[[change]]`, each with one key
@@ -111,7 +109,7 @@ fn parse_set(text: &str) -> Result<Change> {
 
 fn parse_cast(text: &str) -> Result<Change> {
     let (name, mut parser) = typed(text, "expected a column as NAME:TYPE")?;
-    let data_type = parser.data_type()?;
+    let data_type = parser.data_type().map_err(|error| hinted(text, error))?;
     parser.end()?;
     Ok(Change::Cast(Cast { name, data_type, from: None }))
 }
@@ -140,6 +138,17 @@ fn typed<'a>(text: &'a str, shape: &str) -> Result<(String, Parser<'a>)> {
         return Err(Parser::new(text).error(shape));
     }
     Ok((name.to_owned(), parser))
+}
+
+/// `error`, which came of a type, with a hint where the name may have a colon in it.
+fn hinted(text: &str, error: Error) -> Error {
+    let typed = text.split('=').next().unwrap_or_default();
+    match typed.rsplit_once(':') {
+        Some((name, _)) if part_end(name, &[':']) < name.len() && !name.contains('<') => {
+            error.with_advice(&format!("a name with a colon in it stands in backticks: `{name}`"))
+        }
+        _ => error,
+    }
 }
 
 /// The name before the sign `=`, and what comes after it.
@@ -271,6 +280,8 @@ mod tests {
         assert!(message("drop", "").contains("name"));
         assert_eq!(Change::parse("drop", " a").unwrap().column(), " a");
         assert!(message("add", " a:int8").contains("leave it out (`a`)"));
+        let error = Change::parse_add("dc:title:string=x").unwrap_err().to_string();
+        assert!(error.contains("`dc:title`"), "{error}");
         for spaced in ["a = b + 1", "a :int8=b", " not null=b"] {
             assert!(Change::parse("compute", spaced).is_err(), "{spaced}");
         }

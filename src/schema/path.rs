@@ -141,4 +141,43 @@ mod tests {
         assert_eq!(renamed("m.`a.b`", "c.d"), "m.`c.d`");
         assert_eq!(renamed("a", "b"), "b");
     }
+
+    /// A row of the guide's table of names: the name, how it is written, and why.
+    fn row(parts: &[&str], why: &str) -> String {
+        let path = parts.iter().map(|name| part(name)).collect::<Vec<_>>().join(".");
+        let written = typed(&path);
+        assert_eq!(part_end(&written, &[':', '=']), written.len(), "it is read to its end");
+        let pad = |edge: bool| if edge { " " } else { "" };
+        let code = if written.contains('`') {
+            let (before, after) = (written.starts_with('`'), written.ends_with('`'));
+            format!("``{}{written}{}``", pad(before), pad(after))
+        } else {
+            format!("`{written}`")
+        };
+        let name = match parts {
+            [outer, inner] => format!("`{inner}` in the struct `{outer}`"),
+            _ if parts.concat().starts_with(' ') => {
+                format!("`{}`, of a new column", parts.concat())
+            }
+            _ => format!("`{}`", parts.concat()),
+        };
+        format!("| {name} | {code} | {why} |\n")
+    }
+
+    #[test]
+    fn the_guides_table_of_names_is_made_of_these_rules() {
+        let rows = [
+            row(&["meta", "author"], "a dot leads into a struct"),
+            row(
+                &["meta", "a.b"],
+                "the dot is the name's own; without backticks it leads into `a`, if that is a struct",
+            ),
+            row(&["dc:title"], "a colon ends a name before its type"),
+            row(&["a=b"], "the sign `=` ends a name before what follows"),
+            row(&["Unnamed: 0"], "the colon; in SQL the space, too"),
+            row(&[" a"], "an outer space of a new name is else taken for a mistake"),
+        ];
+        let table = rows.concat();
+        assert!(include_str!("../guide/changes.md").contains(&table), "{table}");
+    }
 }

@@ -14,13 +14,11 @@ use datafusion::physical_plan::expressions::{BinaryExpr, Literal, NegativeExpr};
 use lance_datafusion::planner::Planner;
 
 use crate::error::{Doing, Error, Result};
+use crate::schema::sql_size::{COMPUTED_BYTES_MAX, Growing, expect_small_constants, growing};
 use crate::schema::sql_text::expect_readable;
 
 /// Rows that an expression is computed for first, to see how large its values are.
 const FIRST_ROWS: usize = 16;
-
-/// Bytes that an expression may give for one batch. Arrow counts those of its texts in 31 bits.
-const COMPUTED_BYTES_MAX: usize = 1 << 30;
 
 /// Characters of a value that an error shows.
 const SHOWN_MAX: usize = 60;
@@ -37,6 +35,8 @@ enum Purpose {
 pub(crate) struct Sql {
     text: String,
     expr: Arc<dyn PhysicalExpr>,
+    /// The functions in it that give more than they are given.
+    growing: Vec<Growing>,
     /// The columns that it names.
     inputs: SchemaRef,
     data_type: DataType,
@@ -79,6 +79,7 @@ impl Sql {
         let expr = parse(&all).map_err(bad)?;
         // Checked before the expression is simplified, which turns `now()` into a value.
         expect_immutable(text, &expr)?;
+        expect_small_constants(text, &expr)?;
         let inputs = Arc::new(inputs_of(&expr, schema)?);
         let planner = Planner::new(Arc::clone(&inputs));
         let expr = parse(&planner).and_then(|expr| planner.optimize_expr(expr)).map_err(bad)?;
@@ -86,7 +87,8 @@ impl Sql {
         let told = |error| Error::usage(format!("cannot make sense of `{text}`: {error}"));
         let physical = checked(physical, &inputs).map_err(told)?;
         let data_type = physical.data_type(&inputs).map_err(told)?;
-        Ok(Self { text: text.to_owned(), expr: physical, inputs, data_type, cast: None })
+        let growing = growing(&physical);
+        Ok(Self { text: text.to_owned(), expr: physical, growing, inputs, data_type, cast: None })
     }
 
     /// The same expression, cast to `data_type` for the column `path`.
@@ -125,6 +127,7 @@ impl Sql {
         let inputs = Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()));
         let batch = RecordBatch::try_new_with_options(inputs, columns, &options);
         let batch = batch.doing(|| format!("gather the columns of `{}`", self.text))?;
+        self.growing.iter().try_for_each(|growing| growing.expect_bounded(&self.text, &batch))?;
         if rows > FIRST_ROWS && !self.data_type.is_primitive() {
             self.expect_bounded(&batch)?;
         }

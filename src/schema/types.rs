@@ -1,11 +1,12 @@
 //! Reads a type as `PyArrow` prints it: `fixed_size_list<item: float>[384]`, `timestamp[us, tz=UTC]`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Fields, IntervalUnit, TimeUnit};
 
 use crate::error::{Error, Result};
 use crate::escape::escape_line;
+use crate::schema::extension::extension;
 use crate::schema::type_names::{sized, unknown};
 
 /// Reads the whole of `text` as a type.
@@ -17,6 +18,18 @@ pub fn parse_type(text: &str) -> Result<DataType> {
     let data_type = parser.data_type()?;
     parser.end()?;
     Ok(data_type)
+}
+
+/// Reads the whole of `text` as the type of a new column: as [`parse_type`], or an extension type such as `json`. Gives the
+/// metadata that its field has then, too.
+///
+/// # Errors
+/// `Usage`, pointing at the place.
+pub fn parse_new_type(text: &str) -> Result<(DataType, BTreeMap<String, String>)> {
+    let mut parser = Parser::new(text);
+    let found = parser.field_type()?;
+    parser.end()?;
+    Ok(found)
 }
 
 /// A cursor over a type, or over a longer text that holds one.
@@ -104,6 +117,29 @@ impl<'a> Parser<'a> {
         let before = self.text.get(..at).unwrap_or(self.text);
         let indent = " ".repeat(escape_line(before).chars().count());
         Error::usage(message).with_lines([self.text, &format!("{indent}^")])
+    }
+
+    /// Reads one type, which may be an extension type: `json`, or `extension<arrow.json>` as `PyArrow` prints it. Gives its
+    /// field's metadata, too.
+    ///
+    /// # Errors
+    /// `Usage`, pointing at the place.
+    pub(crate) fn field_type(&mut self) -> Result<(DataType, BTreeMap<String, String>)> {
+        self.skip_space();
+        let start = self.at;
+        let is_printed = self.eat("extension<");
+        let word = self.rest().split(['>', '<', '=', ' ', '[', '(']).next().unwrap_or_default();
+        if let Some(found) = extension(word) {
+            self.at += word.len();
+            if is_printed {
+                self.expect(">")?;
+            }
+            return Ok(found);
+        }
+        if is_printed {
+            return Err(self.error_at(start, "this extension type is not one that can be added"));
+        }
+        Ok((self.data_type()?, BTreeMap::new()))
     }
 
     fn named(&mut self, name: &str, start: usize) -> Result<DataType> {

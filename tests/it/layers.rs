@@ -143,7 +143,7 @@ fn collect(root: &Path, directory: &Path, found: &mut Vec<Source>) {
         let path = entry.unwrap().path();
         let file = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
         let module = file.split(['/', '.']).next().unwrap().to_owned();
-        if matches!(module.as_str(), "lib" | "main" | "cli" | "guide") {
+        if matches!(module.as_str(), "lib" | "main" | "allocator" | "cli" | "guide" | "python") {
             continue;
         }
         if path.is_dir() {

@@ -44,6 +44,7 @@ const LIGHT: &[(&str, &[&str])] = &[
             "lance-namespace",
             "lance-namespace-impls",
             "lance-namespace-reqwest-client",
+            "parquet",
         ],
     ),
     (

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::json::ReaderBuilder;
 use lance::dataset::WriteParams;
 use lance_file::version::LanceFileVersion;
-use relance::internals::parse_type;
+use relance::parse_type;
 
 use crate::support::Db;
 

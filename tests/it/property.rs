@@ -10,7 +10,7 @@ use lance::dataset::WriteParams;
 use lance_io::object_store::WrappingObjectStore;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use relance::internals::parse_type;
+use relance::parse_type;
 use relance::{Change, Location, Migration, Request, Strategy as Way};
 use serde_json::{Value, json};
 

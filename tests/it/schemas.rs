@@ -6,11 +6,12 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{ArrayRef, AsArray, Int64Array, LargeBinaryArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::ipc::writer::FileWriter;
 use lance::dataset::WriteParams;
 use lance_file::version::LanceFileVersion;
+use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
 use crate::support::Db;
@@ -83,6 +84,61 @@ async fn what_a_column_means_comes_along_or_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_parquet_file_has_a_schema_too() {
+    let db = Db::new();
+    table(&db, "t", Field::new("b", DataType::LargeBinary, true)).await;
+    let path = db.path().join("wanted.parquet");
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int32, true),
+        Field::new("b", DataType::LargeBinary, true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Second, Some("+02:00".into())), true),
+        marked("u", DataType::FixedSizeBinary(16), &[("ARROW:extension:name", "arrow.uuid")]),
+    ]));
+    let file = File::create(&path).unwrap();
+    ArrowWriter::try_new(file, Arc::clone(&schema), None).unwrap().close().unwrap();
+    db.relance("migrate", "t", &["--to", path.to_str().unwrap()]).expect(0);
+    let live = Schema::from(db.open("t").await.schema());
+    let told = |schema: &Schema| {
+        let fields = schema.fields().iter();
+        fields.map(|field| (field.name().clone(), field.data_type().clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&live), told(&schema));
+    assert_eq!(live.field(3).extension_type_name(), Some("arrow.uuid"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn extension_types_are_added_with_their_values() {
+    let db = Db::new();
+    table(&db, "t", Field::new("b", DataType::LargeBinary, true)).await;
+    let adds = [
+        "--add",
+        r#"doc:json={"a": [1, null]}"#,
+        "--add",
+        "u:extension<arrow.uuid> not null=00112233-4455-6677-8899-aabbccddeeff",
+        "--add",
+        "half:bfloat16",
+        "--add",
+        r"raw:binary=\x00ff",
+    ];
+    db.relance("plan", "t", &adds).expect(0).says("doc:json=");
+    db.relance("migrate", "t", &adds).expect(0);
+    db.relance("verify", "t", &[]).expect(0);
+    let live = db.open("t").await;
+    let schema = Schema::from(live.schema());
+    let names = ["doc", "u", "half", "raw"];
+    let means = names.map(|name| schema.field_with_name(name).unwrap().extension_type_name());
+    assert_eq!(means, [Some("lance.json"), Some("arrow.uuid"), Some("lance.bfloat16"), None]);
+    let rows = live.scan().try_into_batch().await.unwrap();
+    let id = rows["u"].as_fixed_size_binary().value(0);
+    assert_eq!((id[0], id[15]), (0, 0xff));
+    assert_eq!(rows["raw"].as_binary::<i32>().value(0), [0, 0xff]);
+    let filtered = live.scan().filter("json_extract(doc, '$.a[0]') = '1'").unwrap().clone();
+    assert_eq!(filtered.try_into_batch().await.unwrap().num_rows(), 1);
+    db.relance("migrate", "t", &["--add", "bad:json={"]).expect(2).says("JSON");
+    db.relance("migrate", "t", &["--add", "bad:extension<x>"]).expect(2).says("extension type");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn odd_schemas_are_refused_in_words() {
     let db = Db::new();
     db.documents("t", 3, 3).await;
@@ -112,7 +168,12 @@ async fn odd_schemas_are_refused_in_words() {
         .unwrap();
     let damaged = db.path().join("s.arrow");
     db.relance("plan", "t", &["--to", damaged.to_str().unwrap()]).expect(2).says("Arrow IPC");
-    db.relance("plan", "t", &["--to", "s.parquet"]).expect(2).says("Parquet");
+    db.relance("plan", "t", &["--to", "nosuch.parquet"]).expect(2).says("cannot read");
+    let damaged = db.path().join("s.parquet");
+    for bytes in [&b""[..], b"PAR1", b"PAR1\xff\xff\xff\xffPAR1", b"PAR1....\x04\0\0\0PAR1"] {
+        std::fs::write(&damaged, bytes).unwrap();
+        db.relance("plan", "t", &["--to", damaged.to_str().unwrap()]).expect(2).says("Parquet");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

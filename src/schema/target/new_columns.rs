@@ -8,6 +8,7 @@ use lance_core::datatypes::Field;
 use crate::error::{Error, Result};
 use crate::schema::change::{Add, Change, Compute};
 use crate::schema::column::Column;
+use crate::schema::extension::extension_literal;
 use crate::schema::literal::{null_literal, settle_now};
 use crate::schema::path::{FieldPosition, split_last};
 use crate::schema::rules::{
@@ -26,7 +27,11 @@ impl Draft<'_> {
     pub(super) fn add(&mut self, add: &Add, if_exists: IfExists) -> Result<()> {
         expect_bounded(&add.data_type, &add.name)?;
         let value = match &add.default {
-            Some(text) => self.literal(text, &add.data_type, &add.name)?,
+            Some(text) => match extension_literal(text, &add.metadata) {
+                Ok(Some(value)) => value,
+                Ok(None) => self.literal(text, &add.data_type, &add.name)?,
+                Err(error) => return Err(error.about(&format!("column `{}`", add.name))),
+            },
             None => null_literal(&add.data_type),
         };
         let (around, name) = self.split_new(&add.name)?;
