@@ -155,7 +155,7 @@ fn kill_until_done(database: &str) -> u32 {
 }
 
 /// Appends and merges by a client that is not ours, in a process of its own. Needs Python with `lancedb`,
-/// which `scripts/test` finds in `RELANCE_PYTHON`; `scripts/readback` does the same in CI.
+/// which `scripts/test` finds in `RELANCE_PYTHON`; `scripts/differential` does the same in CI.
 const CLIENT: &str = r#"
 import lancedb, sys, json, time
 table = lancedb.connect(sys.argv[1]).open_table("t")

@@ -1,7 +1,4 @@
-"""LanceDB's Python client makes tables, relance migrates them, and the client compares every value.
-
-usage: python readback.py RELANCE_BINARY
-"""
+"""LanceDB's Python client makes tables, the wheel's command migrates them, and the client compares every value."""
 
 import datetime
 import decimal
@@ -20,12 +17,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-RELANCE = sys.argv[1]
+RELANCE = [sys.executable, "-m", "relance"]
 ADDS = ["created_at:timestamp[us]=now", "category:string=general", "is_active:bool=true"]
 
 
 def relance(*args, code=0):
-    done = subprocess.run([RELANCE, *map(str, args)], capture_output=True, text=True)
+    done = subprocess.run([*RELANCE, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -46,7 +43,7 @@ def documents(first, rows, dim=16):
     })
 
 
-def the_seeds_job():
+def test_the_seeds_job():
     """The seed's own check: count, fields in the seed's order and types, and every old value."""
     for way in WAYS:
         with tempfile.TemporaryDirectory() as path:
@@ -77,7 +74,7 @@ def the_seeds_job():
             assert db.open_table("documents").to_arrow().equals(before)
 
 
-def many_types():
+def test_many_types():
     """Types as Python makes them, on each storage version."""
     # A rewrite puts the small fragments together row by row; where each keeps a file of its own, page by page.
     for way in [["columns"], ["rewrite"], ["rewrite", "--rows-per-file", "70"]]:
@@ -109,7 +106,7 @@ def many_types():
                 after.validate()
 
 
-def the_staging_table():
+def test_the_staging_table():
     """While a migration is held, LanceDB opens the staging table by name; a write is not lost."""
     for way in WAYS:
         with tempfile.TemporaryDirectory() as path:
@@ -129,7 +126,7 @@ def the_staging_table():
             assert after.count_rows() == 1011
 
 
-def indices():
+def test_indices():
     """A vector index, a full-text index and a scalar one answer as before."""
     for way in WAYS:
         with tempfile.TemporaryDirectory() as path:
@@ -153,7 +150,7 @@ def indices():
                 assert after.index_stats(name).num_unindexed_rows == 0, name
 
 
-def a_reader_in_a_loop():
+def test_a_reader_in_a_loop():
     """Readers see the old schema or the new one, never an error and never a mix."""
     for way in WAYS:
         with tempfile.TemporaryDirectory() as path:
@@ -183,14 +180,14 @@ def a_reader_in_a_loop():
             assert {(rows, len(names)) for rows, names in seen} == {(20_000, 2), (20_000, 5)}, seen
 
 
-def the_json_result():
+def test_the_json_result():
     with tempfile.TemporaryDirectory() as path:
         lancedb.connect(path).create_table("documents", documents(0, 100))
         report = json.loads(relance("migrate", path, "documents", *adds(), "--json"))["report"]
         assert report["rows"] == 100 and report["verified"] == "full", report
 
 
-def every_change():
+def test_every_change():
     """Every kind of change at once, in order, read back value by value."""
     asked = ["--add", "x:int64=7", "--set", "x=x + id", "--rename", "text=body", "--drop", "price", "--compute", "twice=id * 2",
              "--cast", "vector:fixed_size_list<halffloat>[16]", "--fill", "body=none", "--not-null", "body",
@@ -225,7 +222,7 @@ def every_change():
             assert db.open_table("t").to_arrow().equals(old)
 
 
-def json_and_row_ids():
+def test_json_and_row_ids():
     """JSON stays JSON in both ways; stable row ids stay what they are in `columns`."""
     for way in WAYS:
         with tempfile.TemporaryDirectory() as path:
@@ -246,7 +243,7 @@ def json_and_row_ids():
             relance("verify", path, "t")
 
 
-def blobs():
+def test_blobs():
     """Blobs inside data files are left where they are by `columns`, copied by `rewrite`, and moved out by a newer version."""
     with tempfile.TemporaryDirectory() as path:
         payload = [bytes([i % 256]) * (i * 3000) if i % 4 else None for i in range(40)]
@@ -275,7 +272,7 @@ def payloads(uri):
     return dict.fromkeys(ids) | {i: blob.readall() for i, blob in zip(there, read)}
 
 
-def sidecars():
+def test_sidecars():
     """Blobs in files of their own keep their bytes through every strategy, and leave none behind."""
     with tempfile.TemporaryDirectory() as path:
         outside = Path(path, "outside.bin")
@@ -317,7 +314,7 @@ def sidecars():
         assert payloads(uri) == expected
 
 
-def packed_structs():
+def test_packed_structs():
     """Structs whose children lie side by side, null rows included."""
     for version in ["2.1", "2.2"]:
         with tempfile.TemporaryDirectory() as path:
@@ -333,7 +330,7 @@ def packed_structs():
                 relance("verify", path, "t")
 
 
-def a_new_storage_version():
+def test_a_new_storage_version():
     """Files become 2.2 in place: rows, tags, history and indices stay."""
     with tempfile.TemporaryDirectory() as path:
         rows = documents(0, 3000).append_column("number", pa.array(range(3000)))
@@ -355,7 +352,7 @@ def a_new_storage_version():
         assert "Nothing to do" in relance("migrate", path, "t", "--storage-version", "2.2")
 
 
-def legacy_files():
+def test_legacy_files():
     """Files of the legacy version become readable ones, with the changes."""
     with tempfile.TemporaryDirectory() as path:
         lance.write_dataset(documents(0, 300), f"{path}/t.lance", data_storage_version="legacy", max_rows_per_file=100)
@@ -368,7 +365,7 @@ def legacy_files():
         assert lance.dataset(f"{path}/t.lance").to_table().equals(before.to_table())
 
 
-def embedding_functions_follow():
+def test_embedding_functions_follow():
     """The metadata by which the client embeds names the columns as they are called now."""
     with tempfile.TemporaryDirectory() as path:
         rows = documents(0, 100)
@@ -382,13 +379,13 @@ def embedding_functions_follow():
         assert json.loads(lance.dataset(f"{path}/t.lance").schema.metadata[b"embedding_functions"]) == []
 
 
-def bad_values():
+def test_bad_values():
     """What would be lost is counted and shown, and refused unless told otherwise."""
     with tempfile.TemporaryDirectory() as path:
         values = ["1", "x", None, "2.5", "4"] * 20
         lance.write_dataset(pa.table({"id": range(100), "v": values}), f"{path}/t.lance", max_rows_per_file=30)
         for verb in ["plan", "migrate"]:
-            done = subprocess.run([RELANCE, verb, path, "t", "--cast", "v:int64"], capture_output=True, text=True)
+            done = subprocess.run([*RELANCE, verb, path, "t", "--cast", "v:int64"], capture_output=True, text=True)
             assert done.returncode == 3 and "40 values are not of the type" in done.stderr, done.stderr
             assert "'x' (_rowid 1)" in done.stderr, done.stderr
         assert lance.dataset(f"{path}/t.lance").version == 1
@@ -413,7 +410,7 @@ def values_of(array):
     return [None if value is None else repr(value) for value in array.to_pylist()]
 
 
-def casts_against_pyarrow():
+def test_casts_against_pyarrow():
     """Of each pair of types, no value is another one than PyArrow's safe cast gives; what relance refuses becomes null."""
     numbers = [0, 1, -1, 7, 86400, 1704110400, 2**53 + 1, 2**63 - 1, None]
     counts = pa.array(numbers, pa.int64())
@@ -440,7 +437,7 @@ def casts_against_pyarrow():
         for text, target in targets.items():
             with tempfile.TemporaryDirectory() as path:
                 lance.write_dataset(pa.table({"v": source}), f"{path}/t.lance")
-                done = subprocess.run([RELANCE, "migrate", path, "t", "--cast", f"v:{text}", "--on-bad-value", "null"],
+                done = subprocess.run([*RELANCE, "migrate", path, "t", "--cast", f"v:{text}", "--on-bad-value", "null"],
                                       capture_output=True, text=True)
                 assert done.returncode in (0, 3), (source.type, text, done.stderr)
                 if done.returncode:
@@ -462,7 +459,7 @@ def casts_against_pyarrow():
     assert compared > 150, compared
 
 
-def data_frames():
+def test_data_frames():
     """pandas reads a table back as it was made, after a rename, a cast and a drop."""
     frame = pd.DataFrame({"n": [1, 2], "s": ["a", "b"], "gone": [1.5, 2.5]}, index=pd.Index([10, 20], name="key"))
     with tempfile.TemporaryDirectory() as path:
@@ -473,7 +470,7 @@ def data_frames():
         pd.testing.assert_frame_equal(after, wanted)
 
 
-def rows_know_their_versions():
+def test_rows_know_their_versions():
     """Rows bear the version of the swap, not of one that was only prepared."""
     with tempfile.TemporaryDirectory() as path:
         lance.write_dataset(pa.table({"id": [1, 2], "s": ["a", "b"]}), f"{path}/t.lance", enable_stable_row_ids=True)
@@ -482,7 +479,7 @@ def rows_know_their_versions():
         assert last.column(0).to_pylist() == [2, 2], last
 
 
-def unusual_names():
+def test_unusual_names():
     """The column that is named is the one that is changed, and Python finds it."""
     with tempfile.TemporaryDirectory() as path:
         names = ["a", " a", "Unnamed: 0", "dc:title", "a=b"]
@@ -490,17 +487,3 @@ def unusual_names():
         relance("migrate", path, "t", "--drop", " a", "--rename", "`dc:title`=title", "--set", "`Unnamed: 0`=`a=b` + 1")
         rows = lancedb.connect(path).open_table("t").to_arrow().to_pylist()
         assert rows == [{"a": 0, "Unnamed: 0": 5, "title": 3, "a=b": 4}], rows
-
-
-def main():
-    checks = [the_seeds_job, many_types, the_staging_table, indices, a_reader_in_a_loop, the_json_result, every_change,
-              json_and_row_ids, blobs, sidecars, packed_structs, a_new_storage_version, legacy_files, embedding_functions_follow, bad_values,
-              casts_against_pyarrow, data_frames, rows_know_their_versions, unusual_names]
-    for check in checks:
-        check()
-        print(f"ok {check.__name__}", flush=True)
-    print(f"{len(checks)} passed, 0 failed")
-
-
-if __name__ == "__main__":
-    main()
