@@ -26,6 +26,16 @@ pub(crate) fn parse_literal(
     now: DateTime<Utc>,
 ) -> Result<ArrayRef> {
     let bad = |why: String| Error::usage(format!("`{text}` is not {}: {why}", a_type(data_type)));
+    if let Some(bytes) = bytes_of(text, data_type) {
+        let value: ArrayRef = Arc::new(BinaryArray::from(vec![bytes.as_slice()]));
+        let value = arrow::compute::cast(&value, data_type).map_err(|e| bad(e.to_string()))?;
+        // Where the length is another, the cast gives null.
+        return if value.is_null(0) {
+            Err(bad(format!("it has {} bytes", bytes.len())))
+        } else {
+            Ok(value)
+        };
+    }
     let array = match data_type {
         DataType::Null => return Err(bad("a null column takes no literal".to_owned())),
         DataType::List(_)
@@ -33,12 +43,6 @@ pub(crate) fn parse_literal(
         | DataType::FixedSizeList(..)
         | DataType::Struct(_)
         | DataType::Map(..) => from_json(text, data_type).map_err(bad)?,
-        DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_)
-            if hex_bytes(text).is_some() =>
-        {
-            let bytes: ArrayRef = Arc::new(BinaryArray::from(vec![hex_bytes(text).as_deref()]));
-            arrow::compute::cast(&bytes, data_type).map_err(|error| bad(error.to_string()))?
-        }
         DataType::FixedSizeBinary(size) if usize::try_from(*size).ok() != Some(text.len()) => {
             return Err(bad(format!("it has {} bytes, not {size}", text.len())));
         }
@@ -47,6 +51,8 @@ pub(crate) fn parse_literal(
         }
         DataType::Utf8
         | DataType::LargeUtf8
+        | DataType::Utf8View
+        | DataType::BinaryView
         | DataType::Binary
         | DataType::LargeBinary
         | DataType::FixedSizeBinary(_)
@@ -60,8 +66,21 @@ pub(crate) fn parse_literal(
     Ok(array)
 }
 
-/// The bytes of `text` in hexadecimal after `\x`, as `PostgreSQL` prints them.
-fn hex_bytes(text: &str) -> Option<Vec<u8>> {
+/// The bytes that `text` is in a type of bytes: in hexadecimal after `\x`, as `PostgreSQL` prints them; where there are 16, those
+/// of a UUID too.
+fn bytes_of(text: &str, data_type: &DataType) -> Option<Vec<u8>> {
+    if !matches!(
+        data_type,
+        DataType::Binary
+            | DataType::BinaryView
+            | DataType::LargeBinary
+            | DataType::FixedSizeBinary(_)
+    ) {
+        return None;
+    }
+    if matches!(data_type, DataType::FixedSizeBinary(16)) && text.len() == 36 {
+        return uuid::Uuid::parse_str(text).ok().map(|id| id.as_bytes().to_vec());
+    }
     let digits = text.strip_prefix("\\x")?.as_bytes();
     let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let (pairs, []) = digits.as_chunks::<2>() else { return None };
@@ -199,6 +218,11 @@ mod tests {
             (r"\x00FF", "large_binary", "00ff"),
             (r"\x", "binary", ""),
             (r"\x0", "binary", "5c7830"),
+            (
+                "00112233-4455-6677-8899-aabbccddeeff",
+                "fixed_size_binary[16]",
+                "00112233445566778899aabbccddeeff",
+            ),
             (r"\x00", "string", r"\x00"),
             ("[1, null]", "list<int32>", "[1, ]"),
             ("{\"a\": 1}", "struct<a: int32>", "{a: 1}"),

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 /// Bytes that an expression may give for one batch. Arrow counts those of its texts in 31 bits.
 pub(super) const COMPUTED_BYTES_MAX: usize = 1 << 30;
 
+/// The same, for what is reckoned.
+const BYTES_MAX: f64 = 1_073_741_824.0;
+
 /// What a function's size comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Growth {
@@ -70,7 +73,7 @@ pub(super) fn expect_small_constants(text: &str, expr: &Expr) -> Result<()> {
         {
             // What is not constant is reckoned later, from the rows.
             let numbers = call.args.iter().map(|arg| constant(arg).unwrap_or(0.0));
-            if growth.bytes(&numbers.collect::<Vec<_>>()) > COMPUTED_BYTES_MAX as f64 {
+            if growth.bytes(&numbers.collect::<Vec<_>>()) > BYTES_MAX {
                 found = Some(call.func.name().to_owned());
                 return Ok(TreeNodeRecursion::Stop);
             }
@@ -153,14 +156,14 @@ impl Growing {
         let (all, most) = (0..rows)
             .map(of_row)
             .fold((0.0, 0.0), |(all, most): (f64, f64), bytes| (all + bytes, most.max(bytes)));
-        if all <= COMPUTED_BYTES_MAX as f64 {
+        if all <= BYTES_MAX {
             return Ok(());
         }
         let error = Error::refused(format!(
             "`{text}`: {}() gives more than 1 GiB for {rows} rows at once, the most that is computed",
             self.name
         ));
-        let fit = COMPUTED_BYTES_MAX as f64 / 4.0 / most;
+        let fit = BYTES_MAX / 4.0 / most;
         Err(if fit >= 1.0 {
             error.with_advice(&format!("ask for --batch-size {fit:.0}"))
         } else {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
+import inspect
 import os
-from typing import Any, Awaitable, Callable, Dict, Iterable, List, Mapping, Optional, ParamSpec, TypeVar, Union
+from collections.abc import Iterable
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, ParamSpec, TypeVar, Union
 
 from .changes import Change, asked
 from .errors import UsageError
@@ -16,6 +19,7 @@ from .targets import target
 
 P = ParamSpec("P")
 R = TypeVar("R")
+C = TypeVar("C", bound=Callable[..., Any])
 
 #: A table: ``(db, name)``, a lancedb ``Table``, ``(connection, name)``, a ``lance`` dataset, or the URI of one.
 Table = Any
@@ -34,14 +38,23 @@ def _blocking(start: Callable[P, Job[R]]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return start(*args, **kwargs).wait()
 
-    return call
+    return _signed(call, start)
 
 
-def _awaiting(start: Callable[P, Job[R]]) -> Callable[P, Awaitable[R]]:
+def _awaiting(start: Callable[P, Job[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     @functools.wraps(start)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return await start(*args, **kwargs)
 
+    return _signed(call, start)
+
+
+def _signed(call: C, start: Callable[..., Any]) -> C:
+    """`call`, which gives what the job of `start` ends with, and says so."""
+    signature = inspect.signature(start)
+    gives = str(signature.return_annotation).removeprefix("Job[").removesuffix("]")
+    setattr(call, "__signature__", signature.replace(return_annotation=gives))
+    call.__annotations__ = {**start.__annotations__, "return": gives}
     return call
 
 
@@ -57,22 +70,26 @@ def _start(
     **more: Any,
 ) -> Job[R]:
     place = place_of(table, storage_options, whole=whole)
+    if whole and place.table is not None:
+        raise UsageError("a database was expected, not a table")
+    if to is not None and more["request"]["changes"]:
+        raise UsageError("a schema to come to says what changes: leave the changes out")
     options, schema = ({}, None) if to is None else target(to, place)
     told = {"command": command, "database": place.database, "table": place.table, "storage_options": place.storage_options}
     return Job({**told, **options, **more}, schema, progress, make)
 
 
 def _request(
-    changes: Changes,
-    where: Optional[str],
-    storage_version: Optional[str],
-    rows_per_file: Optional[int],
-    on_bad_value: str,
-    preflight: str,
-    allow_key_change: bool,
-    if_exists: str,
-    drop_index: Union[str, Iterable[str]],
-    strategy: str,
+    changes: Changes = None,
+    where: Optional[str] = None,
+    storage_version: Optional[str] = None,
+    rows_per_file: Optional[int] = None,
+    on_bad_value: str = "fail",
+    preflight: str = "full",
+    allow_key_change: bool = False,
+    if_exists: str = "skip",
+    drop_index: Union[str, Iterable[str]] = (),
+    strategy: str = "auto",
 ) -> Dict[str, Any]:
     _one_of("strategy", strategy, _STRATEGIES)
     _one_of("on_bad_value", on_bad_value, ("fail", "null", "quarantine"))
@@ -87,7 +104,7 @@ def _request(
         "preflight": preflight,
         "allow_key_change": allow_key_change,
         "if_exists": if_exists,
-        "drop_indices": [drop_index] if isinstance(drop_index, str) else list(drop_index),
+        "drop_indices": _names("drop_index", drop_index),
         "strategy": None if strategy == "auto" else strategy,
     }
 
@@ -102,7 +119,7 @@ def _settings(
     verify: Optional[str] = None,
     hold: Union[bool, str] = False,
     max_rounds: Optional[int] = None,
-    cutover_timeout: Union[None, float, str] = None,
+    cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
 ) -> Dict[str, Any]:
     if verify is not None:
         _one_of("verify", verify, ("full", "quick"))
@@ -123,7 +140,15 @@ def _settings(
 
 
 def _text(value: Any) -> Optional[str]:
+    if isinstance(value, datetime.timedelta):
+        return f"{value.total_seconds():.3f}s"
     return None if value is None else str(value)
+
+
+def _names(what: str, names: Union[str, Iterable[str]]) -> List[str]:
+    if not isinstance(names, Iterable):
+        raise UsageError(f"{what} takes a name or a list of them, not {names!r}")
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _one_of(name: str, value: str, words: Iterable[str]) -> None:
@@ -207,7 +232,7 @@ def start(
     queue: Optional[int] = None,
     control: Union[None, str, "os.PathLike[str]"] = None,
     max_rounds: Optional[int] = None,
-    cutover_timeout: Union[None, float, str] = None,
+    cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
     storage_options: Optional[Mapping[str, Any]] = None,
     progress: Progress = None,
 ) -> Job[Migrated]:
@@ -289,8 +314,8 @@ def start(
                        drop_index, strategy)
     settings = _settings(batch_size, workers, memory, max_rate, queue, control, verify, hold, max_rounds, cutover_timeout)
     saved = plan.saved if isinstance(plan, Plan) else plan
-    if saved is not None and (changes is not None or to is not None):
-        raise UsageError("a plan says what to do: leave the changes out")
+    if saved is not None and (to is not None or request != _request()):
+        raise UsageError("a plan says what to do: leave out what else is asked of the table")
     return _start("migrate", table, Migrated, storage_options, progress, to=to, request=request, settings=settings, planned=saved)
 
 
@@ -307,7 +332,7 @@ def start_resume(
     queue: Optional[int] = None,
     control: Union[None, str, "os.PathLike[str]"] = None,
     max_rounds: Optional[int] = None,
-    cutover_timeout: Union[None, float, str] = None,
+    cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
     storage_options: Optional[Mapping[str, Any]] = None,
     progress: Progress = None,
 ) -> Job[Migrated]:
@@ -329,7 +354,7 @@ def start_resume(
     >>> relance.resume(("db", "documents")).ended  # doctest: +SKIP
     'swapped'
     """
-    request = {"drop_indices": [drop_index] if isinstance(drop_index, str) else list(drop_index)}
+    request = {"drop_indices": _names("drop_index", drop_index)}
     settings = _settings(batch_size, workers, memory, max_rate, queue, control, verify, hold, max_rounds, cutover_timeout)
     return _start("resume", table, Migrated, storage_options, progress, request=request, settings=settings)
 
@@ -453,22 +478,8 @@ def _verify(
     return _start("verify", table, Verified, storage_options, progress, settings=settings)
 
 
-def _looked(told: Dict[str, Any]) -> Union[TableStatus, Status]:
-    return Status(told) if "tables" in told else TableStatus(told)
-
-
-def _status(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None) -> Job[Union[TableStatus, Status]]:
+def _status(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None) -> Job[TableStatus]:
     """Tells what is staged of a table, and where it can be rolled back to. Writes nothing.
-
-    Parameters
-    ----------
-    table
-        A table, as ``migrate`` takes it; or a database (its path or URI, or a connection), for all of its tables.
-
-    Returns
-    -------
-    TableStatus or Status
-        A ``Status`` has ``tables``, for a database.
 
     Raises
     ------
@@ -480,14 +491,26 @@ def _status(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None
     >>> import relance
     >>> relance.status(("db", "documents")).staged  # doctest: +SKIP
     """
-    return _start("status", table, _looked, storage_options, None, whole=True)
+    return _start("status", table, TableStatus, storage_options, None)
+
+
+def _status_all(database: Any, *, storage_options: Optional[Mapping[str, Any]] = None) -> Job[Status]:
+    """Tells the same of every table of a database, which is its path or URI, or a connection.
+
+    Examples
+    --------
+    >>> import relance
+    >>> [table.table for table in relance.status_all("db").tables]  # doctest: +SKIP
+    ['documents']
+    """
+    return _start("status", database, Status, storage_options, None, whole=True)
 
 
 def _tune(
     table: Table,
     changes: Changes = None,
     *,
-    time: Union[float, str] = "60s",
+    time: Union[float, str, datetime.timedelta] = "60s",
     batch_size: Union[None, int, str] = None,
     workers: Optional[int] = None,
     memory: Bytes = None,
@@ -518,9 +541,10 @@ rollback, rollback_async = _blocking(_rollback), _awaiting(_rollback)
 finalize, finalize_async = _blocking(_finalize), _awaiting(_finalize)
 verify, verify_async = _blocking(_verify), _awaiting(_verify)
 status, status_async = _blocking(_status), _awaiting(_status)
+status_all, status_all_async = _blocking(_status_all), _awaiting(_status_all)
 tune, tune_async = _blocking(_tune), _awaiting(_tune)
 
-_TWINS: List[str] = ["plan", "migrate", "resume", "abort", "rollback", "finalize", "verify", "status", "tune"]
+_TWINS: List[str] = ["plan", "migrate", "resume", "abort", "rollback", "finalize", "verify", "status", "status_all", "tune"]
 for _name in _TWINS:
     for _twin in (_name, f"{_name}_async"):
         globals()[_twin].__name__ = globals()[_twin].__qualname__ = _twin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from collections.abc import Iterable as IterableABC
 from typing import Any, Dict, Iterable, List, Optional, Union
 
 from . import _relance
@@ -32,6 +33,8 @@ class Change:
     _text: str
 
     def __init__(self, text: str):
+        if not isinstance(text, str):
+            raise UsageError(f"a change's text was expected, not {text!r}")
         verb, _, rest = text.strip().removeprefix("--").partition(" ")
         if "=" in verb:
             verb, _, rest = text.strip().removeprefix("--").partition("=")
@@ -52,10 +55,10 @@ class Change:
         return f"relance.Change({self._text!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Change) and self._json == other._json
+        return isinstance(other, Change) and self._text == other._text
 
     def __hash__(self) -> int:
-        return hash(self._json)
+        return hash(self._text)
 
 
 def _unquoted(text: str) -> str:
@@ -172,9 +175,7 @@ def fill(name: str, value: Any) -> Change:
     >>> relance.fill("views", 0)
     relance.Change('fill views=0')
     """
-    # The column's type is the table's: bytes and durations are told from the value.
-    kind = "binary" if isinstance(value, (bytes, bytearray, memoryview)) else ""
-    return _plain("fill", "fill", name=name, value=_about(name, literal, value, kind))
+    return _plain("fill", "fill", name=name, value=_about(name, literal, value, ""))
 
 
 def rename(name: str, to: str) -> Change:
@@ -231,6 +232,8 @@ def asked(changes: Union[None, str, Change, Iterable[Union[str, Change]]]) -> Li
         return []
     if isinstance(changes, (str, Change)):
         changes = [changes]
+    if not isinstance(changes, IterableABC):
+        raise UsageError(f"changes are a list of what relance.add and its like give, not {changes!r}")
     made: builtins.list[Change] = []
     for one in changes:
         if not isinstance(one, (str, Change)):

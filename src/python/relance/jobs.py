@@ -8,6 +8,7 @@ import json
 import operator
 import os
 import sys
+import threading
 import time
 from typing import Any, Callable, Dict, Generator, Generic, List, Optional, TypeVar
 
@@ -24,15 +25,21 @@ _LOOK_SECONDS = 0.1
 #: Seconds that the interpreter's end waits for jobs to stop where they can be resumed.
 _END_SECONDS = 10.0
 
-#: Jobs whose end nobody has seen yet.
+#: Jobs whose end nobody has seen yet, and who may change the list.
 _running: "List[Job[Any]]" = []
+_running_lock = threading.Lock()
+
+#: How often this process was forked off since relance was used first.
+_forks = 0
 _was_used = False
-_is_forked = False
 
 
 def _after_fork() -> None:
-    global _is_forked
-    _is_forked = _is_forked or _was_used
+    global _forks, _running_lock
+    _forks += _was_used
+    _running.clear()
+    # Another thread may have held it.
+    _running_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -42,7 +49,8 @@ if hasattr(os, "register_at_fork"):
 class Job(Generic[R]):
     """A call that runs in the background: what ``relance.start`` gives.
 
-    It goes on whether or not anybody holds it. Await it, or ``wait`` for it.
+    It goes on whether or not anybody holds it. Await it, or ``wait`` for it. Events reach whoever was given as ``progress``
+    in the thread or the loop that waits.
 
     Examples
     --------
@@ -56,18 +64,26 @@ class Job(Generic[R]):
 
     def __init__(self, asked: Dict[str, Any], schema: Any, progress: Progress, make: Callable[[Dict[str, Any]], R]):
         global _was_used
-        if _is_forked:
-            raise ForkedError("relance was used before this process was forked off; start it with the spawn method instead")
+        _expect_not_forked(0)
         self._reporter: Optional[Reporter] = reporter(progress)
-        _was_used = True
-        self._make, self._cancelled = make, False
+        self._make, self._cancelled, self._forks = make, False, _forks
+        self._name = f"{asked['command']} of {asked['table'] or asked['database']}"
+        self._events: List[Event] = []
         self._last: Optional[Event] = None
+        # Whoever is told may ask for the progress.
+        self._lock = threading.RLock()
+        _was_used = True
         self._call = _engine(lambda: _relance.Call(json.dumps(asked, default=operator.index), schema))
-        _running[:] = [job for job in _running if job._call.outcome() is None]
-        _running.append(self)
+        with _running_lock:
+            _running[:] = [job for job in _running if job._call.outcome() is None]
+            _running.append(self)
+
+    def __repr__(self) -> str:
+        return f"<relance.Job: {self._name}, {self.status()}>"
 
     def status(self) -> str:
         """``running``, ``finished``, ``failed`` or ``cancelled``. Does not wait."""
+        _expect_not_forked(self._forks)
         outcome = self._call.outcome()
         if outcome is None:
             return "running"
@@ -79,11 +95,13 @@ class Job(Generic[R]):
     @property
     def progress(self) -> Optional[Event]:
         """The last event of progress, as a dict with the fields of ``--progress json``; None before the first."""
-        self._tell()
-        return self._last
+        with self._lock:
+            self._take_events()
+            return self._last
 
     def cancel(self) -> None:
         """Asks it to stop at the next safe place. What is staged is kept: ``relance.resume`` goes on, ``relance.abort`` drops it."""
+        _expect_not_forked(self._forks)
         self._cancelled = True
         self._call.cancel()
 
@@ -97,13 +115,18 @@ class Job(Generic[R]):
         RelanceError
             When it failed.
         """
+        _expect_not_forked(self._forks)
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
                 ended = self._call.wait(_left(end))
                 self._tell()
             except BaseException as stop:
-                self._stopped_by(stop)
+                # Another interruption while it stops ends the waiting.
+                self.cancel()
+                while not self._call.wait(_LOOK_SECONDS):
+                    pass
+                self._explain(stop)
                 raise
             if ended:
                 return self._result()
@@ -114,58 +137,70 @@ class Job(Generic[R]):
         return self._awaited().__await__()
 
     async def _awaited(self) -> R:
+        _expect_not_forked(self._forks)
         pause = 0.001
         try:
             while not self._call.wait(0.0):
                 self._tell()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LOOK_SECONDS)
+            self._tell()
+        except GeneratorExit:
+            # Nothing can be awaited any more.
+            self.cancel()
+            raise
         except BaseException as stop:
             # Whoever cancels the task waits until what is staged is safe.
             self.cancel()
             while not self._call.wait(0.0):
-                await asyncio.sleep(_LOOK_SECONDS / 10)
-            self._close()
-            _note(stop, self._how_to_go_on())
+                try:
+                    await asyncio.sleep(_LOOK_SECONDS / 10)
+                except asyncio.CancelledError:
+                    continue
+            self._explain(stop)
             raise
         return self._result()
 
-    def _stopped_by(self, stop: BaseException) -> None:
-        """Stops the job, for `stop`. Another interruption meanwhile ends the waiting."""
-        self.cancel()
-        while not self._call.wait(_LOOK_SECONDS):
-            pass
+    def _explain(self, stop: BaseException) -> None:
+        """Notes at `stop`, which stopped the waiting, how the job ended."""
         self._close()
-        _note(stop, self._how_to_go_on())
-
-    def _how_to_go_on(self) -> str:
         outcome: Dict[str, Any] = json.loads(self._call.outcome() or "{}")
-        if "error" not in outcome:
-            return "relance: it had finished by then"
-        return f"relance: {outcome['error']['message']}"
+        error = outcome.get("error")
+        _note(stop, f"relance: {error['message']}" if error else "relance: it had finished by then")
 
-    def _tell(self) -> None:
-        events: List[Event] = [json.loads(event) for event in self._call.events()]
-        for event in events:
+    def _take_events(self) -> None:
+        for text in self._call.events():
+            event: Event = json.loads(text)
+            self._events.append(event)
             if event["event"] == "progress":
                 self._last = event
-            if self._reporter is not None:
-                self._reporter.event(event)
+
+    def _tell(self) -> None:
+        with self._lock:
+            self._take_events()
+            while self._events:
+                event = self._events.pop(0)
+                if self._reporter is not None:
+                    self._reporter.event(event)
 
     def _close(self) -> None:
-        if self._reporter is not None:
-            self._reporter.close()
+        """Nobody is told any more."""
+        with self._lock:
+            told, self._reporter = self._reporter, None
+            if told is not None:
+                told.close()
 
     def _result(self) -> R:
-        try:
-            self._tell()
-        finally:
-            self._close()
-            self._reporter = None
+        self._close()
         outcome: Dict[str, Any] = json.loads(self._call.outcome())
-        if "error" in outcome and set(outcome) == {"error"}:
+        if set(outcome) == {"error"}:
             raise error_of(outcome["error"])
         return self._make(outcome)
+
+
+def _expect_not_forked(forks: int) -> None:
+    if _forks != forks:
+        raise ForkedError("relance was used before this process was forked off; start it with the spawn method instead")
 
 
 def _left(end: Optional[float]) -> float:
@@ -182,7 +217,8 @@ def _note(stop: BaseException, note: str) -> None:
 @atexit.register
 def _end() -> None:
     """Stops what still runs where it can be resumed, as Ctrl-C does."""
-    jobs = [job for job in _running if job._call.outcome() is None]
+    with _running_lock:
+        jobs = [job for job in _running if job._call.outcome() is None]
     for job in jobs:
         job.cancel()
     end = time.monotonic() + _END_SECONDS

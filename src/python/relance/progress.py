@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any, Callable, Dict, Optional, Union
 
@@ -87,10 +88,12 @@ def reporter(progress: Progress) -> Optional[Reporter]:
         except ImportError:
             return _Lines()
         return _Bar(tqdm(unit=" rows"), owned=True)
-    if isinstance(progress, type) and hasattr(progress, "update"):
+    if isinstance(progress, type) and hasattr(progress, "update") and hasattr(progress, "close"):
         return _Bar(progress(unit=" rows"), owned=True)
-    if hasattr(progress, "update") and hasattr(progress, "total"):
+    if not isinstance(progress, type) and hasattr(progress, "update") and hasattr(progress, "total"):
         return _Bar(progress, owned=False)
+    if inspect.iscoroutinefunction(progress):
+        raise UsageError("progress takes a plain function: nobody would await this one")
     if callable(progress):
         return _Calls(progress)
     raise UsageError(f"progress takes True, a function of an event, or tqdm, not {progress!r}")

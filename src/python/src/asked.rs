@@ -84,22 +84,26 @@ impl Asks {
     fn settings(self) -> Result<Settings> {
         let default = Settings::default();
         Ok(Settings {
-            batch_size: given(self.batch_size, parse_batch_size, default.batch_size)?,
+            batch_size: given(self.batch_size.as_deref(), parse_batch_size, default.batch_size)?,
             workers: self.workers.unwrap_or(default.workers),
             queue: self.queue.unwrap_or(default.queue),
-            memory_bytes: given(self.memory, parse_bytes, default.memory_bytes)?,
+            memory_bytes: given(self.memory.as_deref(), parse_bytes, default.memory_bytes)?,
             max_rate: self.max_rate.as_deref().map(parse_bytes).transpose()?,
             control: self.control,
             verify: self.verify.unwrap_or(default.verify),
             hold: self.hold.unwrap_or(default.hold),
             max_rounds: self.max_rounds.unwrap_or(default.max_rounds),
-            cutover_timeout: given(self.cutover_timeout, parse_duration, default.cutover_timeout)?,
+            cutover_timeout: given(
+                self.cutover_timeout.as_deref(),
+                parse_duration,
+                default.cutover_timeout,
+            )?,
         })
     }
 }
 
-fn given<T>(text: Option<String>, read: fn(&str) -> Result<T>, default: T) -> Result<T> {
-    text.as_deref().map_or(Ok(default), read)
+fn given<T>(text: Option<&str>, read: fn(&str) -> Result<T>, default: T) -> Result<T> {
+    text.map_or(Ok(default), read)
 }
 
 /// The time that `tune` takes, if nothing else is asked.
