@@ -201,11 +201,16 @@ impl Constants {
     /// What a file of `rows` rows of nothing else holds; `None`, where it is too large to be kept, or has sidecars.
     async fn repeated(&self, rows: u64) -> Result<Option<Arc<Constant>>> {
         let has_blobs = !blob::columns(&self.spec.schema).is_empty();
-        if rows == 0 || has_blobs || !self.are_compressed().await? {
+        if rows == 0 || has_blobs || !self.fit_in_one(rows).await? {
             return Ok(None);
         }
         let constant = self.of_rows(rows).await?;
         Ok((constant.bytes.len() as u64 <= REPEATED_FILE_BYTES).then_some(constant))
+    }
+
+    /// Whether `rows` rows of them can be encoded in one go.
+    async fn fit_in_one(&self, rows: u64) -> Result<bool> {
+        Ok(rows <= self.part_rows || self.are_compressed().await?)
     }
 
     /// Whether they are so small once encoded, as some rows of them show, that any number of rows can be encoded in
@@ -220,7 +225,7 @@ impl Constants {
 
     /// The constants of `rows` rows, in parts where they are large.
     async fn parts(&self, rows: u64) -> Result<Vec<Arc<Constant>>> {
-        let part_rows = if self.are_compressed().await? { rows } else { self.part_rows };
+        let part_rows = if self.fit_in_one(rows).await? { rows } else { self.part_rows };
         let (mut parts, mut left) = (Vec::new(), rows);
         while left > 0 {
             let part = self.of_rows(left.min(part_rows)).await?;
@@ -243,7 +248,8 @@ impl Constants {
         let mut batches = bare(rows, self.batch_rows);
         while let Some(batch) = batches.try_next().await? {
             let values = self.values(batch).await?;
-            wanted = self.pool.digest(wanted, values.clone()).await?;
+            // A batch is so small that another thread would take longer to wake up.
+            wanted.update(&values, true)?;
             writer.encode(&values).await?;
         }
         let fragment =
@@ -269,7 +275,7 @@ impl Constants {
             let mut digests = Digests::of(self.transform.schema())?;
             let mut batches = bare(rows, self.batch_rows);
             while let Some(batch) = batches.try_next().await? {
-                digests = self.pool.digest(digests, self.values(batch).await?).await?;
+                digests.update(&self.values(batch).await?, true)?;
             }
             Ok(digests.finish())
         });
@@ -284,7 +290,7 @@ impl Constants {
             file.read(projection, u64::MAX, self.batch_rows, &Blocks::default()).await?;
         while let Some(task) = tasks.try_next().await.doing(|| "read constants".to_owned())? {
             let batch = task.task.await.doing(|| "read constants".to_owned())?;
-            digests = self.pool.digest(digests, batch).await?;
+            digests.update(&batch, true)?;
         }
         Ok(digests)
     }
@@ -393,7 +399,7 @@ mod tests {
         let parts = constants.parts(2_500).await.unwrap();
         assert_eq!(parts.iter().map(|part| part.rows).collect::<Vec<_>>(), [1_000, 1_000, 500]);
         assert!(Arc::ptr_eq(&parts[0], &parts[1]) && constants.parts(0).await.unwrap().is_empty());
-        assert!(constants.repeated(500).await.unwrap().is_none());
+        assert!(constants.repeated(2_500).await.unwrap().is_none());
     }
 
     #[tokio::test]

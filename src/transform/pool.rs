@@ -101,7 +101,10 @@ impl Digests {
     }
 
     /// Takes in the next rows, the columns `in_turn` on this thread, or else in parallel on the current pool.
-    fn update(&mut self, batch: &RecordBatch, in_turn: bool) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Failed`, when the batch is of another schema.
+    pub(crate) fn update(&mut self, batch: &RecordBatch, in_turn: bool) -> Result<()> {
         self.rows += batch.num_rows() as u64;
         let batch = blob::comparable(batch.clone())?;
         let update = |(digest, column): (&mut ColumnDigest, _)| digest.update(column);
