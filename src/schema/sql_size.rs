@@ -24,8 +24,10 @@ const BYTES_MAX: f64 = 1_073_741_824.0;
 enum Growth {
     /// The second argument is how often the first is repeated.
     Times,
-    /// The second argument is the length.
+    /// The second argument is the length in characters.
     Length,
+    /// The second argument is the length in items.
+    Items,
     /// From the first argument to the second, or to the only one, in steps of the third.
     Steps,
 }
@@ -35,8 +37,8 @@ const GROWING: [(&str, Growth); 7] = [
     ("repeat", Growth::Times),
     ("lpad", Growth::Length),
     ("rpad", Growth::Length),
-    ("array_repeat", Growth::Length),
-    ("array_resize", Growth::Length),
+    ("array_repeat", Growth::Items),
+    ("array_resize", Growth::Items),
     ("range", Growth::Steps),
     ("generate_series", Growth::Steps),
 ];
@@ -52,6 +54,7 @@ impl Growth {
         match self {
             Self::Times => number(0).max(1.0) * number(1).max(0.0),
             Self::Length => number(1).max(0.0),
+            Self::Items => 16.0 * number(1).max(0.0),
             Self::Steps if numbers.len() == 1 => 8.0 * number(0).max(0.0),
             Self::Steps => {
                 let step = if number(2) == 0.0 { 1.0 } else { number(2) };
@@ -204,6 +207,8 @@ mod tests {
     #[test]
     fn what_would_take_all_memory_is_refused_before_it_is_computed() {
         let constant = [
+            "array_resize(make_array(1), 1000000000)",
+            "array_repeat(1, 1000000000)",
             "generate_series(0, 10000000000, 1)",
             "repeat('x', 4000 * 1000000)",
             "lpad(s, 2000000000, '-')",
@@ -223,6 +228,7 @@ mod tests {
             assert_eq!(error.kind(), crate::Kind::Refused, "{text}: {error}");
             assert!(error.to_string().contains("1 GiB"), "{text}: {error}");
             assert_eq!(computed(text, 3).unwrap().len(), 2, "{text}");
+            assert_eq!(computed("array_repeat(2000000000, 3)", 3).unwrap().len(), 2);
         }
     }
 }
