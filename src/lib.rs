@@ -64,6 +64,7 @@ mod spent;
 mod stage;
 mod storage;
 mod storage_version;
+mod supply;
 mod table;
 mod tally;
 mod transform;
@@ -77,8 +78,8 @@ pub use phase::Phase;
 pub use plan::cost::Cost;
 pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
-    Example, Finding, IndexFacts, IndexFate, Nulled, Plan, Request, SavedPlan, SkippedValues,
-    Strategy,
+    Example, Finding, IndexFacts, IndexFate, JoinTrial, Nulled, Plan, ProducerTrial, Request,
+    SavedPlan, SkippedValues, Strategy,
 };
 pub use progress::{Amount, Event, Progress, SharedProgress, Silent};
 pub use run::report::{
@@ -88,6 +89,7 @@ pub use run::report::{
 pub use run::{Migration, Writes};
 pub use schema::cast::Problem;
 pub use schema::change::{Add, Cast, Change, Compute};
+pub use schema::elsewhere::{By, Join, OnDuplicate, OnMissing, Produce, Take};
 pub use schema::target::IfExists;
 pub use schema::types::{parse_new_type, parse_type};
 pub use settings::{
@@ -96,6 +98,7 @@ pub use settings::{
 };
 pub use span::SPAN_TARGET;
 pub use spent::SPANS;
+pub use supply::Producer;
 pub use table::database::table_names;
 pub use table::sample::{Sample, Sampled};
 pub use tally::RunFigures;

@@ -108,6 +108,8 @@ pub(super) fn of_change(change: &Change) -> (Strategy, &'static str) {
         Change::Compute(_) | Change::Set { .. } => {
             (Strategy::Columns, "it is computed for every row")
         }
+        Change::Produce(_) => (Strategy::Columns, "its producer gives every value"),
+        Change::Join(_) => (Strategy::Columns, "every row gets the values of its key"),
         Change::Cast(_) => (Strategy::Columns, "every value is cast"),
         Change::Fill { .. } => (Strategy::Columns, "its nulls are filled"),
         Change::NotNull { .. } => (Strategy::Columns, "every value is looked at"),

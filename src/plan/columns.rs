@@ -97,7 +97,9 @@ fn encoded(plan: &Plan) -> Vec<ColumnSource> {
 
 /// Constants, where a file of their own is written beside each fragment, and nothing is read for it.
 fn constant(plan: &Plan) -> Option<Vec<ColumnSource>> {
-    let reads = !plan.transform().inputs().fields.is_empty();
+    let columns = plan.written.iter().filter_map(|place| plan.target.columns.get(*place));
+    let reads = !plan.transform().inputs().fields.is_empty()
+        || columns.flat_map(Column::elsewhere).next().is_some();
     (plan.is_aligned() && !reads)
         .then(|| plan.written.iter().map(|_| ColumnSource::Constant).collect())
 }
@@ -125,6 +127,7 @@ fn copied(plan: &Plan) -> Option<Vec<ColumnSource>> {
             | Column::Fill { .. }
             | Column::NotNull { .. }
             | Column::Sql { .. }
+            | Column::Elsewhere { .. }
             | Column::BlobV2 { .. }
             | Column::Struct { .. } => return None,
         });

@@ -66,6 +66,15 @@ impl Cost {
                 (read, read.saturating_add(added.saturating_mul(rows)))
             }
         };
+        // What comes from elsewhere is kept beside what is staged until the swap.
+        let kept: u64 = target
+            .columns
+            .iter()
+            .zip(&target.schema.fields)
+            .filter(|(column, _)| !column.elsewhere().is_empty())
+            .map(|(column, field)| widths.derived(column, field).saturating_mul(rows))
+            .sum();
+        let kept = if strategy == Strategy::Nothing { 0 } else { kept };
         let rebuilt = indices.iter().filter(|(_, fate)| *fate == IndexFate::Rebuild);
         let index_bytes: u64 = rebuilt.filter_map(|(index, _)| index.bytes).sum();
         let overhead = if strategy == Strategy::Nothing { 0 } else { OVERHEAD_BYTES };
@@ -73,7 +82,10 @@ impl Cost {
             read_bytes,
             write_bytes,
             verify_bytes: write_bytes,
-            needed_bytes: write_bytes.saturating_add(index_bytes).saturating_add(overhead),
+            needed_bytes: write_bytes
+                .saturating_add(kept)
+                .saturating_add(index_bytes)
+                .saturating_add(overhead),
             free_bytes: facts.free_bytes,
         }
     }

@@ -41,7 +41,7 @@ impl Plan {
         });
         let details = self.target.changes.iter().map(|change| {
             let (strategy, why) = of_change(change);
-            let inverse = change.inverse().map(|inverse| inverse.text());
+            let inverse = change.inverse().map(|inverse| texts(&inverse).join(", "));
             json!({ "change": change.text(), "strategy": strategy, "why": why, "undo": inverse })
         });
         let others = self.others.iter().map(|(strategy, cost)| {
@@ -63,6 +63,8 @@ impl Plan {
             "other_strategies": others.collect::<Value>(),
             "skipped": skipped,
             "skipped_values": self.skipped_values,
+            "producers": self.producer_trials,
+            "joins": self.join_trials,
             "lost": self.target.lost,
             "bad_values": self.findings,
             "schema_before": schema_json(&self.before),
@@ -120,6 +122,12 @@ impl Plan {
         }
         for text in self.skipped_values.iter().filter_map(SkippedValues::text) {
             writeln!(out, "  values     {text}")?;
+        }
+        for trial in &self.producer_trials {
+            writeln!(out, "  producer   {}", trial.text())?;
+        }
+        for trial in &self.join_trials {
+            writeln!(out, "  join       {}", trial.text())?;
         }
         for finding in &self.findings {
             writeln!(out, "  to null    {}", finding.text())?;

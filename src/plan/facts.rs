@@ -62,6 +62,8 @@ pub struct IndexFacts {
     pub kind: String,
     /// Bytes of its files, if known.
     pub bytes: Option<u64>,
+    /// The parts that it cuts each vector into, where it does that.
+    pub sub_vectors: Option<usize>,
     /// Why its parameters cannot be known, if they cannot: it could not be built again as it was.
     pub unknown: Option<String>,
 }

@@ -38,7 +38,7 @@ pub(super) fn fates(
 ) -> Vec<(IndexFacts, IndexFate)> {
     let fate = |index: &IndexFacts| {
         let paths = || index.column.split(", ");
-        let is_gone = paths().any(|path| target.path_taken(path).is_none());
+        let is_gone = paths().any(|path| target.path_indexed(path).is_none());
         if is_gone || request.drop_indices.contains(&index.name) {
             IndexFate::Drop
         } else if strategy == Strategy::Rewrite || paths().any(|path| is_derived(target, path)) {
@@ -53,6 +53,9 @@ pub(super) fn fates(
 /// Whether the source's column at `path` gets other values, or another column gets its name.
 pub(super) fn is_derived(target: &Target, path: &str) -> bool {
     let Some(now) = target.path_now(path) else { return true };
+    if target.kept_beside.iter().any(|name| name == path) {
+        return true;
+    }
     let place = find(&target.schema.fields, &now);
     let column = place.and_then(|place| target.columns.get(*place.first()?));
     column.is_some_and(|column| !column.is_kept())

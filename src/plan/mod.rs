@@ -12,6 +12,7 @@ pub(crate) mod finding;
 pub(crate) mod fragment_ids;
 mod indices;
 mod planner;
+mod producers;
 mod request;
 mod saved;
 mod strategy;
@@ -26,6 +27,7 @@ use lance_file::version::ConcreteFileVersion;
 pub(crate) use crate::plan::facts::{Facts, TableState};
 pub use crate::plan::finding::{Example, Finding, Nulled, SkippedValues};
 pub(crate) use crate::plan::indices::Rebuild;
+pub use crate::plan::producers::{JoinTrial, ProducerTrial};
 use crate::plan::{choice::Choice, cost::Cost, indices::is_derived};
 pub use crate::plan::{
     facts::IndexFacts, indices::IndexFate, request::Request, saved::SavedPlan, strategy::Strategy,
@@ -67,6 +69,10 @@ pub struct Plan {
     pub findings: Vec<Finding>,
     /// How columns that exist already compare with the values that were asked for, once they were read.
     pub skipped_values: Vec<SkippedValues>,
+    /// What producers gave for the first rows.
+    pub producer_trials: Vec<ProducerTrial>,
+    /// How rows find their keys in what is joined.
+    pub join_trials: Vec<JoinTrial>,
     /// What it costs.
     pub cost: Cost,
     /// What the other possible strategies would cost.
@@ -158,7 +164,7 @@ impl Plan {
         let rebuilt = rebuilt.filter_map(|(index, _)| {
             Some(Rebuild {
                 name: index.name.clone(),
-                column: self.target.path_taken(&index.column)?,
+                column: self.target.path_indexed(&index.column)?,
                 other_values: is_derived(&self.target, &index.column),
             })
         });

@@ -67,6 +67,8 @@ impl Plan {
             indices,
             findings: Vec::new(),
             skipped_values: Vec::new(),
+            producer_trials: Vec::new(),
+            join_trials: Vec::new(),
             request: request.clone(),
         };
         check::run(facts, request, &plan)?;

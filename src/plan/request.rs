@@ -61,7 +61,8 @@ impl Request {
         if lost || self.changes.is_empty() {
             return None;
         }
-        self.changes.iter().rev().map(Change::inverse).collect()
+        let undone = self.changes.iter().rev().map(Change::inverse);
+        undone.collect::<Option<Vec<_>>>().map(|undone| undone.concat())
     }
 
     /// Whether nothing is asked for.

@@ -1,11 +1,13 @@
 //! One change of a table's schema or of a column's values.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use arrow::datatypes::DataType;
 use serde::{Deserialize, Serialize};
 
 use crate::schema::cast::castable::is_exact;
+use crate::schema::elsewhere::{By, Join, Produce};
 use crate::schema::extension::extension_word;
 use crate::schema::path::{part, renamed, split_last, typed};
 use crate::schema::show::type_text;
@@ -62,6 +64,10 @@ pub enum Change {
         /// The column.
         name: String,
     },
+    /// Adds a column whose values a producer gives, or gives them to one that exists.
+    Produce(Produce),
+    /// Takes columns over from other data, row by row, by a key.
+    Join(Join),
 }
 
 /// An added column that holds one value, or nulls.
@@ -109,9 +115,11 @@ pub struct Cast {
 }
 
 impl Change {
-    /// The column that it changes.
+    /// The column that it changes; of several, the first.
     pub fn column(&self) -> &str {
         match self {
+            Self::Produce(produce) => &produce.name,
+            Self::Join(join) => join.take.first().map_or("", |take| take.name.as_str()),
             Self::Add(add) => &add.name,
             Self::Compute(compute) => &compute.name,
             Self::Cast(cast) => &cast.name,
@@ -124,13 +132,45 @@ impl Change {
         }
     }
 
-    /// The change that undoes this one in every row, rows written since included; `None`, when this one loses values
-    /// that it would need.
-    pub fn inverse(&self) -> Option<Self> {
+    /// The column that it gets from a producer, if it is such a change.
+    pub(crate) fn produced(&self) -> Option<&Produce> {
+        if let Self::Produce(produce) = self { Some(produce) } else { None }
+    }
+
+    /// The columns that it adds, if it does nothing else.
+    pub(crate) fn columns_added(&self) -> Option<Vec<&str>> {
         match self {
-            Self::Add(Add { name, .. }) | Self::Compute(Compute { name, .. }) => {
-                Some(Self::Drop { name: name.clone() })
+            Self::Add(Add { name, .. })
+            | Self::Compute(Compute { name, .. })
+            | Self::Produce(Produce { name, replaces: false, .. }) => Some(vec![name]),
+            Self::Join(join) => {
+                let new = join.take.iter().map(|take| (!take.exists).then_some(&*take.name));
+                new.collect()
             }
+            Self::Produce(_)
+            | Self::Cast(_)
+            | Self::Set { .. }
+            | Self::Fill { .. }
+            | Self::Rename { .. }
+            | Self::Drop { .. }
+            | Self::Nullable { .. }
+            | Self::NotNull { .. } => None,
+        }
+    }
+
+    /// The changes that undo this one in every row, rows written since included, in order; `None`, when this one loses
+    /// values that they would need.
+    pub fn inverse(&self) -> Option<Vec<Self>> {
+        if let Some(added) = self.columns_added() {
+            let drops = added.into_iter().rev().map(|name| Self::Drop { name: name.to_owned() });
+            return Some(drops.collect());
+        }
+        self.inverse_of_one().map(|inverse| vec![inverse])
+    }
+
+    /// The change that undoes this one, which adds nothing.
+    fn inverse_of_one(&self) -> Option<Self> {
+        match self {
             // Only where a cast back gives every value as it was.
             Self::Cast(cast) if !is_exact(cast.from.as_ref()?, &cast.data_type) => None,
             Self::Cast(cast) => Some(Self::Cast(Cast {
@@ -143,7 +183,13 @@ impl Change {
             }
             Self::Nullable { name } => Some(Self::NotNull { name: name.clone() }),
             Self::NotNull { name } => Some(Self::Nullable { name: name.clone() }),
-            Self::Set { .. } | Self::Fill { .. } | Self::Drop { .. } => None,
+            Self::Add(_)
+            | Self::Compute(_)
+            | Self::Produce(_)
+            | Self::Join(_)
+            | Self::Set { .. }
+            | Self::Fill { .. }
+            | Self::Drop { .. } => None,
         }
     }
 
@@ -163,6 +209,8 @@ impl Change {
                 (&asked.name, &asked.sql, asked.nullable) == (&done.name, &done.sql, done.nullable)
                     && (asked.data_type.is_none() || asked.data_type == done.data_type)
             }
+            (Self::Join(asked), Self::Join(done)) => asked.asks(done),
+            (Self::Produce(asked), Self::Produce(done)) => asked.asks(done),
             _ => self == settled,
         }
     }
@@ -170,7 +218,9 @@ impl Change {
     /// The name of its flag on the command line.
     pub fn verb(&self) -> &'static str {
         match self {
-            Self::Add(_) => "add",
+            Self::Add(_) | Self::Produce(Produce { replaces: false, .. }) => "add",
+            Self::Produce(_) => "replace",
+            Self::Join(_) => "join",
             Self::Compute(_) => "compute",
             Self::Cast(_) => "cast",
             Self::Set { .. } => "set",
@@ -206,6 +256,24 @@ impl Change {
             Self::Drop { .. } | Self::Nullable { .. } | Self::NotNull { .. } => {
                 format!("{verb} {name}")
             }
+            Self::Produce(produce) => {
+                let kind = type_text(&produce.data_type);
+                let mut text = format!("{verb} {name}:{kind}{}", null(produce.nullable));
+                // Writing to a string cannot fail.
+                let _ = match &produce.by {
+                    By::Program(line) => write!(text, " by '{line}'"),
+                    By::Function(name) => write!(text, " by {name}"),
+                };
+                let _ = write!(text, " of {}", produce.inputs.join(", "));
+                if let Some(version) = &produce.version {
+                    let _ = write!(text, ", version {version}");
+                }
+                if let Some(old) = &produce.keep_old {
+                    let _ = write!(text, ", the old one kept as {}", typed(&part(old)));
+                }
+                text
+            }
+            Self::Join(join) => join.text(),
         }
     }
 }
@@ -215,7 +283,8 @@ mod tests {
     use super::*;
 
     fn back(verb: &str, text: &str) -> Option<String> {
-        Change::parse(verb, text).unwrap().inverse().map(|change| change.text())
+        let inverse = Change::parse(verb, text).unwrap().inverse()?;
+        Some(inverse.iter().map(Change::text).collect::<Vec<_>>().join(", "))
     }
 
     #[test]

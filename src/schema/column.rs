@@ -51,6 +51,19 @@ pub(crate) enum Column {
         /// The columns that it names, in its order.
         inputs: Vec<Column>,
     },
+    /// Values that come from elsewhere.
+    Elsewhere {
+        /// The place in the target's list of what comes from elsewhere.
+        from: usize,
+        /// Which of its columns.
+        output: usize,
+        /// What it is made of.
+        inputs: Vec<Column>,
+        /// Whose values stay in rows that have none there.
+        otherwise: Option<Box<Column>>,
+        /// The column's path, for errors.
+        path: String,
+    },
     /// The bytes of a blob v1 column of the source, unchanged, as blob v2.
     BlobV2 {
         /// The blob v1 column.
@@ -95,7 +108,10 @@ impl Column {
     pub(crate) fn is_checked(&self) -> bool {
         match self {
             Self::Keep { .. } | Self::Constant(_) | Self::BlobV2 { .. } => false,
-            Self::Cast { .. } | Self::NotNull { .. } | Self::Sql { .. } => true,
+            Self::Cast { .. }
+            | Self::NotNull { .. }
+            | Self::Sql { .. }
+            | Self::Elsewhere { .. } => true,
             Self::Fill { of, .. } => of.is_checked(),
             Self::Struct { of, children, .. } => {
                 of.is_checked() || children.iter().any(Self::is_checked)
@@ -115,6 +131,28 @@ impl Column {
             | Self::BlobV2 { of }
             | Self::Struct { of, .. } => of.inputs(),
             Self::Sql { inputs, .. } => inputs.iter().flat_map(Self::inputs).collect(),
+            Self::Elsewhere { inputs, otherwise, .. } => {
+                inputs.iter().chain(otherwise.as_deref()).flat_map(Self::inputs).collect()
+            }
+        }
+    }
+
+    /// What comes from elsewhere for it, by its places in the target's list.
+    pub(crate) fn elsewhere(&self) -> Vec<usize> {
+        match self {
+            Self::Keep { .. } | Self::Constant(_) => Vec::new(),
+            Self::Cast { of, .. }
+            | Self::Fill { of, .. }
+            | Self::NotNull { of, .. }
+            | Self::BlobV2 { of } => of.elsewhere(),
+            Self::Struct { of, children, .. } => {
+                children.iter().chain([of.as_ref()]).flat_map(Self::elsewhere).collect()
+            }
+            Self::Sql { inputs, .. } => inputs.iter().flat_map(Self::elsewhere).collect(),
+            Self::Elsewhere { from, inputs, otherwise, .. } => {
+                let inner = inputs.iter().chain(otherwise.as_deref()).flat_map(Self::elsewhere);
+                inner.chain([*from]).collect()
+            }
         }
     }
 
@@ -140,6 +178,7 @@ impl Column {
             | Self::Fill { .. }
             | Self::NotNull { .. }
             | Self::Sql { .. }
+            | Self::Elsewhere { .. }
             | Self::BlobV2 { .. } => {}
         }
     }

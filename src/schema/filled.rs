@@ -30,6 +30,11 @@ pub(crate) fn filled(changes: &[Change]) -> Vec<Filled> {
             Change::Drop { name } | Change::Set { name, .. } => {
                 all.retain(|one| below(&one.column, name).is_none());
             }
+            Change::Produce(_) | Change::Join(_) => {
+                let new = change.columns_added().unwrap_or_default();
+                let name = change.column();
+                all.retain(|one| new.contains(&name) || below(&one.column, name).is_none());
+            }
             Change::Add(_)
             | Change::Compute(_)
             | Change::Cast(_)

@@ -4,6 +4,8 @@ use arrow::datatypes::DataType;
 use lance_core::datatypes::{Field, Schema};
 use serde_json::{Value, json};
 
+use crate::schema::change::Change;
+
 /// One definition a field, by position (lancedb 0.41 `src/table.rs`, `ColumnDefinition`).
 pub(crate) const COLUMN_DEFINITIONS: &str = "lancedb::column_definitions";
 /// Which function embeds which column, written by the Python and Node clients.
@@ -170,6 +172,26 @@ fn functions(renamed: &Renamed<'_>, old: &[Value]) -> Vec<Value> {
         }
     }
     kept
+}
+
+/// The entry of the metadata that tells of embedding functions, with those of the producers among `changes`, where
+/// these have any; `followed` is what became of it otherwise.
+pub(crate) fn with_functions(
+    followed: &[(String, String)],
+    renamed: &Renamed<'_>,
+    changes: &[Change],
+) -> Option<(String, String)> {
+    let produced = changes.iter().filter_map(Change::produced);
+    let new = produced.filter_map(|one| serde_json::from_str(one.embedding.as_deref()?).ok());
+    let new: Vec<Value> = new.collect();
+    if new.is_empty() {
+        return None;
+    }
+    let own = followed.iter().find(|(key, _)| key == EMBEDDING_FUNCTIONS).map(|(_, text)| text);
+    let text = own.or_else(|| renamed.source.metadata.get(EMBEDDING_FUNCTIONS));
+    let old = text.and_then(|text| serde_json::from_str::<Vec<Value>>(text).ok());
+    let all: Vec<Value> = old.unwrap_or_default().into_iter().chain(new).collect();
+    Some((EMBEDDING_FUNCTIONS.to_owned(), Value::from(all).to_string()))
 }
 
 /// Renames the column that `object` names under `key`; false, when that column was dropped.

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 
 use crate::error::{Error, Result};
@@ -12,6 +13,9 @@ use crate::schema::sound::expect_sound;
 
 /// What a file begins with. Zeros up to a multiple of some eight bytes follow, and then a stream.
 const MAGIC: [u8; 8] = *b"ARROW1\0\0";
+
+/// What each message of a stream begins with; without it, any text is read as a length.
+const CONTINUES: [u8; 4] = [0xff; 4];
 
 /// The schema of an Arrow IPC file, in the format of files or that of streams, with JSON as Lance stores it.
 ///
@@ -30,6 +34,9 @@ pub(crate) fn read_ipc_schema(file: impl Read + Seek) -> Result<Schema> {
             file.seek_relative(-8)?;
         } else {
             file.rewind()?;
+        }
+        if !start.starts_with(&CONTINUES) {
+            return Err(ArrowError::IpcError("it begins with no message".to_owned()));
         }
         StreamReader::try_new(&mut file, None).map(|reader| reader.schema())
     }));

@@ -5,6 +5,8 @@ pub(crate) mod cast;
 pub(crate) mod change;
 pub(crate) mod column;
 pub(crate) mod derive;
+pub(crate) mod details;
+pub(crate) mod elsewhere;
 pub(crate) mod extension;
 pub(crate) mod filled;
 pub(crate) mod follow;

@@ -1,15 +1,20 @@
 //! Reads changes as they are written on the command line and in a file.
+#![allow(clippy::wildcard_enum_match_arm, reason = "what is said of a change fits a few of them")]
 
 use toml_edit::{Document, Item, Table, Value};
 
 use crate::error::{Error, Result};
 use crate::schema::change::{Add, Cast, Change, Compute};
+use crate::schema::details::{DETAILS, new_name, produced};
+use crate::schema::elsewhere::{Join, OnDuplicate, OnMissing, Produce};
 use crate::schema::path::{part_end, split_last};
 use crate::schema::types::Parser;
 
 /// The words that changes begin with: the flags' names.
-const VERBS: &[&str] =
-    &["add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not-null"];
+const VERBS: &[&str] = &[
+    "add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not-null", "replace",
+    "join",
+];
 
 impl Change {
     /// Reads a change of the kind that `verb` (a flag's name without its dashes) names.
@@ -30,6 +35,7 @@ impl Change {
             "drop" => Ok(Self::Drop { name: name(text)? }),
             "nullable" => Ok(Self::Nullable { name: name(text)? }),
             "not-null" | "not_null" => Ok(Self::NotNull { name: name(text)? }),
+            "replace" | "join" => Self::parse_part(verb, text)?.completed(),
             other => {
                 let verbs = VERBS.join(", ");
                 Err(Error::usage(format!("no change is called `{other}`; there is {verbs}")))
@@ -42,26 +48,64 @@ impl Change {
     /// # Errors
     /// `Usage`, pointing at the place.
     pub fn parse_add(text: &str) -> Result<Self> {
-        let (name, mut parser) =
-            typed(text, "expected a column as NAME:TYPE[ not null][=LITERAL]")?;
-        let name = new_name(&name)?;
-        let (data_type, metadata) = parser.field_type().map_err(|error| hinted(text, error))?;
-        let nullable = !parser.eat_not_null();
-        let mut default = None;
-        if parser.eat("=") {
-            default = Some(parser.rest().to_owned());
-        } else {
-            parser.end()?;
+        Self::parse_part("add", text)?.completed()
+    }
+
+    /// Reads the first part of a change of which more may be said with [`detailed`](Self::detailed); then it has to be
+    /// [`completed`](Self::completed).
+    ///
+    /// # Errors
+    /// `Usage`, pointing at the place.
+    pub(crate) fn parse_part(verb: &str, text: &str) -> Result<Self> {
+        match verb {
+            "add" => parse_open_add(text),
+            "replace" => {
+                let (name, mut parser) = typed(text, "expected a column as NAME:TYPE")?;
+                let (data_type, metadata) =
+                    parser.field_type().map_err(|error| hinted(text, error))?;
+                parser.end()?;
+                let add = Add { name, data_type, nullable: true, default: None, metadata };
+                Ok(Self::Produce(Produce { replaces: true, ..produced(add) }))
+            }
+            "join" => {
+                let (on, take) = (Vec::new(), Vec::new());
+                let (on_missing, on_duplicate) = (OnMissing::Error, OnDuplicate::Error);
+                Ok(Self::Join(Join { from: name(text)?, on, take, on_missing, on_duplicate }))
+            }
+            verb => Self::parse(verb, text),
         }
-        if !nullable && default.is_none() {
-            let message = format!("column `{name}` is `not null`, so it needs a literal: {text}=…");
-            return Err(Error::usage(message));
+    }
+
+    /// The change of a table of a TOML text that says more of it, if it does.
+    fn parse_open_toml(table: &Table) -> Result<Option<Self>> {
+        let first = ["add", "replace", "join"].into_iter().find(|verb| table.contains_key(verb));
+        let more = table.iter().any(|(key, _)| DETAILS.contains(&key));
+        let Some(verb) = first.filter(|verb| more || *verb != "add") else { return Ok(None) };
+        let text = |item: &Item| -> Result<String> {
+            match item {
+                Item::Value(Value::String(text)) => Ok(text.value().clone()),
+                Item::Value(Value::Integer(number)) => Ok(number.value().to_string()),
+                Item::Value(Value::Array(all)) => {
+                    let all = all.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+                    let all = all.ok_or_else(|| Error::usage(format!("`{verb}` takes texts")))?;
+                    Ok(all.join(","))
+                }
+                _ => Err(Error::usage(format!("`{verb}`: expected a text"))),
+            }
+        };
+        let mut change = Self::parse_part(verb, &text(table.get(verb).unwrap_or(&Item::None))?)?;
+        for (key, item) in table.iter().filter(|(key, _)| *key != verb) {
+            if !DETAILS.contains(&key) {
+                return Err(Error::usage(format!("`{key}` does not go with `{verb}`")));
+            }
+            change = change.detailed(key, &text(item)?)?;
         }
-        Ok(Self::Add(Add { name, data_type, nullable, default, metadata }))
+        change.completed().map(Some)
     }
 
     /// Reads the changes of a TOML text, in its order: a list of tables `[[change]]`, each with one key
-    /// that is a flag's name (`add = "NAME:TYPE=LITERAL"`), or lists of texts under such keys.
+    /// that is a flag's name (`add = "NAME:TYPE=LITERAL"`), or lists of texts under such keys. What is more said of a
+    /// column, such as `by`, stands in the same table.
     ///
     /// # Errors
     /// `Usage`, naming what is wrong.
@@ -71,6 +115,21 @@ impl Change {
             .map_err(|error| Error::usage("not TOML").with_lines(error.to_string().lines()))?;
         changes_of(document.as_table())
     }
+}
+
+/// Reads `NAME:TYPE[ not null][=LITERAL]`; whether a literal is needed is not looked at.
+fn parse_open_add(text: &str) -> Result<Change> {
+    let (name, mut parser) = typed(text, "expected a column as NAME:TYPE[ not null][=LITERAL]")?;
+    let name = new_name(&name)?;
+    let (data_type, metadata) = parser.field_type().map_err(|error| hinted(text, error))?;
+    let nullable = !parser.eat_not_null();
+    let mut default = None;
+    if parser.eat("=") {
+        default = Some(parser.rest().to_owned());
+    } else {
+        parser.end()?;
+    }
+    Ok(Change::Add(Add { name, data_type, nullable, default, metadata }))
 }
 
 fn parse_compute(text: &str) -> Result<Change> {
@@ -168,17 +227,10 @@ fn name(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// `text` as the name of a new column, whose outer spaces would be an accident.
-fn new_name(text: &str) -> Result<String> {
-    if text.trim() == text {
-        return Ok(text.to_owned());
-    }
-    let trimmed = text.trim();
-    Err(Error::usage(format!("the name `{text}` begins or ends with a space"))
-        .with_advice(&format!("leave it out (`{trimmed}`), or write the name in backticks")))
-}
-
 fn changes_of(table: &Table) -> Result<Vec<Change>> {
+    if let Some(change) = Change::parse_open_toml(table)? {
+        return Ok(vec![change]);
+    }
     let mut changes = Vec::new();
     for (key, item) in table {
         match (key, item) {

@@ -159,9 +159,13 @@ pub(super) fn refuse_twice(changes: &[Change]) -> Result<()> {
     for change in changes {
         let name = change.column();
         match change {
-            Change::Add(_) | Change::Compute(_) => {
-                if !added.insert(name.to_ascii_lowercase()) {
-                    return Err(Error::usage(format!("column `{name}` is added twice")));
+            Change::Add(_) | Change::Compute(_) | Change::Produce(_) | Change::Join(_) => {
+                for name in change.columns_added().unwrap_or_default() {
+                    // A join takes over what is there.
+                    let new = added.insert(name.to_ascii_lowercase());
+                    if !new && !matches!(change, Change::Join(_)) {
+                        return Err(Error::usage(format!("column `{name}` is added twice")));
+                    }
                 }
             }
             Change::Drop { .. } | Change::Rename { .. } => {

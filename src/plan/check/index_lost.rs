@@ -70,9 +70,31 @@ fn expect_asked(plan: &Plan) -> Result<()> {
     Err(Error::refused(message).with_advice(&format!("{flags} goes on without {them}")))
 }
 
+/// Refuses an index whose parts no longer divide the vectors.
+fn expect_divisible(index: &IndexFacts, column: &str, data_type: &DataType) -> Result<()> {
+    let (Some(parts), DataType::FixedSizeList(_, size)) = (index.sub_vectors, data_type) else {
+        return Ok(());
+    };
+    let size = usize::try_from(*size).unwrap_or_default();
+    if size % parts.max(1) == 0 {
+        return Ok(());
+    }
+    let nearest = (1..=size).filter(|parts| size % parts == 0);
+    let nearest = nearest.min_by_key(|other| other.abs_diff(parts)).unwrap_or(1);
+    let (name, kind) = (&index.name, &index.kind);
+    Err(Error::refused(format!(
+        "index `{name}` ({kind}) cuts each vector into {parts} sub-vectors, which do not divide the {size} dimensions that \
+         `{column}` gets"
+    ))
+    .with_advice(&format!(
+        "--drop-index {name} goes on without it; build it then with {nearest} sub-vectors"
+    )))
+}
+
 /// Refuses to rebuild an index that cannot be built on the column's new values.
 fn expect_suited(plan: &Plan, index: &IndexFacts, rebuild: &Rebuild) -> Result<()> {
     let Some(field) = plan.target.after.field(&rebuild.column) else { return Ok(()) };
+    expect_divisible(index, &rebuild.column, &field.data_type())?;
     let (name, kind, column) = (&index.name, &index.kind, &rebuild.column);
     let becomes = if !suits(kind, &field.data_type()) {
         type_text(&field.data_type())

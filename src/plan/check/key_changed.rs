@@ -20,7 +20,19 @@ pub(super) fn check(facts: &Facts, request: &Request, plan: &Plan) -> Result<()>
         let now = plan.target.path_now(&path);
         let top = find(&schema.fields, &path).and_then(|at| schema.fields.get(*at.first()?));
         let is_top = |name: &str| top.is_some_and(|top| top.name == split_last(name).1);
-        let set = |change: &Change| matches!(change, Change::Set { name, .. } if is_top(name));
+        let set = |change: &Change| match change {
+            Change::Set { name, .. } => is_top(name),
+            Change::Produce(produce) => produce.replaces && is_top(&produce.name),
+            Change::Join(join) => join.take.iter().any(|take| take.exists && is_top(&take.name)),
+            Change::Add(_)
+            | Change::Compute(_)
+            | Change::Cast(_)
+            | Change::Fill { .. }
+            | Change::Rename { .. }
+            | Change::Drop { .. }
+            | Change::Nullable { .. }
+            | Change::NotNull { .. } => false,
+        };
         let values = plan.target.changes.iter().any(set);
         let same = !values
             && now.as_deref() == Some(path.as_str())

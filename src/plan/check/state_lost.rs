@@ -4,7 +4,6 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plan::facts::Facts;
 use crate::plan::strategy::Strategy;
-use crate::schema::change::Change;
 
 /// Schema metadata that makes a table a materialised view (lancedb 0.41 `src/materialized_view.rs`).
 const VIEW: &str = "mv.definition";
@@ -19,11 +18,7 @@ pub(super) fn check(facts: &Facts, plan: &Plan) -> Result<()> {
     let computed = schema.fields_pre_order().find(|field| field.metadata.contains_key(COMPUTED));
     let rewrites = plan.strategy == Strategy::Rewrite;
     // New columns leave alone what others are computed from.
-    let adds = plan
-        .target
-        .changes
-        .iter()
-        .all(|change| matches!(change, Change::Add(_) | Change::Compute(_)));
+    let adds = plan.target.changes.iter().all(|change| change.columns_added().is_some());
     let touches = rewrites || !adds;
     let computed = computed.filter(|_| touches).map(|field| {
         format!(

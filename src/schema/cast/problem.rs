@@ -17,6 +17,8 @@ pub enum Problem {
     Overflow,
     /// The new type cannot hold all of it: cast back, it would be another value.
     Lossy,
+    /// Its producer failed for this row, or gave something that is no value of the column.
+    NotProduced,
 }
 
 impl Problem {
@@ -33,6 +35,7 @@ impl Problem {
             Self::NotAValue => "are not of the type",
             Self::Overflow => "are out of range",
             Self::Lossy => "would lose digits or parts",
+            Self::NotProduced => "are not given by their producer",
         }
     }
 
@@ -46,6 +49,7 @@ impl Problem {
             Self::NotAValue => "it is no value of the type",
             Self::Overflow => "it is out of range",
             Self::Lossy => "it would lose digits or parts",
+            Self::NotProduced => "its producer gives none",
         }
     }
 }

@@ -6,7 +6,8 @@ use lance_core::datatypes::Schema;
 use crate::error::Result;
 use crate::schema::change::Change;
 use crate::schema::column::Column;
-use crate::schema::follow::{Renamed, followed, lost_functions};
+use crate::schema::elsewhere::BY_VERSION;
+use crate::schema::follow::{Renamed, followed, lost_functions, with_functions};
 use crate::schema::rules::{refuse_twice, renumber};
 use crate::schema::target::draft::Draft;
 use crate::schema::target::{IfExists, Target};
@@ -35,6 +36,9 @@ impl Target {
             changes: Vec::new(),
             skipped: Vec::new(),
             existing: Vec::new(),
+            elsewhere: Vec::new(),
+            replaced: Vec::new(),
+            kept_beside: Vec::new(),
         };
         for change in changes {
             draft.apply(change, if_exists)?;
@@ -56,6 +60,8 @@ impl Draft<'_> {
             Change::Drop { name } => self.remove(name),
             Change::Nullable { name } => self.nullable(name),
             Change::NotNull { name } => self.not_null(name),
+            Change::Produce(produce) => self.produce(produce),
+            Change::Join(join) => self.join(join),
         }
     }
 
@@ -63,6 +69,12 @@ impl Draft<'_> {
     fn finish(mut self, field_id_max: i32) -> Result<Target> {
         for (column, field) in self.columns.iter_mut().zip(&self.fields) {
             column.settle(field);
+        }
+        for (column, field) in self.columns.iter().zip(&mut self.fields) {
+            // Its values are others than those that were computed then.
+            if !column.is_kept() && !self.replaced.contains(&field.name) {
+                field.metadata.remove(BY_VERSION);
+            }
         }
         let after = self.schema();
         let mut schema = after.clone();
@@ -76,10 +88,16 @@ impl Draft<'_> {
             if let Column::Keep { name, .. } = column {
                 return Some(name.clone());
             }
+            // What is said of its values holds no more.
+            if self.replaced.contains(&field.name) {
+                return None;
+            }
             self.source.fields.iter().find(|old| old.id == field.id).map(|old| old.name.clone())
         });
         let renamed = Renamed { source: self.source, target: &after, was: was.collect() };
-        schema.metadata.extend(followed(&renamed));
+        let mut followed = followed(&renamed);
+        followed.extend(with_functions(&followed, &renamed, &self.changes));
+        schema.metadata.extend(followed);
         let lost = lost_functions(&renamed)
             .into_iter()
             .map(|name| format!("the embedding function on `{name}` goes with the column"));
@@ -91,6 +109,8 @@ impl Draft<'_> {
             skipped: self.skipped,
             lost,
             existing: self.existing,
+            elsewhere: self.elsewhere,
+            kept_beside: self.kept_beside,
             before: self.source.clone(),
             after,
         })

@@ -8,6 +8,7 @@ use lance_core::datatypes::{Field, Schema};
 use crate::error::{Error, Result};
 use crate::schema::change::Change;
 use crate::schema::column::Column;
+use crate::schema::elsewhere::Elsewhere;
 use crate::schema::literal::parse_literal;
 use crate::schema::path::{FieldPosition, field_at, find, split_last, typed};
 use crate::schema::rules::{VALUE_BYTES_MAX, expect_name, lost_column, refuse_extension};
@@ -26,6 +27,11 @@ pub(super) struct Draft<'a> {
     pub(super) changes: Vec<Change>,
     pub(super) skipped: Vec<Skipped>,
     pub(super) existing: Vec<ExistingColumn>,
+    pub(super) elsewhere: Vec<Elsewhere>,
+    /// The columns that producers give, by their names.
+    pub(super) replaced: Vec<String>,
+    /// Columns that are kept under another name, by the name that a new one has now.
+    pub(super) kept_beside: Vec<String>,
 }
 
 impl Draft<'_> {

@@ -29,6 +29,7 @@ impl Draft<'_> {
         let column = self.computed(parsed, name, &field)?.for_field(&field, name);
         // It keeps its id here, by which indices and keys on it are found.
         *self.columns.get_mut(*top).ok_or_else(lost_column)? = column;
+        self.replaced.retain(|one| one != name);
         self.changes.push(Change::Set { name: name.to_owned(), sql: sql.to_owned() });
         Ok(())
     }
@@ -137,6 +138,9 @@ impl Draft<'_> {
             return self.skip(name, "is called so already");
         }
         to.clone_into(&mut field.name);
+        for one in self.replaced.iter_mut().filter(|one| **one == path) {
+            to.clone_into(one);
+        }
         self.changes.push(Change::Rename { name: path, to: to.to_owned() });
         Ok(())
     }

@@ -4,6 +4,7 @@ mod changes;
 mod draft;
 mod edits;
 pub(crate) mod existing;
+mod from_elsewhere;
 mod new_columns;
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use crate::error::{Doing, Result};
 use crate::schema::blob::is_blob_v1;
 use crate::schema::change::Change;
 use crate::schema::column::Column;
+use crate::schema::elsewhere::Elsewhere;
 use crate::schema::rules::{renumber, same_field};
 use crate::schema::target::existing::ExistingColumn;
 
@@ -45,6 +47,10 @@ pub struct Target {
     pub(crate) lost: Vec<String>,
     /// The columns that are there already, whose values have to be compared with those that were asked for.
     pub(crate) existing: Vec<ExistingColumn>,
+    /// What comes from elsewhere, in the order of its changes.
+    pub(crate) elsewhere: Vec<Elsewhere>,
+    /// Columns of the source that are kept under another name, by the name that a new one has now.
+    pub(crate) kept_beside: Vec<String>,
     /// The source's schema.
     pub(crate) before: Schema,
     /// The schema after the changes, but with the ids of the source, by which its fields are found.
@@ -91,6 +97,13 @@ impl Target {
         self.columns.iter().enumerate().filter(|(_, column)| !column.is_kept()).map(|(at, _)| at)
     }
 
+    /// The places of the columns whose values come from what is at `place` of [`elsewhere`](Self::elsewhere).
+    pub(crate) fn needing(&self, place: usize) -> Vec<usize> {
+        let columns = self.columns.iter().enumerate();
+        let needing = columns.filter(|(_, column)| column.elsewhere().contains(&place));
+        needing.map(|(at, _)| at).collect()
+    }
+
     /// Whether a column is dropped, or one that stays has another name or another shape.
     pub(crate) fn renames_or_drops(&self) -> bool {
         let stays = |old: &Field| {
@@ -111,6 +124,13 @@ impl Target {
     /// As [`path_now`](Self::path_now). For a dropped field it is `path` itself, if another field has it now.
     pub(crate) fn path_taken(&self, path: &str) -> Option<String> {
         self.path_now(path).or_else(|| self.after.field(path).map(|_| path.to_owned()))
+    }
+
+    /// The path in the target of what an index on the source's column at `path` is to find: the new column, where the
+    /// old one is kept under another name.
+    pub(crate) fn path_indexed(&self, path: &str) -> Option<String> {
+        let beside = self.kept_beside.iter().find(|name| *name == path);
+        beside.cloned().or_else(|| self.path_taken(path))
     }
 
     /// Whether the field at `path` of the target is null in every row.
