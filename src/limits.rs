@@ -19,6 +19,11 @@ pub(crate) struct MemoryPlan {
     /// Bytes that Lance reads ahead for one scan: an eighth, since a few scans run at once, and at most
     /// [`READ_AHEAD_MAX`].
     pub read_ahead: u64,
+    /// Keys of rows that others moved, of which it is known what a producer gave: a quarter. Beyond, they are computed
+    /// again.
+    pub moved_keys: u64,
+    /// What a join holds of both sides while it sorts them: a quarter, since reading and writing go on beside it.
+    pub sorts: u64,
     /// Tasks at once for each processor that may work.
     workers: usize,
 }
@@ -41,6 +46,8 @@ impl MemoryPlan {
             tasks: memory / 2,
             open_pages: memory / 4,
             read_ahead: (memory / 8).min(READ_AHEAD_MAX),
+            moved_keys: memory / 4,
+            sorts: memory / 4,
             workers: settings.workers,
         }
     }

@@ -39,6 +39,29 @@ pub(crate) fn is_option(word: &str) -> bool {
     })
 }
 
+/// The word among `words`, those of a command line, that gives a secret away: the value of an option that is called
+/// after one, or a URI with one in it.
+pub(crate) fn secret_among(words: &[String]) -> Option<&str> {
+    let names_secret = |word: &str| {
+        let name: String = word.chars().filter(char::is_ascii_alphabetic).collect();
+        let name = name.to_ascii_lowercase().replace("tokens", "").replace("tokeniz", "");
+        let marks = ["secret", "token", "password", "credential", "apikey", "accesskey"];
+        marks.iter().any(|mark| name.contains(mark))
+    };
+    let gives = |(at, word): (usize, &String)| {
+        let option = word.starts_with('-') || word.contains('=');
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        let next = words.get(at + 1).is_some_and(|next| !next.starts_with('-'));
+        let given = !value.is_empty() || (!word.contains('=') && next);
+        (option && given && names_secret(name)) || !secrets_in(word).is_empty()
+    };
+    words
+        .iter()
+        .enumerate()
+        .find(|pair| gives(*pair))
+        .map(|(_, word)| word.split('=').next().unwrap_or(word))
+}
+
 /// What is secret in `uri`: each part alone, and user and password together.
 pub(crate) fn secrets_in(uri: &str) -> Vec<String> {
     let mut found = Vec::new();
@@ -84,6 +107,32 @@ fn query_secrets(uri: &str) -> impl Iterator<Item = (&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_on_a_command_line_are_seen() {
+        let found = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            secret_among(&words).map(str::to_owned)
+        };
+        for line in [
+            "./e.py --api-key abc",
+            "e.py --API_KEY=abc",
+            "e --auth-token=x",
+            "OPENAI_API_KEY=sk e",
+        ] {
+            assert!(found(line).is_some(), "{line}");
+        }
+        assert!(found("e.py http://u:p@host/model").is_some());
+        for line in [
+            "./e.py --max-tokens 256",
+            "e --tokenizer a.json",
+            "e.py --key-column id",
+            "e --api-key",
+            "python e.py -m x",
+        ] {
+            assert_eq!(found(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn only_what_is_secret_is_masked() {

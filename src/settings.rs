@@ -95,6 +95,14 @@ pub struct Settings {
     pub max_rounds: u32,
     /// Time for them. Default one hour.
     pub cutover_timeout: Duration,
+    /// Calls of a producer at once. Default: the workers for a program, which has a process for each; 1 for a function.
+    pub by_parallel: Option<usize>,
+    /// How often a producer's call that failed is tried again, after pauses of 0.5 s and more. Default 2.
+    pub by_retries: u32,
+    /// Time after which a producer's call has failed. Default: none.
+    pub by_timeout: Option<Duration>,
+    /// Whether a number that is infinite or none is no value, where a producer gives it. Default: no.
+    pub finite: bool,
 }
 
 /// Whether a migration waits before its swap.
@@ -153,6 +161,10 @@ impl Default for Settings {
             hold: Hold::No,
             max_rounds: 100,
             cutover_timeout: Duration::from_hours(1),
+            by_parallel: None,
+            by_retries: 2,
+            by_timeout: None,
+            finite: false,
         }
     }
 }
@@ -174,6 +186,15 @@ impl Settings {
             (*memory_bytes < MEMORY_BYTES_MIN, "memory must be at least 16MiB"),
             (*max_rate == Some(0), "max rate must be at least one byte a second"),
             (self.max_rounds == 0, "max rounds must be at least 1"),
+            (self.by_parallel == Some(0), "calls at once must be at least 1"),
+            (
+                self.by_parallel.is_some_and(|calls| calls > 1024),
+                "calls at once must be at most 1024",
+            ),
+            (
+                self.by_timeout == Some(Duration::ZERO),
+                "the time of a call must be more than nothing",
+            ),
         ];
         match checks.into_iter().find(|(bad, _)| *bad) {
             Some((_, message)) => Err(Error::usage(message)),

@@ -19,6 +19,7 @@ use crate::plan::finding::problem_text;
 use crate::progress::{Amount, Event};
 use crate::stage::file::EncodedFiles;
 use crate::stage::{Expectation, Staged, Stager};
+use crate::supply::{Cursor, Places};
 use crate::table::source::Batches;
 use crate::transform::evaluate::BadValues;
 use crate::transform::{batch_bytes, digest::Digest, pool::Digests, rebatch::Rebatch};
@@ -71,6 +72,9 @@ impl Stager {
         let mut staged = Staged { chunk: chunk.id, ..Staged::default() };
         match self.stage_parts(chunk, &mut staged.fragments).await {
             Ok((digests, aside)) => {
+                if let Some(supply) = &self.supply {
+                    supply.finish_chunk(chunk).await?;
+                }
                 staged.rows = digests.rows();
                 staged.expectations =
                     digests.finish().into_iter().map(Expectation::Values).collect();
@@ -127,7 +131,11 @@ impl Stager {
         let _starved = span::starved();
         let mut digests = Digests::of(self.transform.schema())?;
         let batches = self.batches(chunk).await?;
-        let transformed = batches.map_ok(|batch| self.transformed(chunk, batch, None));
+        let mut cursor = self.cursor(chunk).await?;
+        let transformed = batches.map_ok(|batch| {
+            let places = cursor.next_rows(batch.num_rows());
+            self.transformed(chunk, batch, None, places)
+        });
         let mut transformed = transformed.try_buffered(TRANSFORMS_AT_ONCE);
         while let Some(in_flight) = transformed.try_next().await? {
             digests = self.pool.digest(digests, in_flight.batch).await?;
@@ -173,7 +181,8 @@ impl Stager {
             let _starved = span::starved();
             let mut batches = self.batches(&part.chunk).await?;
             while let Some(batch) = batches.try_next().await? {
-                let mut in_flight = self.transformed(&part.chunk, batch, None).await?;
+                let mut in_flight =
+                    self.transformed(&part.chunk, batch, None, Places::default()).await?;
                 self.tell(&in_flight);
                 aside.add(std::mem::take(&mut in_flight.aside));
                 digests = self.pool.digest(digests, in_flight.batch).await?;
@@ -254,11 +263,13 @@ impl Stager {
         sender: mpsc::Sender<BatchInFlight>,
     ) -> Result<Option<(Digests, Aside)>> {
         let batches = self.batches(&part.chunk).await?;
+        let mut cursor = self.cursor(&part.chunk).await?;
         let mut row: u64 = 0;
         let transformed = batches.map_ok(|batch| {
             let rows = row..row + batch.num_rows() as u64;
             row = rows.end;
-            self.transformed(&part.chunk, batch, hidden_of(&part.hidden, rows))
+            let places = cursor.next_rows(batch.num_rows());
+            self.transformed(&part.chunk, batch, hidden_of(&part.hidden, rows), places)
         });
         let mut transformed = transformed.try_buffered(TRANSFORMS_AT_ONCE);
         let mut aside = Aside::default();
@@ -272,6 +283,16 @@ impl Stager {
             }
         }
         Ok(Some((digests, aside)))
+    }
+
+    /// Walks the rows of `chunk`, as they are read, if it matters where they lie.
+    async fn cursor(&self, chunk: &Chunk) -> Result<Cursor> {
+        if self.supply.is_none() {
+            return Ok(Cursor::default());
+        }
+        let deleted =
+            if self.what.aligned { None } else { Some(self.source.deleted_rows(chunk).await?) };
+        Ok(Cursor::of(chunk, deleted))
     }
 
     /// The chunk's rows in batches of one size.
@@ -301,6 +322,7 @@ impl Stager {
         chunk: &Chunk,
         batch: RecordBatch,
         hidden: Option<BooleanArray>,
+        places: Places,
     ) -> Result<BatchInFlight> {
         let read = batch_bytes(&batch);
         let share = self.budget.take(read).await;
@@ -309,7 +331,11 @@ impl Stager {
         let _transforming = span::transform();
         // A few constants are evaluated sooner than they are passed on.
         let here = chunk.is_small() || (read == 0 && batch.num_rows() <= TRANSFORMED_HERE_ROWS);
-        let run = move || transform.run(&batch, hidden);
+        let provided = match &self.supply {
+            Some(supply) => supply.provide(&transform, &batch, &places, hidden.as_ref()).await?,
+            None => Vec::new(),
+        };
+        let run = move || transform.run(&batch, hidden, &provided);
         let transformed = if here { run()? } else { self.pool.run(run).await? };
         self.refuse_bad(chunk.id, &transformed.bad)?;
         let bytes = read.max(batch_bytes(&transformed.batch));

@@ -18,7 +18,9 @@ use crate::settings::{BatchSize, OnBadValue, Settings, Verify};
 pub(crate) use crate::stage::{constant::Constants, encoded::hidden_of, file::FileSpec};
 use crate::table::source::{ScanLimits, Source, What};
 use crate::transform::{Transform, digest::Digest, pool::Pool};
-use crate::{budget::Budget, progress::SharedProgress, storage::page::ReadBackHashes};
+use crate::{
+    budget::Budget, progress::SharedProgress, storage::page::ReadBackHashes, supply::Supply,
+};
 
 /// What stages chunks of one plan; shared by all tasks.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub(crate) struct Stager {
     queue: usize,
     /// Bytes in flight.
     budget: Budget,
+    /// What gives values from elsewhere.
+    supply: Option<Arc<Supply>>,
     /// Whether pages are read back while others are copied: they will be verified in full.
     reads_back: bool,
     progress: SharedProgress,
@@ -53,6 +57,7 @@ pub(crate) struct StagerParts<'a> {
     pub files: FileSpec,
     pub pool: Pool,
     pub budget: Budget,
+    pub supply: Option<Arc<Supply>>,
     pub progress: SharedProgress,
 }
 
@@ -84,9 +89,11 @@ pub(crate) struct Staged {
 
 impl Stager {
     pub(crate) fn of(plan: &Plan, parts: StagerParts<'_>) -> Self {
-        let StagerParts { settings, columns, source, files, pool, budget, progress } = parts;
+        let StagerParts { settings, columns, source, files, pool, budget, supply, progress } =
+            parts;
         let memory = MemoryPlan::of(settings);
         let batch_rows = settings.batch_size.rows(plan.width());
+        let batch_rows = supply.as_ref().map_or(batch_rows, |supply| supply.batch_rows(batch_rows));
         let width = columns.constant_width(plan);
         let asked = settings.batch_size;
         let constant_batch =
@@ -106,6 +113,7 @@ impl Stager {
             scan: ScanLimits { batch_rows, io_buffer_bytes: memory.read_ahead },
             queue: settings.queue,
             budget,
+            supply,
             reads_back: settings.verify == Verify::Full,
             progress,
         }

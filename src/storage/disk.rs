@@ -1,6 +1,7 @@
 //! Files on a disk, by the system's own calls.
 
 use std::fs::{self, File, Metadata};
+use std::io::Write as _;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{collections::BTreeSet, io, sync::Arc};
@@ -90,6 +91,22 @@ impl DataFiles for Disk {
         Ok(throttle.counted(Box::new(writer)))
     }
 
+    async fn append(&self, file: &Path, bytes: &[u8], sync: bool) -> Result<bool> {
+        let doing = || format!("write {file}");
+        let file = local(file);
+        if let Some(folder) = file.parent().filter(|folder| !folder.is_dir()) {
+            // The table's own folder is not made again: whoever removed it dropped what would be in it.
+            folder.parent().map_or(Ok(()), make_folder).doing(doing)?;
+            make_folder(folder).doing(doing)?;
+        }
+        let mut open = File::options().create(true).append(true).open(&file).doing(doing)?;
+        open.write_all(bytes).doing(doing)?;
+        if sync {
+            blocking(move || open.sync_data()).await.doing(doing)?;
+        }
+        Ok(true)
+    }
+
     fn link(&self, file: &Path, link: &Path) -> bool {
         let file = local(file);
         let written = fs::metadata(&file).and_then(|meta| meta.modified());
@@ -152,6 +169,14 @@ impl DataFiles for Disk {
         }
         let listed = self.list_below(&folder).await?;
         Ok(listed.into_iter().map(|meta| meta.location).collect())
+    }
+}
+
+/// Makes `folder`, if it is not there; not what is around it.
+fn make_folder(folder: &FilePath) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 

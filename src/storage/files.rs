@@ -80,6 +80,13 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// [`Self::sync`]; in an object store it appears when it is finished. `throttle` counts its bytes.
     async fn create(&self, file: &Path, throttle: &Arc<Throttle>) -> Result<Box<dyn Writer>>;
 
+    /// Appends `bytes` to `file`, which may not be there yet, and makes it durable if `sync` is asked, where the store
+    /// is a disk; false, when it is not. What is appended survives this process. Of the folders around it, the two nearest
+    /// are made.
+    async fn append(&self, _file: &Path, _bytes: &[u8], _sync: bool) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Gives `file`, if it is young, the further name `link`, where the store is a disk that can; false,
     /// when not.
     fn link(&self, _file: &Path, _link: &Path) -> bool {

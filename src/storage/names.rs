@@ -4,6 +4,12 @@
 use object_store::path::Path;
 use uuid::Uuid;
 
+/// The folder of beats in a staging table's.
+pub(crate) const BEATS: &str = "_relance";
+
+/// The folder, in a staging table's, of what came from elsewhere.
+pub(crate) const PARTS: [&str; 2] = [BEATS, "parts"];
+
 /// Bits of a deletion file's number that are not the migration's id, which has 48.
 const FREE_BITS: u32 = 16;
 

@@ -34,6 +34,18 @@ enum Recipe {
 }
 
 impl Recipe {
+    /// The parts that each vector is cut into, where it is.
+    fn sub_vectors(&self) -> Option<usize> {
+        let Self::Vector(params) = self else { return None };
+        params.stages.iter().find_map(|stage| match stage {
+            StageParams::PQ(pq) => Some(pq.num_sub_vectors),
+            StageParams::Ivf(_)
+            | StageParams::Hnsw(_)
+            | StageParams::SQ(_)
+            | StageParams::RQ(_) => None,
+        })
+    }
+
     /// Centroids and codebooks of other values are none of these.
     fn forget_what_was_learnt(&mut self) {
         let Self::Vector(params) = self else { return };
@@ -75,6 +87,7 @@ pub(crate) async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
     for found in find(dataset).await? {
         let recipe = recipe(dataset, &found).await;
         facts.push(IndexFacts {
+            sub_vectors: recipe.as_ref().ok().and_then(Recipe::sub_vectors),
             unknown: recipe.err().map(|error| error.report(&[]).replace('\n', " ")),
             name: found.name,
             column: found.column,
@@ -183,8 +196,11 @@ pub(crate) async fn prebuild(
 /// # Errors
 /// `Failed`, when the index list cannot be read.
 pub(crate) async fn missing(live: &Dataset, wanted: &[Rebuild]) -> Result<Vec<Rebuild>> {
-    let there: Vec<String> = find(live).await?.into_iter().map(|found| found.name).collect();
-    let missing = wanted.iter().filter(|wanted| !there.contains(&wanted.name));
+    let there = find(live).await?;
+    let is_there = |wanted: &&Rebuild| {
+        there.iter().any(|found| found.name == wanted.name && found.column == wanted.column)
+    };
+    let missing = wanted.iter().filter(|wanted| !is_there(wanted));
     Ok(missing.cloned().collect())
 }
 

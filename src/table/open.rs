@@ -53,6 +53,21 @@ impl Opener {
         opened.doing(|| format!("open the store of {uri}"))
     }
 
+    /// The store at `uri`, with the same options, and the path there.
+    ///
+    /// # Errors
+    /// `Failed`, when it cannot be opened.
+    pub(crate) async fn store_at(&self, uri: &str) -> Result<(Arc<ObjectStore>, Path)> {
+        let registry = self.session.store_registry();
+        let opened = ObjectStore::from_uri_and_params(registry, uri, &self.params).await;
+        opened.doing(|| format!("open the store of {uri}"))
+    }
+
+    /// What opens the table at `location`, with the same options and caches.
+    pub(crate) fn beside(&self, location: &Location) -> Self {
+        Self { location: location.clone(), ..self.clone() }
+    }
+
     pub(crate) fn location(&self) -> &Location {
         &self.location
     }

@@ -15,6 +15,7 @@ use crate::schema::cast::{Problem, cast};
 use crate::schema::column::Column;
 use crate::schema::sql::Sql;
 use crate::transform::blob::blob_v2;
+use crate::transform::elsewhere::{Given, Provided};
 use crate::transform::shape::{retype, select, with_nulls_inside, without_nulls};
 
 /// Values of one column of one batch that a change cannot take over.
@@ -103,6 +104,8 @@ pub(super) struct Rows<'a> {
     /// Rows that nobody can see: bad values in them are not reported.
     pub hidden: Option<BooleanArray>,
     pub constants: &'a Repeated,
+    /// What comes from elsewhere, by its places in the target's list.
+    pub provided: &'a [Option<Provided>],
 }
 
 impl Rows<'_> {
@@ -122,6 +125,9 @@ impl Rows<'_> {
                 self.evaluate(of)?.then(|values| self.expect_no_nulls(values, path))
             }
             Column::Sql { sql, inputs } => self.evaluate_sql(sql, inputs),
+            Column::Elsewhere { from, output, otherwise, path, .. } => {
+                self.given(*from, *output, otherwise.as_deref(), path)
+            }
             Column::BlobV2 { of } => self.evaluate(of)?.then(blob_v2),
             Column::Struct { of, shape, children } => {
                 self.evaluate(of)?.then(|outer| self.evaluate_children(outer, shape, children))
@@ -135,6 +141,32 @@ impl Rows<'_> {
             .find(|(field, _)| field.name == name)
             .ok_or_else(|| Error::failed(format!("the scan gave no column `{name}`")))?;
         select(column, field, shape)
+    }
+
+    /// The values of the column `output` that come from elsewhere.
+    fn given(
+        &self,
+        from: usize,
+        output: usize,
+        otherwise: Option<&Column>,
+        path: &str,
+    ) -> Result<Evaluated> {
+        let provided = self.provided.get(from).and_then(Option::as_ref);
+        let values = provided.and_then(|provided| Some((provided, provided.values.get(output)?)));
+        let (provided, values) = values.ok_or_else(|| {
+            Error::failed(format!("nothing came from elsewhere for column `{path}`"))
+        })?;
+        let bad = provided.that_are(Given::Bad);
+        let bad = self.bad_values(values, &bad, Problem::NotProduced, path).into_iter().collect();
+        let given = Evaluated { values: Arc::clone(values), bad };
+        let Some(otherwise) = otherwise else { return Ok(given) };
+        let Evaluated { values: kept, bad } = self.evaluate(otherwise)?;
+        let kept = retype(&kept, values.data_type())?;
+        let missing = provided.that_are(Given::Missing);
+        let given = given.then(|values| {
+            zip(&missing, &kept, values).doing(|| format!("keep values of `{path}`"))
+        })?;
+        Ok(Evaluated { bad: given.bad.into_iter().chain(bad).collect(), ..given })
     }
 
     fn evaluate_sql(&self, sql: &Sql, inputs: &[Column]) -> Result<Evaluated> {
@@ -246,7 +278,7 @@ fn fill(values: &ArrayRef, value: &ArrayRef) -> Result<ArrayRef> {
 const VALUE_CHARS: usize = 60;
 
 /// A value as text, cut to what fits on a line.
-pub(super) fn value_text(values: &ArrayRef, row: usize) -> String {
+pub(crate) fn value_text(values: &ArrayRef, row: usize) -> String {
     if values.is_null(row) {
         return "null".to_owned();
     }

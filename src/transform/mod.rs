@@ -3,6 +3,7 @@
 mod blob;
 pub(crate) mod compare;
 pub(crate) mod digest;
+pub(crate) mod elsewhere;
 pub(crate) mod evaluate;
 pub(crate) mod pool;
 pub(crate) mod rebatch;
@@ -17,9 +18,14 @@ use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Doing, Error, Result};
 use crate::schema::blob::{carried, nested_stored};
-use crate::schema::{cast::Problem, column::Column, nulls::null_structs, sql::Sql, target::Target};
+use crate::schema::{
+    cast::Problem, column::Column, elsewhere::Elsewhere, nulls::null_structs, sql::Sql,
+    target::Target,
+};
+use crate::transform::elsewhere::Provided;
 use crate::transform::evaluate::{BadValues, Evaluated, Repeated, Rows};
-use crate::transform::shape::{retype, with_nulls_inside};
+pub(crate) use crate::transform::shape::retype;
+use crate::transform::shape::with_nulls_inside;
 
 /// Turns source batches into batches of what is written.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub struct Transform {
     schema: SchemaRef,
     columns: Vec<Column>,
     constants: Repeated,
+    /// What comes from elsewhere, of the whole target.
+    elsewhere: Vec<Elsewhere>,
     filter: Option<Arc<Sql>>,
     /// Whether a null struct is a value that cannot be taken over.
     refuses_null_structs: bool,
@@ -66,13 +74,18 @@ impl Transform {
         let source = read.cloned().collect();
         let written = Schema { fields, metadata: target.schema.metadata.clone() };
         let schema = Arc::new(carried(&ArrowSchema::from(&nested_stored(written))));
-        let constants = Repeated::default();
-        Self { source, schema, columns, constants, filter, refuses_null_structs: false }
+        let (constants, elsewhere) = (Repeated::default(), target.elsewhere.clone());
+        Self { source, schema, columns, constants, elsewhere, filter, refuses_null_structs: false }
     }
 
     /// The same for files of a storage version that may keep no null structs.
     pub(crate) fn with_null_structs(self, kept: bool) -> Self {
         Self { refuses_null_structs: !kept, ..self }
+    }
+
+    /// Whether some rows are left out.
+    pub(crate) fn is_filtered(&self) -> bool {
+        self.filter.is_some()
     }
 
     /// The schema of the batches that come out.
@@ -90,11 +103,72 @@ impl Transform {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        Ok(self.run(batch, None)?.batch)
+        Ok(self.run(batch, None, &[])?.batch)
+    }
+
+    /// What the columns need from elsewhere: places in the target's list, each after those that it needs itself.
+    pub(crate) fn needs(&self) -> Vec<usize> {
+        let mut needed: Vec<usize> = self.columns.iter().flat_map(Column::elsewhere).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        needed
+    }
+
+    /// The source's columns that what comes from elsewhere at `place` is made of.
+    ///
+    /// # Errors
+    /// `Failed`, when there is no such thing.
+    pub(crate) fn keys_of(&self, place: usize) -> Result<Schema> {
+        let what = self.elsewhere.get(place);
+        let what = what.ok_or_else(|| Error::failed("what comes from elsewhere is not known"))?;
+        let names: Vec<&str> = what.inputs.iter().flat_map(|(_, column)| column.inputs()).collect();
+        let fields = self.source.iter().filter(|field| names.contains(&field.name.as_str()));
+        Ok(Schema { fields: fields.cloned().collect(), metadata: HashMap::new() })
+    }
+
+    /// What the one at `place` is made of, for the rows of `batch`; `provided` has those before it.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn inputs_of(
+        &self,
+        place: usize,
+        batch: &RecordBatch,
+        hidden: Option<&BooleanArray>,
+        provided: &[Option<Provided>],
+    ) -> Result<RecordBatch> {
+        let what = self.elsewhere.get(place);
+        let what = what.ok_or_else(|| Error::failed("what comes from elsewhere is not known"))?;
+        let rows = self.rows(batch, hidden.cloned(), provided);
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        for (field, column) in &what.inputs {
+            let values = retype(&rows.evaluate(column)?.values, field.data_type())?;
+            fields.push(field.clone().with_nullable(true));
+            columns.push(values);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(Arc::new(ArrowSchema::new(fields)), columns, &options)
+            .doing(|| format!("gather the inputs of `{}`", what.name()))
+    }
+
+    /// The rows of `batch` for which nothing is needed: they are `hidden`, or the filter leaves them out.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn not_needed(
+        &self,
+        batch: &RecordBatch,
+        hidden: Option<&BooleanArray>,
+    ) -> Result<Option<BooleanArray>> {
+        let Some(filter) = &self.filter else { return Ok(hidden.cloned()) };
+        let (seen, kept) = seen_and_kept(batch, hidden, filter)?;
+        let mut next = kept.values().iter();
+        let needed = seen.values().iter().map(|seen| seen && next.next().unwrap_or_default());
+        Ok(Some(needed.map(|needed| !needed).collect::<Vec<_>>().into()))
     }
 
     /// The target's rows of `batch`, in order, and the bad values. Rows that are `hidden` come out too, but
-    /// bad values in them are not reported.
+    /// bad values in them are not reported. `provided` is what comes from elsewhere, for the same rows.
     ///
     /// # Errors
     /// `Failed`, when the batch is not of the source's schema; `Refused`, when an expression cannot be
@@ -103,19 +177,22 @@ impl Transform {
         &self,
         batch: &RecordBatch,
         hidden: Option<BooleanArray>,
+        provided: &[Option<Provided>],
     ) -> Result<Transformed> {
         let all = batch.num_rows();
-        let Some(filter) = &self.filter else { return self.run_unfiltered(batch, hidden) };
-        // Hidden rows are left out first: the condition may not be computable for them.
-        let doing = || "leave out rows".to_owned();
-        let seen = match &hidden {
-            None => BooleanArray::from(vec![true; all]),
-            Some(hidden) => not(hidden).doing(doing)?,
+        let Some(filter) = &self.filter else {
+            return self.run_unfiltered(batch, hidden, provided);
         };
+        let doing = || "leave out rows".to_owned();
+        let (seen, kept) = seen_and_kept(batch, hidden.as_ref(), filter)?;
         let visible = filter_record_batch(batch, &seen).doing(doing)?;
-        let kept = matching(&visible, filter)?;
         let filtered = filter_record_batch(&visible, &kept).doing(doing)?;
-        let mut transformed = self.run_unfiltered(&filtered, None)?;
+        let left = |one: &Option<Provided>| {
+            let left = one.as_ref().map(|one| one.filtered(&seen)?.filtered(&kept));
+            left.transpose()
+        };
+        let provided = provided.iter().map(left).collect::<Result<Vec<_>>>()?;
+        let mut transformed = self.run_unfiltered(&filtered, None, &provided)?;
         transformed.left_out = (all - filtered.num_rows()) as u64;
         // Rows are reported by their places in `batch`.
         let seen: Vec<usize> = seen.values().set_indices().collect();
@@ -131,16 +208,10 @@ impl Transform {
         &self,
         batch: &RecordBatch,
         hidden: Option<BooleanArray>,
+        provided: &[Option<Provided>],
     ) -> Result<Transformed> {
         let count = batch.num_rows();
-        let columns = self.source.iter().map(|field| column(batch, &field.name));
-        let rows = Rows {
-            fields: self.source.iter().collect(),
-            columns: columns.collect::<Result<_>>()?,
-            count,
-            hidden,
-            constants: &self.constants,
-        };
+        let rows = self.rows(batch, hidden, provided);
         let columns = self.columns.iter().zip(self.schema.fields()).map(|(column, field)| {
             let Evaluated { values, mut bad } = rows.evaluate(column)?;
             let values = retype(&values, field.data_type()).map_err(|error| {
@@ -159,6 +230,38 @@ impl Transform {
             .doing(|| "build a batch of the target schema".to_owned())?;
         Ok(Transformed { batch, bad: merged(bad), left_out: 0 })
     }
+
+    /// The rows of `batch`, to evaluate columns for.
+    fn rows<'a>(
+        &'a self,
+        batch: &RecordBatch,
+        hidden: Option<BooleanArray>,
+        provided: &'a [Option<Provided>],
+    ) -> Rows<'a> {
+        // What is not read is asked for by no column that is evaluated.
+        let there =
+            self.source.iter().filter_map(|field| Some((field, column(batch, &field.name).ok()?)));
+        let (fields, columns) = there.unzip();
+        let (count, constants) = (batch.num_rows(), &self.constants);
+        Rows { fields, columns, count, hidden, constants, provided }
+    }
+}
+
+/// Which rows of `batch` are not `hidden`, and which of these `filter` keeps. Hidden rows are left out first: the
+/// condition may not be computable for them.
+fn seen_and_kept(
+    batch: &RecordBatch,
+    hidden: Option<&BooleanArray>,
+    filter: &Sql,
+) -> Result<(BooleanArray, BooleanArray)> {
+    let doing = || "leave out rows".to_owned();
+    let seen = match hidden {
+        None => BooleanArray::from(vec![true; batch.num_rows()]),
+        Some(hidden) => not(hidden).doing(doing)?,
+    };
+    let visible = filter_record_batch(batch, &seen).doing(doing)?;
+    let kept = matching(&visible, filter)?;
+    Ok((seen, kept))
 }
 
 /// One entry for each column and problem: a column that others are computed from is evaluated more than once.
