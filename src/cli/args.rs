@@ -324,6 +324,25 @@ pub(super) struct Engine {
     /// How much is read back before the swap
     #[arg(long, value_enum, default_value_t = VerifyArg::Full, value_name = "HOW")]
     pub verify: VerifyArg,
+    #[command(flatten)]
+    pub calls: Calls,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Values from elsewhere")]
+pub(super) struct Calls {
+    /// Calls of a producer at once, each of a process of its own [default: the workers]
+    #[arg(long, value_name = "N")]
+    pub by_parallel: Option<usize>,
+    /// How often a call that failed is tried again, after pauses of 0.5 s and more [default: 2]
+    #[arg(long, value_name = "N")]
+    pub by_retries: Option<u32>,
+    /// Time after which a call has failed, as 30s or 5m [default: none]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub by_timeout: Option<Duration>,
+    /// Numbers that are infinite or none are no values, where a producer gives them
+    #[arg(long)]
+    pub finite: bool,
 }
 
 #[derive(Debug, Args)]

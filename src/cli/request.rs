@@ -113,7 +113,7 @@ pub(super) fn settings_within(limits: &Limits) -> Settings {
 
 /// The settings of `engine`.
 pub(super) fn settings(engine: &Engine) -> Settings {
-    let Engine { batch_size, limits, queue, control, verify } = engine;
+    let Engine { batch_size, limits, queue, control, verify, calls } = engine;
     let default = settings_within(limits);
     Settings {
         batch_size: batch_size.unwrap_or(default.batch_size),
@@ -123,6 +123,10 @@ pub(super) fn settings(engine: &Engine) -> Settings {
             VerifyArg::Full => Verify::Full,
             VerifyArg::Quick => Verify::Quick,
         },
+        by_parallel: calls.by_parallel,
+        by_retries: calls.by_retries.unwrap_or(default.by_retries),
+        by_timeout: calls.by_timeout,
+        finite: calls.finite,
         ..default
     }
 }

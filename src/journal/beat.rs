@@ -27,7 +27,7 @@ use crate::journal::config::{newest_of, to_json};
 use crate::journal::record::LEASE_TIME;
 use crate::progress::{SharedProgress, note};
 use crate::storage::files::DataFiles;
-use crate::storage::names::directory_of;
+use crate::storage::names::{BEATS, PARTS, directory_of};
 use crate::table::open::{data_files_of, newest};
 use crate::tally::{RunFigures, Tally};
 
@@ -37,9 +37,6 @@ const BEAT: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// A beat that takes longer has failed.
 const BEAT_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// The folder of beats in the staging table's.
-const FOLDER: &str = "_relance";
 
 /// Why a run has to stop.
 #[derive(Debug, Clone)]
@@ -311,8 +308,9 @@ impl Journal {
     /// What runs that had the journal before left: theirs are not looked at any more.
     async fn remove_other_beats(&self, files: &dyn DataFiles, own: &Path) {
         let listed = files.list_below(&self.folder()).await;
+        let parts = PARTS.iter().skip(1).fold(self.folder(), |path, part| path.join(*part));
         for meta in listed.unwrap_or_default() {
-            if meta.location != *own {
+            if meta.location != *own && !meta.location.prefix_matches(&parts) {
                 // It goes with the staging table otherwise.
                 let _ = files.remove(&meta.location).await;
             }
@@ -320,7 +318,7 @@ impl Journal {
     }
 
     fn folder(&self) -> Path {
-        self.staging.branch_location().path.join(FOLDER)
+        self.staging.branch_location().path.join(BEATS)
     }
 
     /// The beat of the run that has the journal.

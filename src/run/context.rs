@@ -11,7 +11,7 @@ use crate::progress::{Amount, Event, SharedProgress, Silent, note};
 use crate::tally::{Tallied, Tally};
 use crate::{
     cancel::Cancel, error::Error, location::Location, phase::Phase, settings::Settings,
-    table::open::Opener,
+    supply::Functions, table::open::Opener,
 };
 
 /// What every command is given: plain values, and the parts that it runs with.
@@ -22,6 +22,8 @@ pub(crate) struct Context {
     /// The plan that is carried out, where it was made before.
     pub planned: Option<SavedPlan>,
     pub settings: Settings,
+    /// The functions that give values, by their names.
+    pub functions: Functions,
     pub progress: SharedProgress,
     /// Counts what the progress is told.
     pub tally: Arc<Tally>,
@@ -42,6 +44,7 @@ impl Context {
             request: Request::default(),
             planned: None,
             settings: Settings::default(),
+            functions: Functions::new(),
             progress: Arc::new(Tallied { to, secrets, tally: Arc::clone(&tally) }),
             tally,
             clock: Arc::new(SystemClock),

@@ -16,7 +16,8 @@ use crate::progress::{Amount, Event};
 use crate::run::lease::{BEAT, checkpoint, store_time};
 use crate::run::task::{Done, Task};
 use crate::run::{
-    context::Context, control::Control, executor::Executor, session::Session, worker::Worker,
+    context::Context, control::Control, executor::Executor, joining::fill_joins, session::Session,
+    worker::Worker,
 };
 use crate::span::{self, Doing};
 use crate::{
@@ -99,6 +100,7 @@ pub(crate) async fn copy<'a>(
     lease: Phase,
 ) -> Result<Whole<'a>> {
     let began = Instant::now();
+    fill_joins(ctx, session).await?;
     let executor = Arc::new(Worker::of(ctx, session).await?);
     let mut copier = Copier::of(ctx, session, executor, lease);
     copier.copying = copier.wanted();
@@ -291,6 +293,7 @@ impl<'a> Copier<'a> {
         self.lap = Lap { began: Instant::now(), ended: None, took: self.lap.took, rows: 0 };
         self.followed = true;
         self.session.move_to_head(self.ctx).await?;
+        fill_joins(self.ctx, self.session).await?;
         self.executor = Arc::new(Worker::of(self.ctx, self.session).await?);
         self.places = places(&self.session.plan.chunks);
         self.queue();

@@ -7,6 +7,7 @@ use crate::plan::catchup::{Need, Rounds};
 use crate::run::copier::{copy, tell_verified};
 use crate::run::{
     context::Context, hints::command, lease::store_time, report::Held, session::Session,
+    supplying::close_supply,
 };
 use crate::{phase::Phase, progress::Amount, settings::Hold};
 
@@ -17,6 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) async fn hold(ctx: &Context, session: &mut Session) -> Result<Held> {
     let mut whole = copy(ctx, session, Phase::Stage).await?;
     tell_verified(ctx, whole.session());
+    close_supply(ctx, whole.session()).await?;
     ctx.begin_phase(Phase::Hold, Amount::default());
     let waits = ctx.settings.hold == Hold::Wait;
     keep_held(ctx, session, !waits).await?;

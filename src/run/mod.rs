@@ -18,7 +18,9 @@ mod deleter;
 mod executor;
 mod hints;
 mod hold;
+mod joining;
 mod lease;
+mod other_data;
 mod planning;
 mod point;
 mod prebuilt;
@@ -27,6 +29,7 @@ mod reclaim;
 pub(crate) mod report;
 mod session;
 mod staged;
+mod supplying;
 mod task;
 mod worker;
 
@@ -44,7 +47,7 @@ use crate::run::report::{Aborted, Ended, Finalized, RolledBack, TableStatus, Ver
 use crate::{
     cancel::Cancel, clock::Clock, error::Result, location::Location, progress::SharedProgress,
     run::context::Context, schema::change::Change, schema::derive::Wanted, schema::ipc::as_stored,
-    settings::Settings, tally::Tallied,
+    settings::Settings, supply::Producer, tally::Tallied,
 };
 
 /// A migration of one table: what is asked, how it is run, and the parts it is run with.
@@ -116,6 +119,14 @@ impl Migration {
     ) -> Result<Self> {
         let wanted = Wanted { defaults, ..Wanted::whole(as_stored(schema)?) };
         planning::ask_for_schema(self.0, &wanted).await.map(Self)
+    }
+
+    /// Gives the function that a change gets the values of `column` from: see [`By::Function`](crate::By::Function). Where
+    /// several changes have a column of that name, their functions are given in their order.
+    #[must_use]
+    pub fn producer(mut self, column: impl Into<String>, function: Arc<dyn Producer>) -> Self {
+        self.0.functions.push((column.into(), function));
+        self
     }
 
     /// How it is run.

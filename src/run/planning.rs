@@ -8,19 +8,23 @@ use lance_core::datatypes::{Field, Schema};
 
 use crate::error::{Error, Result};
 use crate::plan::{Facts, Plan, Request, Strategy};
-use crate::run::{context::Context, hints::command};
+use crate::run::{context::Context, hints::command, other_data::settle_joins};
 use crate::schema::derive::{Wanted, changes_between};
 use crate::schema::{
     change::Change, ipc::read_ipc_schema, json::parse_schema, parquet::read_parquet_schema,
     rules::same_field, show::field_text,
 };
 use crate::table::{database, facts, index, open::Opener};
-use crate::{journal::Journal, settings::OnBadValue};
+use crate::{journal::Journal, settings::OnBadValue, supply::Supply, supply::join::OtherData};
 
 /// A plan and the dataset that it was made from.
 pub(crate) struct Planned {
     pub(crate) plan: Plan,
     pub(crate) live: Arc<Dataset>,
+    /// The other data of each join.
+    pub(crate) data: Vec<OtherData>,
+    /// What gives values from elsewhere, once it was tried.
+    pub(crate) supply: Option<Supply>,
 }
 
 pub(crate) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<Planned> {
@@ -31,8 +35,9 @@ pub(crate) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<Planned>
         planned.expect_schema(ctx.table(), &ArrowSchema::from(live.schema()))?;
     }
     let facts = facts_of(ctx, &live).await?;
-    let plan = Plan::choose(&facts, &ctx.request, ctx.clock.now())?;
-    Ok(Planned { plan, live })
+    let (request, data) = settle_joins(ctx, live.schema(), &ctx.request).await?;
+    let plan = Plan::choose(&facts, &request, ctx.clock.now())?;
+    Ok(Planned { plan, live, data, supply: None })
 }
 
 /// The plan of the staged migration at `source`.
@@ -197,7 +202,8 @@ pub(crate) fn request_difference(live: &Schema, asked: &Request, staged: &Reques
     let (asked, staged) = (&asked.changes, &staged.changes);
     let missing = staged.iter().filter(|staged| !asked.iter().any(|asked| asked.asks(staged)));
     let there = |asked: &&Change| {
-        matches!(asked, Change::Add(_) | Change::Compute(_)) && live.field(asked.column()).is_some()
+        let added = asked.columns_added();
+        added.is_some_and(|names| names.iter().all(|name| live.field(name).is_some()))
     };
     let extra = asked
         .iter()

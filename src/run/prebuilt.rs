@@ -6,7 +6,9 @@ use lance::Dataset;
 use lance_table::format::IndexMetadata;
 use roaring::RoaringBitmap;
 
-use crate::{error::Result, plan::fragment_ids::FragmentIds, table::open::data_files_of};
+use crate::error::Result;
+use crate::plan::{Plan, fragment_ids::FragmentIds};
+use crate::table::open::{data_files_of, indices_of};
 
 /// Indices over what is staged, built before it is swapped in.
 #[derive(Debug, Default)]
@@ -65,4 +67,21 @@ pub(crate) async fn index_files(live: &Dataset, indices: &[IndexMetadata]) -> Re
         }
     }
     Ok(all)
+}
+
+/// The indices of `prepared` on columns that are kept under another name: they are built again on the new ones.
+///
+/// # Errors
+/// `Failed`, when the index list cannot be read.
+pub(crate) async fn left_behind(prepared: &Dataset, plan: &Plan) -> Result<Vec<IndexMetadata>> {
+    let rebuilds = plan.rebuilds();
+    let moved = |name: &String| {
+        let mut moved = rebuilds.iter().filter(|rebuild| rebuild.name == *name);
+        moved.any(|rebuild| plan.target.kept_beside.contains(&rebuild.column))
+    };
+    if plan.target.kept_beside.is_empty() {
+        return Ok(Vec::new());
+    }
+    let there = indices_of(prepared).await?;
+    Ok(there.iter().filter(|one| moved(&one.name)).cloned().collect())
 }

@@ -14,6 +14,7 @@ use crate::plan::{Nulled, Plan, Request, amounts::counted};
 use crate::run::lease::{checkpoint, lease_of, store_time};
 use crate::run::planning::{Planned, plan_staged};
 use crate::run::staged::{describe_locked, expect_writable};
+use crate::run::supplying::begin_supply;
 use crate::run::{
     context::Context, hints::kept, prebuilt::Prebuilt, preflight::quarantine::Quarantined,
     report::seconds,
@@ -25,7 +26,7 @@ use crate::transform::{digest::DIGEST_VERSION, pool::Pool};
 use crate::verify::published::{Intent, staged_files};
 use crate::{
     budget::Budget, limits::MemoryPlan, phase::Phase, process::Running, progress::Event,
-    retry::retrying, storage::throttle::Throttle, table::history::RollbackPoint,
+    retry::retrying, storage::throttle::Throttle, supply::Supply, table::history::RollbackPoint,
 };
 
 /// A migration that is under way: what a run carries from phase to phase.
@@ -48,6 +49,8 @@ pub(crate) struct Session {
     pub seconds: Vec<(Phase, f64)>,
     /// Indices over what is staged, built before the swap.
     pub prebuilt: Prebuilt,
+    /// What gives values from elsewhere.
+    pub supply: Option<Arc<Supply>>,
     /// What this run copied to the quarantine.
     pub quarantined: Option<Quarantined>,
     _running: Running,
@@ -70,8 +73,11 @@ impl Session {
         expect_writable(ctx)?;
         let running = Running::start(&ctx.run);
         let journal = create_journal(ctx, &planned, undo).await?;
-        let Planned { plan, live } = planned;
-        Self::of(ctx, live, plan, journal, (began, running))
+        let Planned { plan, live, supply, .. } = planned;
+        let mut session = Self::of(ctx, live, plan, journal, (began, running))?;
+        let supplied = begin_supply(&session.journal, &session.plan, supply).await;
+        session.supply = supplied.map_err(|error| kept(ctx, error))?;
+        Ok(session)
     }
 
     /// The session of a run that goes on from `journal`.
@@ -101,6 +107,7 @@ impl Session {
             swapped_after: None,
             seconds: vec![(Phase::Plan, seconds(began.elapsed()))],
             prebuilt: Prebuilt::default(),
+            supply: None,
             quarantined: None,
             _running: running,
         }))
@@ -157,6 +164,9 @@ impl Session {
         self.plan.target.skipped = before.target.skipped;
         self.source = live;
         self.journal.move_to(self.source.version_id(), &self.plan.chunks);
+        if let Some(supply) = &self.supply {
+            supply.expect_fragments(&self.plan.chunks);
+        }
         Ok(())
     }
 
@@ -276,7 +286,7 @@ pub(crate) fn touched_text(chunk: ChunkId) -> String {
 
 /// Creates the journal of what is `planned`, which is the lock, and pins the source.
 async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) -> Result<Journal> {
-    let Planned { plan, live } = planned;
+    let Planned { plan, live, .. } = planned;
     let opener = ctx.opener();
     let id = Uuid::new_v4().simple().to_string().chars().take(12).collect::<String>();
     let header = header_of(ctx, planned, id.clone(), undo);
@@ -301,7 +311,7 @@ async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) ->
 }
 
 fn header_of(ctx: &Context, planned: &Planned, id: String, undo: Option<Undo>) -> Header {
-    let Planned { plan, live } = planned;
+    let Planned { plan, live, .. } = planned;
     let request = Request {
         changes: plan.target.changes.clone(),
         strategy: Some(plan.strategy),

@@ -51,6 +51,7 @@ impl Worker {
             },
             pool: session.pool.clone(),
             budget: session.budget.clone(),
+            supply: session.supply.clone(),
             progress: Arc::clone(&ctx.progress),
         };
         let stager = Stager::of(plan, parts);

@@ -10,7 +10,7 @@ use crate::run::cutover::{Swap, indices::build_indices, swap};
 use crate::run::preflight::{preflight, quarantine::quarantine};
 use crate::run::{
     after::finish, context::Context, hints::kept, hold::hold, planning::plan_head, report::Ended,
-    session::Session, staged::refuse_staged,
+    session::Session, staged::refuse_staged, supplying::close_supply,
 };
 use crate::{phase::Phase, settings::Hold};
 
@@ -60,6 +60,7 @@ async fn until_swapped(ctx: &Context, session: &mut Session) -> Result<Arc<Datas
         if Box::pin(copy_bad_rows(ctx, whole.session())).await? {
             continue;
         }
+        close_supply(ctx, whole.session()).await?;
         if let Swap::Landed(swapped) = swap(ctx, whole).await? {
             return Ok(swapped);
         }
@@ -70,7 +71,8 @@ async fn until_swapped(ctx: &Context, session: &mut Session) -> Result<Arc<Datas
 async fn copy_bad_rows(ctx: &Context, session: &mut Session) -> Result<bool> {
     let known = session.quarantined.take();
     let (source, plan, journal) = (&session.source, &session.plan, &session.journal);
-    let (known, again) = quarantine(ctx, source, plan, journal, known).await?;
+    let with = (journal, session.supply.as_ref());
+    let (known, again) = quarantine(ctx, source, plan, with, known).await?;
     session.quarantined = known;
     Ok(again)
 }
@@ -78,6 +80,8 @@ async fn copy_bad_rows(ctx: &Context, session: &mut Session) -> Result<bool> {
 /// The error to tell of a run that stops before its swap. One that was taken over removes the files
 /// that it wrote and could not record: nobody else knows of them.
 async fn stopped(ctx: &Context, session: &mut Session, error: Error) -> Error {
+    // What stopped it is the error to tell.
+    let _ = close_supply(ctx, session).await;
     session.journal.end_beats().await;
     if error.kind() == Kind::Locked {
         // Whoever took over removes by name what is left.

@@ -6,5 +6,9 @@ use crate::{error::Result, plan::Plan};
 pub(crate) async fn run(ctx: &Context) -> Result<Plan> {
     ctx.settings.validate()?;
     let planned = plan_head(ctx, &ctx.opener()).await?;
-    Ok(preflight(ctx, planned).await?.plan)
+    let planned = preflight(ctx, planned).await?;
+    if let Some(supply) = planned.supply {
+        supply.close().await?;
+    }
+    Ok(planned.plan)
 }

@@ -8,6 +8,7 @@ use crate::run::hints::{kept, unfinished};
 use crate::run::lease::{expect_free_or_waiting, take_over};
 use crate::run::planning::{expect_same_request, plan_staged};
 use crate::run::session::{Session, pin_head};
+use crate::run::supplying::resume_supply;
 use crate::run::{
     after::finish, commands::migrate::carry_out, context::Context, report::Ended,
     staged::open_staged,
@@ -30,6 +31,9 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     pin_head(ctx, &live, &journal).await?;
     let plan = plan_staged(ctx, &live, &journal).await?;
     let mut session = Session::of(ctx, live, plan, journal, (began, running))?;
+    let of = (&session.plan, session.source.schema());
+    let supply = resume_supply(ctx, &session.journal, of).await;
+    session.supply = supply.map_err(|error| kept(ctx, error))?;
     session.keep_staged(ctx);
     session.inspect(ctx).await.map_err(|error| kept(ctx, error))?;
     session.remove_orphans().await.map_err(|error| kept(ctx, error))?;

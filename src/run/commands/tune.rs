@@ -62,7 +62,12 @@ pub(crate) async fn run(ctx: &Context, time: Duration) -> Result<Tuned> {
 }
 
 async fn bench_of(ctx: &Context) -> Result<Bench<'_>> {
-    let Planned { plan, live } = plan_head(ctx, &ctx.opener()).await?;
+    let Planned { plan, live, .. } = plan_head(ctx, &ctx.opener()).await?;
+    if !plan.target.elsewhere.is_empty() {
+        let message =
+            "values from elsewhere are not measured: a producer or a join has its own speed";
+        return Err(Error::usage(message).with_advice("tune without them"));
+    }
     let store = store_of(&live).await?;
     let fragments = source_fragments(&live).await?;
     let chunks = sample(&fragments, FIRST_BYTES, plan.row_bytes());
@@ -180,6 +185,7 @@ impl Bench<'_> {
             files,
             pool: Pool::of(knobs.workers)?,
             budget: Budget::of(MemoryPlan::of(&settings).batches),
+            supply: None,
             progress: Arc::clone(&self.ctx.progress),
         };
         let stager = Stager::of(&self.plan, parts);

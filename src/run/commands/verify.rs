@@ -10,7 +10,7 @@ use lance_core::datatypes::Schema;
 use crate::chunk::{Chunk, ChunkId};
 use crate::error::{Error, Result};
 use crate::limits::{LOOK_ROWS, MemoryPlan};
-use crate::plan::{Plan, Request};
+use crate::plan::{Plan, Request, amounts::counted};
 use crate::progress::{Amount, Event};
 use crate::run::point::{cleaned, last_point, requested};
 use crate::run::{context::Context, report::Verified};
@@ -40,8 +40,16 @@ pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
     let total = Amount { rows: rows * 2, ..Amount::default() };
     ctx.progress.event(Event::Began { phase: Phase::Verify, total, done: Amount::default() });
     let pool = Pool::of(ctx.settings.workers)?;
-    let all: Vec<usize> = (0..plan.target.columns.len()).collect();
-    let transform = Arc::new(Transform::of(&plan.target, &all, plan.filter.clone()));
+    // What came from elsewhere cannot be made again from the rollback point.
+    let columns = plan.target.columns.iter().enumerate();
+    let own = columns.filter(|(_, column)| column.elsewhere().is_empty()).map(|(place, _)| place);
+    let own: Vec<usize> = own.collect();
+    let others = plan.target.columns.len() - own.len();
+    if others > 0 {
+        let columns = counted(others as u64, "column");
+        ctx.say(format!("{columns} whose values came from elsewhere are not compared"));
+    }
+    let transform = Arc::new(Transform::of(&plan.target, &own, plan.filter.clone()));
     let throttle = Throttle::of(ctx.settings.max_rate);
     let with = (&pool, &throttle);
     let expected = digests(ctx, before, Some(Arc::clone(&transform)), with);
@@ -53,8 +61,9 @@ pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
         )));
     }
     let mut columns = Vec::new();
+    let found = own.iter().filter_map(|place| found.get(*place));
     for (field, (wanted, found)) in
-        transform.schema().fields().iter().zip(expected.iter().zip(&found))
+        transform.schema().fields().iter().zip(expected.iter().zip(found))
     {
         if wanted != found {
             let name = field.name();

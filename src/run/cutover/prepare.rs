@@ -16,7 +16,7 @@ use crate::journal::{Journal, deleted_rows, own_file};
 use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::fragment_ids::FragmentIds;
 use crate::plan::{Plan, Strategy};
-use crate::run::prebuilt::index_files;
+use crate::run::prebuilt::{index_files, left_behind};
 use crate::run::session::Session;
 use crate::storage::deletion::{Deleted, Naming};
 use crate::storage::names::is_data_file;
@@ -203,6 +203,12 @@ impl Prepared {
             let on = versions.last().unwrap_or(live);
             let operation = merge(on, plan, journal)?;
             versions.push(detach(on, operation, None, id).await?);
+        }
+        let last = versions.last().unwrap_or(live);
+        let removed_indices = left_behind(last, plan).await?;
+        if !removed_indices.is_empty() {
+            let operation = Operation::CreateIndex { new_indices: Vec::new(), removed_indices };
+            versions.push(detach(last, operation, None, id).await?);
         }
         let mut prepared = Self { versions, ..Self::plain(restore_of(0)) };
         prepared.stamp(live, id).await?;

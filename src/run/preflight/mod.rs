@@ -1,6 +1,7 @@
 //! Tries the changes on the data before anything is written: what would not go through is counted, and
 //! shown with a few rows.
 
+mod produced;
 pub(crate) mod quarantine;
 mod there;
 mod trial;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Result};
 use crate::plan::{Finding, Plan};
+use crate::run::preflight::produced::try_elsewhere;
 use crate::run::preflight::trial::{RowTrial, TrialFindings, trial_of, tried_at_once};
 use crate::run::preflight::{quarantine::expect_quarantine, there::compare_there};
 use crate::run::{context::Context, planning::Planned};
@@ -30,7 +32,7 @@ const SAMPLE_ROWS: u64 = 1_000;
 /// # Errors
 /// `Refused`, when a value does not go through that has to.
 pub(crate) async fn preflight(ctx: &Context, planned: Planned) -> Result<Planned> {
-    let Planned { mut plan, live } = planned;
+    let Planned { mut plan, live, data, .. } = planned;
     plan.skipped_values = compare_there(ctx, &live, &plan).await?;
     let rows_max = match plan.request.preflight {
         Preflight::Full => u64::MAX,
@@ -45,7 +47,8 @@ pub(crate) async fn preflight(ctx: &Context, planned: Planned) -> Result<Planned
     for finding in &plan.findings {
         ctx.say(format!("{}; they become null", finding.text()));
     }
-    Ok(Planned { plan, live })
+    let supply = try_elsewhere(ctx, &live, &mut plan, data).await?;
+    Ok(Planned { plan, live, data: Vec::new(), supply })
 }
 
 /// Tries the changes of `plan` on the first `rows_max` rows of every fragment of `live`.
@@ -55,7 +58,7 @@ async fn try_rows(
     plan: &Plan,
     rows_max: u64,
 ) -> Result<TrialFindings> {
-    let trial = trial_of(ctx, live, plan, rows_max)?;
+    let trial = trial_of(ctx, live, plan, rows_max, None)?;
     let Some(trial) = trial else { return Ok(TrialFindings::default()) };
     let fragments = source_fragments(live).await?;
     let rows = fragments.iter().map(|fragment| fragment.physical_rows.min(rows_max)).sum();

@@ -22,7 +22,7 @@ use crate::run::preflight::trial::{RowTrial, trial_of, tried_at_once};
 use crate::table::{facts::source_fragments, open::Opener};
 use crate::{
     journal::Journal, limits::ADDRESSED_ROWS, location::Location, phase::Phase, progress::Amount,
-    run::context::Context, settings::OnBadValue,
+    run::context::Context, settings::OnBadValue, supply::Supply,
 };
 
 /// What is added to a table's name for its quarantine.
@@ -70,13 +70,15 @@ pub(crate) async fn quarantine(
     ctx: &Context,
     source: &Arc<Dataset>,
     plan: &Plan,
-    journal: &Journal,
+    (journal, supply): (&Journal, Option<&Arc<Supply>>),
     known: Option<Quarantined>,
 ) -> Result<(Option<Quarantined>, bool)> {
     if plan.request.on_bad_value != OnBadValue::Quarantine {
         return Ok((known, false));
     }
-    let Some(trial) = trial_of(ctx, source, plan, u64::MAX)? else { return Ok((known, false)) };
+    let Some(trial) = trial_of(ctx, source, plan, u64::MAX, supply)? else {
+        return Ok((known, false));
+    };
     let place = quarantine_place(ctx)?;
     let writer = QuarantineWriter {
         opener: ctx.opener_of(&place),

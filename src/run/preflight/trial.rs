@@ -13,6 +13,7 @@ use crate::limits::{LOOK_ROWS, MemoryPlan, SMALL_FILE_BYTES, TRANSFORMS_AT_ONCE}
 use crate::plan::{Example, Finding, Plan};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::schema::{cast::Problem, column::Column};
+use crate::supply::{Cursor, Places, Supply};
 use crate::table::source::{ScanLimits, Source, What};
 use crate::transform::{Transform, batch_bytes, evaluate::BadValues, pool::Pool};
 use crate::{error::Result, run::context::Context, stage::hidden_of, storage_version::abilities};
@@ -75,6 +76,8 @@ pub(crate) struct RowTrial {
     read_ahead: u64,
     /// Rows of each fragment that are tried.
     rows_max: u64,
+    /// What gives values from elsewhere, if they are looked at too.
+    supply: Option<Arc<Supply>>,
 }
 
 /// What tries the changes of `plan` on the first `rows_max` rows of a fragment of `live`, if anything can be wrong.
@@ -83,10 +86,15 @@ pub(crate) fn trial_of(
     live: &Arc<Dataset>,
     plan: &Plan,
     rows_max: u64,
+    supply: Option<&Arc<Supply>>,
 ) -> Result<Option<RowTrial>> {
     let loses_nulls = !abilities(plan.storage_version).keeps_null_structs;
     let columns = plan.target.columns.iter().zip(&plan.target.schema.fields).enumerate();
     let checked = columns.filter(|(place, (column, field))| {
+        // What comes from elsewhere is tried by itself, and looked at when it is staged.
+        if supply.is_none() && !column.elsewhere().is_empty() {
+            return false;
+        }
         let written = loses_nulls && plan.written.contains(place) && has_struct(field);
         // A constant is looked at by the plan.
         column.is_checked() || (written && !matches!(column, Column::Constant(_)))
@@ -105,6 +113,7 @@ pub(crate) fn trial_of(
         batch_rows: ctx.settings.batch_size.rows(plan.width()).min(LOOK_ROWS),
         read_ahead: MemoryPlan::of(&ctx.settings).read_ahead,
         rows_max,
+        supply: supply.cloned(),
     }))
 }
 
@@ -151,10 +160,12 @@ impl RowTrial {
         let limits = ScanLimits { batch_rows: self.batch_rows, io_buffer_bytes: self.read_ahead };
         let batches = self.source.scan(&chunk, &self.what, limits).await?;
         let (mut next, small) = (0, chunk.is_small());
+        let mut cursor = Cursor::of(&chunk, None);
         let made = batches.map_ok(|batch| {
             let rows = next..next + batch.num_rows() as u64;
             next = rows.end;
-            self.batch(batch, hidden_of(&deleted, rows.clone()), rows, small)
+            let places = cursor.next_rows(batch.num_rows());
+            self.batch(batch, (hidden_of(&deleted, rows.clone()), places), rows, small)
         });
         let mut made = made.try_buffered(TRANSFORMS_AT_ONCE);
         while let Some((found, first, amount)) = made.try_next().await? {
@@ -170,13 +181,17 @@ impl RowTrial {
     async fn batch(
         &self,
         batch: RecordBatch,
-        hidden: Option<BooleanArray>,
+        (hidden, places): (Option<BooleanArray>, Places),
         rows: Range<u64>,
         here: bool,
     ) -> Result<(Vec<BadValues>, u64, Amount)> {
         let amount = Amount { rows: rows.end - rows.start, bytes: batch_bytes(&batch), chunks: 0 };
         let transform = Arc::clone(&self.transform);
-        let tries = move || Ok(transform.run(&batch, hidden)?.bad);
+        let provided = match &self.supply {
+            Some(supply) => supply.provide(&transform, &batch, &places, hidden.as_ref()).await?,
+            None => Vec::new(),
+        };
+        let tries = move || Ok(transform.run(&batch, hidden, &provided)?.bad);
         Ok((self.pool.run_or_here(here, tries).await?, rows.start, amount))
     }
 }
