@@ -35,7 +35,7 @@ from .calls import (
     verify,
     verify_async,
 )
-from .changes import Change, add, cast, compute, drop, fill, not_null, nullable, rename, set
+from .changes import Change, add, cast, compute, drop, fill, join, not_null, nullable, rename, replace, set
 from .errors import (
     FailedError,
     ForkedError,
@@ -50,6 +50,7 @@ from .errors import (
     UsageError,
 )
 from .jobs import Job
+from .producers import embedding_function
 from .results import Migrated, Plan, Report
 
 __all__ = [
@@ -76,9 +77,11 @@ __all__ = [
     "cast",
     "compute",
     "drop",
+    "embedding_function",
     "fill",
     "finalize",
     "finalize_async",
+    "join",
     "migrate",
     "migrate_async",
     "not_null",
@@ -86,6 +89,7 @@ __all__ = [
     "plan",
     "plan_async",
     "rename",
+    "replace",
     "results",
     "resume",
     "resume_async",

@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterable
 from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, ParamSpec, TypeVar, Union
 
-from .changes import Change, asked
+from .changes import Change, asked, functions
 from .errors import UsageError
 from .jobs import Job
 from .places import place_of
+from .producers import Functions
 from .progress import Progress
 from .results import Aborted, Finalized, Migrated, Plan, RolledBack, Status, TableStatus, Tuned, Verified
 from .targets import target
@@ -67,6 +68,8 @@ def _start(
     *,
     whole: bool = False,
     to: Any = None,
+    given: Functions = (),
+    held: Any = None,
     **more: Any,
 ) -> Job[R]:
     place = place_of(table, storage_options, whole=whole)
@@ -76,7 +79,7 @@ def _start(
         raise UsageError("a schema to come to says what changes: leave the changes out")
     options, schema = ({}, None) if to is None else target(to, place)
     told = {"command": command, "database": place.database, "table": place.table, "storage_options": place.storage_options}
-    return Job({**told, **options, **more}, schema, progress, make)
+    return Job({**told, **options, **more}, schema, progress, make, given, held)
 
 
 def _request(
@@ -120,6 +123,10 @@ def _settings(
     hold: Union[bool, str] = False,
     max_rounds: Optional[int] = None,
     cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
+    by_parallel: Optional[int] = None,
+    by_retries: Optional[int] = None,
+    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    finite: bool = False,
 ) -> Dict[str, Any]:
     if verify is not None:
         _one_of("verify", verify, ("full", "quick"))
@@ -136,6 +143,10 @@ def _settings(
         "hold": hold if isinstance(hold, str) else "exit" if hold else None,
         "max_rounds": max_rounds,
         "cutover_timeout": _text(cutover_timeout),
+        "by_parallel": by_parallel,
+        "by_retries": by_retries,
+        "by_timeout": _text(by_timeout),
+        "finite": finite,
     }
 
 
@@ -156,8 +167,15 @@ def _one_of(name: str, value: str, words: Iterable[str]) -> None:
         raise UsageError(f"{name} is one of {', '.join(words)}, not {value!r}")
 
 
-def _planned(told: Dict[str, Any]) -> Plan:
-    return Plan(told["plan"], told["text"], told["saved"])
+def _planned(given: Functions, held: Any, told: Dict[str, Any]) -> Plan:
+    return Plan(told["plan"], told["text"], told["saved"], given, held)
+
+
+def _listed(changes: Changes) -> Any:
+    """`changes` as they can be gone through more than once."""
+    if changes is None or isinstance(changes, (str, Change)) or not isinstance(changes, Iterable):
+        return changes
+    return list(changes)
 
 
 def _plan(
@@ -178,6 +196,10 @@ def _plan(
     workers: Optional[int] = None,
     memory: Bytes = None,
     max_rate: Bytes = None,
+    by_parallel: Optional[int] = None,
+    by_retries: Optional[int] = None,
+    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    finite: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
     progress: Progress = None,
 ) -> Job[Plan]:
@@ -202,10 +224,14 @@ def _plan(
     >>> plan.strategy  # doctest: +SKIP
     'columns'
     """
+    changes = _listed(changes)
     request = _request(changes, where, storage_version, rows_per_file, on_bad_value, preflight, allow_key_change, if_exists,
                        drop_index, strategy)
-    settings = _settings(batch_size, workers, memory, max_rate)
-    return _start("plan", table, _planned, storage_options, progress, to=to, request=request, settings=settings)
+    settings = _settings(batch_size, workers, memory, max_rate, by_parallel=by_parallel, by_retries=by_retries,
+                         by_timeout=by_timeout, finite=finite)
+    given = functions(changes)
+    return _start("plan", table, functools.partial(_planned, given, changes), storage_options, progress, to=to, given=given,
+                  held=changes, request=request, settings=settings)
 
 
 def start(
@@ -233,6 +259,10 @@ def start(
     control: Union[None, str, "os.PathLike[str]"] = None,
     max_rounds: Optional[int] = None,
     cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
+    by_parallel: Optional[int] = None,
+    by_retries: Optional[int] = None,
+    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    finite: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
     progress: Progress = None,
 ) -> Job[Migrated]:
@@ -277,6 +307,9 @@ def start(
         ``"full"`` (the default) reads every value back, ``"quick"`` counts, schemas and samples.
     batch_size, workers, memory, max_rate, queue, control, max_rounds, cutover_timeout : optional
         How it is run, as the command's flags; bytes are numbers or texts such as ``"64MiB"``, times are seconds or ``"5m"``.
+    by_parallel, by_retries, by_timeout, finite : optional
+        How what gives values is called: how many calls at once (1 for a function), how often one that failed is tried again
+        (2), after which time one has failed, and whether numbers that are infinite or none are no values.
     storage_options : dict, optional
         Options of the object store, over those of the connection.
     progress : optional
@@ -310,17 +343,22 @@ def start(
     >>> done.report.version_swapped  # doctest: +SKIP
     2
     """
+    changes = _listed(changes)
     request = _request(changes, where, storage_version, rows_per_file, on_bad_value, preflight, allow_key_change, if_exists,
                        drop_index, strategy)
-    settings = _settings(batch_size, workers, memory, max_rate, queue, control, verify, hold, max_rounds, cutover_timeout)
+    settings = _settings(batch_size, workers, memory, max_rate, queue, control, verify, hold, max_rounds, cutover_timeout,
+                         by_parallel, by_retries, by_timeout, finite)
+    given = [*functions(changes), *(plan.functions if isinstance(plan, Plan) else [])]
     saved = plan.saved if isinstance(plan, Plan) else plan
     if saved is not None and (to is not None or request != _request()):
         raise UsageError("a plan says what to do: leave out what else is asked of the table")
-    return _start("migrate", table, Migrated, storage_options, progress, to=to, request=request, settings=settings, planned=saved)
+    return _start("migrate", table, Migrated, storage_options, progress, to=to, given=given, held=(changes, plan), request=request,
+                  settings=settings, planned=saved)
 
 
 def start_resume(
     table: Table,
+    changes: Changes = None,
     *,
     drop_index: Union[str, Iterable[str]] = (),
     hold: Union[bool, str] = False,
@@ -333,16 +371,27 @@ def start_resume(
     control: Union[None, str, "os.PathLike[str]"] = None,
     max_rounds: Optional[int] = None,
     cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
+    by_parallel: Optional[int] = None,
+    by_retries: Optional[int] = None,
+    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    finite: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
     progress: Progress = None,
 ) -> Job[Migrated]:
     """Goes on with the migration that is staged, wherever it stopped, on this machine or another. ``start_resume`` takes the
     same and gives a job.
 
+    Parameters
+    ----------
+    changes : list of Change or str, optional
+        The changes that the migration began with. They need not be repeated, but for those whose values a function gives.
+
     Raises
     ------
     FailedError
         When nothing is staged.
+    RefusedError
+        When others are given than those that are staged.
     LockedError
         When it runs.
     RelanceError
@@ -354,9 +403,12 @@ def start_resume(
     >>> relance.resume(("db", "documents")).ended  # doctest: +SKIP
     'swapped'
     """
-    request = {"drop_indices": _names("drop_index", drop_index)}
-    settings = _settings(batch_size, workers, memory, max_rate, queue, control, verify, hold, max_rounds, cutover_timeout)
-    return _start("resume", table, Migrated, storage_options, progress, request=request, settings=settings)
+    changes = _listed(changes)
+    request = {"changes": asked(changes), "drop_indices": _names("drop_index", drop_index)}
+    settings = _settings(batch_size, workers, memory, max_rate, queue, control, verify, hold, max_rounds, cutover_timeout,
+                         by_parallel, by_retries, by_timeout, finite)
+    return _start("resume", table, Migrated, storage_options, progress, given=functions(changes), held=changes,
+                  request=request, settings=settings)
 
 
 def _abort(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None, progress: Progress = None) -> Job[Aborted]:

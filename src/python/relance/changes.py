@@ -5,15 +5,17 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Iterable as IterableABC
-from typing import Any, Dict, Iterable, List, Optional, Union
+from collections.abc import Mapping
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
 from . import _relance
 from .errors import UsageError
 from .literals import literal
+from .producers import Embedding, Functions, caller, name_of, spooled
 
-__all__ = ["Change", "add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not_null"]
+__all__ = ["Change", "add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not_null", "replace", "join"]
 
-_VERBS = ("add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not-null")
+_VERBS = ("add", "compute", "cast", "set", "fill", "rename", "drop", "nullable", "not-null", "replace", "join")
 
 #: Stands for a default that was not given, since None could be one.
 _MISSING: Any = object()
@@ -31,6 +33,10 @@ class Change:
 
     _json: str
     _text: str
+    #: The column that it gives values to, and the function that gives them.
+    _function: Optional[Tuple[str, Any]] = None
+    #: What has to stay as long as the change.
+    _held: Any = None
 
     def __init__(self, text: str):
         if not isinstance(text, str):
@@ -83,7 +89,17 @@ def _kind(data_type: Any) -> str:
     return text.partition(":")[2]
 
 
-def add(name: str, type: Any, *, default: Any = _MISSING, nullable: Optional[bool] = None) -> Change:
+def add(
+    name: str,
+    type: Any = None,
+    *,
+    default: Any = _MISSING,
+    nullable: Optional[bool] = None,
+    by: Any = None,
+    inputs: Union[str, Iterable[str]] = (),
+    version: Optional[str] = None,
+    batch_size: int = 256,
+) -> Change:
     """Adds a column.
 
     Parameters
@@ -97,6 +113,8 @@ def add(name: str, type: Any, *, default: Any = _MISSING, nullable: Optional[boo
         planning in columns of times.
     nullable : bool, optional
         Whether it may hold nulls. Default: True. A column that may not needs a default.
+    by, inputs, version, batch_size : optional
+        What gives its values, instead of a default: see ``replace``.
 
     Raises
     ------
@@ -109,12 +127,165 @@ def add(name: str, type: Any, *, default: Any = _MISSING, nullable: Optional[boo
     >>> relance.add("category", "string", default="general")
     relance.Change('add category:string=general')
     """
+    if by is not None:
+        if default is not _MISSING:
+            raise UsageError(f"column `{name}`: what gives the values and a default are too much")
+        allows = True if nullable is None else nullable
+        return _produced(name, by, type, inputs, version, batch_size, replaces=False, nullable=allows)
     kind = _kind(type)
     value = None if default is _MISSING or default is None else _about(name, literal, default, kind)
     allows = True if nullable is None else nullable
     if not allows and value is None:
         raise UsageError(f"column `{name}` may not be null, so it needs a default")
     return Change._of(_engine(_relance.typed_change, "add", name, type, allows, value))
+
+
+def replace(
+    name: str,
+    by: Any,
+    *,
+    type: Any = None,
+    inputs: Union[str, Iterable[str]] = (),
+    version: Optional[str] = None,
+    batch_size: int = 256,
+    keep_old: Optional[str] = None,
+) -> Change:
+    """Gives a column that exists the values of a function or a program, in whatever type and dimension. An index on it is built
+    again.
+
+    What is computed is kept as it comes: an interrupted migration, gone on with by ``resume``, computes nothing twice but the
+    batches that were under way.
+
+    Parameters
+    ----------
+    name : str
+        The column.
+    by : callable, lancedb embedding function, or str
+        A function that is given a ``pyarrow.RecordBatch`` of the inputs and gives as many values: an array of an Arrow library,
+        of NumPy, a tensor, a series, or a list. An embedding function of lancedb, or its configuration from
+        ``embedding_function``, which the table's metadata tells of afterwards. Or the command line of a program, which reads
+        an Arrow IPC stream on stdin and writes one to stdout.
+    type : str or Arrow type
+        The type that the column gets. Of an embedding function it is known.
+    inputs : str or list of str
+        The columns that it is given, after the changes before this one.
+    version : str, optional
+        What it computes, as you name it: ``resume`` goes on only with the same, and a column that is of this version
+        already is left alone. Of an embedding function it is its model.
+    batch_size : int
+        Rows that it is given at once, at most. Default: 256.
+    keep_old : str, optional
+        The name under which the old column stays beside the new one.
+
+    Examples
+    --------
+    >>> import relance
+    >>> def embed(batch):
+    ...     return [[float(len(text))] * 4 for text in batch.column("text").to_pylist()]
+    >>> print(relance.replace("vector", embed, type="fixed_size_list<float>[4]", inputs="text", version="length-1"))
+    replace vector:fixed_size_list<item: float>[4] by relance.changes.embed of text, version length-1
+    """
+    return _produced(name, by, type, inputs, version, batch_size, replaces=True, keep_old=keep_old)
+
+
+def join(
+    other: Any,
+    *,
+    on: Union[str, Iterable[str], Mapping[str, str]],
+    take: Union[str, Iterable[str], Mapping[str, str]],
+    on_missing: str = "error",
+    on_duplicate: str = "error",
+) -> Change:
+    """Takes columns over from other data, by a key.
+
+    Parameters
+    ----------
+    other : str, path, or Arrow stream
+        Files (``*`` for many) of Parquet, Arrow IPC, CSV or JSON lines, the URI of a Lance table, the name of a table of the
+        same database; or anything with ``__arrow_c_stream__``, such as a ``pyarrow.Table`` or a ``RecordBatchReader``, which
+        is written to a file of the system's first.
+    on : str, list or dict
+        The key: columns of the table, and, in a dict, what they are called in the other data.
+    take : str, list or dict
+        The columns that are taken over: what they are called in the table and, in a dict, in the other data. Those that the
+        table has get other values, in their type.
+    on_missing : str
+        What becomes of rows whose key is not there: ``"error"`` (the default), ``"null"``, or ``"keep"``, which leaves the
+        values of columns that exist.
+    on_duplicate : str
+        What becomes of keys that are there more than once: ``"error"`` (the default), ``"first"`` or ``"last"``.
+
+    Examples
+    --------
+    >>> import relance
+    >>> relance.join("tags/*.parquet", on="id", take={"tags": "tags", "lang": "language"})
+    relance.Change("join 'tags/*.parquet' on id take tags,lang=language")
+    """
+    source = spooled(other)
+    told = {
+        "from": source if isinstance(source, str) else source.name,
+        "on": [list(pair) for pair in _pairs(on)],
+        "take": [{"name": name, "from": there} for name, there in _pairs(take)],
+        "on_missing": on_missing,
+        "on_duplicate": on_duplicate,
+    }
+    change = _plain("join", "join", **told)
+    # A file goes when nobody holds it any more.
+    change._held = source
+    return change
+
+
+def _pairs(names: Union[str, Iterable[str], Mapping[str, str]]) -> builtins.list[Tuple[str, str]]:
+    if isinstance(names, Mapping):
+        return [(str(name), str(there)) for name, there in names.items()]
+    return [(name, name) for name in ([names] if isinstance(names, str) else names)]
+
+
+def _produced(
+    name: str,
+    by: Any,
+    type: Any,
+    inputs: Union[str, Iterable[str]],
+    version: Optional[str],
+    batch_size: int,
+    *,
+    replaces: bool,
+    keep_old: Optional[str] = None,
+    nullable: bool = True,
+) -> Change:
+    names = [inputs] if isinstance(inputs, str) else list(inputs)
+    embedding, entry = Embedding.of(by), None
+    if embedding is not None:
+        type = embedding.data_type() if type is None else type
+        version = embedding.version() if version is None else version
+        names = names or [source for source in [embedding.source] if source is not None]
+        if len(names) != 1:
+            raise UsageError(f"column `{name}`: an embedding function has one input, not {len(names)}")
+        by, entry = embedding.call, embedding.entry(names[0], name)
+    if not isinstance(by, str) and not callable(by):
+        raise UsageError(f"column `{name}`: its values come from a function or a program, not {by!r}")
+    if type is None:
+        raise UsageError(f"column `{name}`: its type is missing")
+    _kind(type)
+    if not names:
+        raise UsageError(f"column `{name}`: the columns that its values are made of are missing: inputs=[...]")
+    if not 1 <= batch_size <= 1 << 20:
+        raise UsageError(f"column `{name}`: a batch has 1 to 1048576 rows, not {batch_size}")
+    told = {
+        "name": name,
+        "nullable": nullable,
+        "replaces": replaces,
+        "keep_old": keep_old,
+        "by": {"program": by} if isinstance(by, str) else {"function": name_of(by)},
+        "inputs": names,
+        "version": version,
+        "batch_rows": batch_size,
+        "embedding": entry,
+    }
+    change = Change._of(_engine(_relance.produced_change, json.dumps(told), type))
+    if not isinstance(by, str):
+        change._function = (name, caller(by, type))
+    return change
 
 
 def _about(name: str, call: Any, *arguments: Any) -> Any:
@@ -224,6 +395,13 @@ def not_null(name: str) -> Change:
     relance.Change('not-null title')
     """
     return _plain("not-null", "not-null", name=name)
+
+
+def functions(changes: Union[None, str, Change, Iterable[Union[str, Change]]]) -> Functions:
+    """What gives values among `changes`."""
+    several = [changes] if isinstance(changes, (str, Change)) else list(changes or [])
+    found = [one._function for one in several if isinstance(one, Change)]
+    return [one for one in found if one is not None]
 
 
 def asked(changes: Union[None, str, Change, Iterable[Union[str, Change]]]) -> List[Dict[str, Any]]:

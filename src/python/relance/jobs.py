@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Generator, Generic, List, Optional, Type
 from . import _relance
 from .changes import _engine
 from .errors import ForkedError, error_of
+from .producers import Functions
 from .progress import Event, Progress, Reporter, reporter
 
 R = TypeVar("R")
@@ -62,18 +63,28 @@ class Job(Generic[R]):
     2
     """
 
-    def __init__(self, asked: Dict[str, Any], schema: Any, progress: Progress, make: Callable[[Dict[str, Any]], R]):
+    def __init__(
+        self,
+        asked: Dict[str, Any],
+        schema: Any,
+        progress: Progress,
+        make: Callable[[Dict[str, Any]], R],
+        functions: Functions,
+        held: Any = None,
+    ):
         global _was_used
         _expect_not_forked(0)
         self._reporter: Optional[Reporter] = reporter(progress)
         self._make, self._cancelled, self._forks = make, False, _forks
+        # What goes with these, such as a file of what is joined, has to stay.
+        self._held = held
         self._name = f"{asked['command']} of {asked['table'] or asked['database']}"
         self._events: List[Event] = []
         self._last: Optional[Event] = None
         # Whoever is told may ask for the progress.
         self._lock = threading.RLock()
         _was_used = True
-        self._call = _engine(lambda: _relance.Call(json.dumps(asked, default=operator.index), schema))
+        self._call = _engine(lambda: _relance.Call(json.dumps(asked, default=operator.index), schema, list(functions)))
         with _running_lock:
             _running[:] = [job for job in _running if job._call.outcome() is None]
             _running.append(self)
@@ -192,6 +203,9 @@ class Job(Generic[R]):
 
     def _result(self) -> R:
         self._close()
+        self._held = None
+        with _running_lock:
+            _running[:] = [job for job in _running if job is not self]
         outcome: Dict[str, Any] = json.loads(self._call.outcome())
         if set(outcome) == {"error"}:
             raise error_of(outcome["error"])
@@ -224,3 +238,6 @@ def _end() -> None:
     end = time.monotonic() + _END_SECONDS
     for job in jobs:
         job._call.wait(max(0.0, end - time.monotonic()))
+    # A function that comes back to an interpreter that has ended takes the process down.
+    while _relance.calls_under_way() and time.monotonic() < end:
+        time.sleep(_LOOK_SECONDS / 10)

@@ -6,7 +6,7 @@ import html
 import json
 import sys
 import typing
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 _HINTS: Dict[type, Dict[str, Any]] = {}
 
@@ -139,6 +139,31 @@ class Index(Record):
     fate: str
 
 
+class ProducerTrial(Record):
+    """What gives the values of a column gave for the first rows, and how long all of them will take at this rate."""
+
+    column: str
+    rows: int
+    seconds: float
+    seconds_in_all: int
+    example: Optional[str]
+
+
+class JoinTrial(Record):
+    """How the rows of the table find their keys in the other data of a join."""
+
+    #: Rows there that have a key, and different keys among them.
+    rows: int
+    keys: int
+    #: Rows there that repeat a key.
+    duplicates: int
+    #: Rows of the table whose key is there, and is not.
+    matched: int
+    missing: int
+    #: The ``_rowid`` of a few that are missing.
+    examples: List[int]
+
+
 class Plan(Record):
     """What a migration would do, and what it would cost. ``print(plan)`` shows it as the command does."""
 
@@ -169,12 +194,21 @@ class Plan(Record):
     copied_columns: List[str]
     indices: List[Index]
     undo: Optional[List[str]]
+    producers: List[ProducerTrial]
+    joins: List[JoinTrial]
 
-    def __init__(self, data: Dict[str, Any], text: str = "", saved: str = ""):
+    def __init__(self, data: Dict[str, Any], text: str = "", saved: str = "", functions: Sequence[Any] = (), held: Any = None):
         super().__init__(data)
         self._text = text
+        #: The functions that give values, each with its column.
+        self.functions = list(functions)
+        self._held = held
         #: The plan for ``migrate(..., plan=plan)``, as ``relance plan --out`` writes it.
         self.saved = saved
+
+    def __getstate__(self) -> Dict[str, Any]:
+        # Functions and files stay in their process.
+        return {**self.__dict__, "functions": [], "_held": None}
 
     def __str__(self) -> str:
         return self._text.rstrip()

@@ -1,12 +1,12 @@
 //! What Python asks for, as it comes: JSON, and a schema beside it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use arrow::datatypes::Schema;
 
 use relance::{
-    Cancel, Hold, Location, Migration, Request, Result, SavedPlan, Settings, SharedProgress,
-    Verify, Writes, parse_batch_size, parse_bytes, parse_duration, table_names,
+    Cancel, Hold, Location, Migration, Producer, Request, Result, SavedPlan, Settings,
+    SharedProgress, Verify, Writes, parse_batch_size, parse_bytes, parse_duration, table_names,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -78,6 +78,18 @@ struct Asks {
     hold: Option<Hold>,
     max_rounds: Option<u32>,
     cutover_timeout: Option<String>,
+    by_parallel: Option<usize>,
+    by_retries: Option<u32>,
+    by_timeout: Option<String>,
+    finite: bool,
+}
+
+/// What comes beside the JSON.
+pub(crate) struct More {
+    /// A schema to come to.
+    pub schema: Option<Schema>,
+    /// What gives values, by the column.
+    pub functions: Vec<(String, Arc<dyn Producer>)>,
 }
 
 impl Asks {
@@ -98,6 +110,10 @@ impl Asks {
                 parse_duration,
                 default.cutover_timeout,
             )?,
+            by_parallel: self.by_parallel,
+            by_retries: self.by_retries.unwrap_or(default.by_retries),
+            by_timeout: self.by_timeout.as_deref().map(parse_duration).transpose()?,
+            finite: self.finite,
         })
     }
 }
@@ -130,7 +146,7 @@ impl Asked {
     /// Does what is asked, and gives what `--json` prints of it.
     pub(crate) async fn run(
         self,
-        schema: Option<Schema>,
+        more: More,
         progress: SharedProgress,
         cancel: Cancel,
     ) -> Result<Value> {
@@ -140,7 +156,10 @@ impl Asked {
         }
         let migration = Migration::of(location).request(self.request).progress(progress);
         let migration = migration.cancel(cancel).settings(self.settings.settings()?);
-        let migration = match (&self.planned, &self.to, schema) {
+        let functions = more.functions.into_iter();
+        let migration = functions
+            .fold(migration, |migration, (column, function)| migration.producer(column, function));
+        let migration = match (&self.planned, &self.to, more.schema) {
             (Some(planned), ..) => migration.planned(SavedPlan::parse(planned)?),
             (None, Some(table), _) => migration.to(table).await?,
             (None, None, Some(schema)) => migration.to_schema(&schema, self.defaults).await?,

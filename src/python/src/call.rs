@@ -5,13 +5,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{thread, time::Duration};
 
-use arrow::datatypes::Schema as ArrowSchema;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use relance::{Cancel, cli::json_events};
 use serde_json::{Value, json};
 
-use crate::{asked::Asked, schema::Schema};
+use crate::{
+    asked::{Asked, More},
+    producer::Function,
+    schema::Schema,
+};
 
 /// Events that are kept for whoever asks for them; the oldest go first.
 const EVENTS_MAX: usize = 10_000;
@@ -60,17 +63,24 @@ impl Shared {
 
 #[pymethods]
 impl Call {
-    /// Begins what `asked` says, as JSON. `schema` is one to come to.
+    /// Begins what `asked` says, as JSON. `schema` is one to come to; `functions` give values, each to the column that is
+    /// named with it.
     #[new]
-    #[pyo3(signature = (asked, schema=None))]
-    fn new(asked: &str, schema: Option<PyRef<'_, Schema>>) -> PyResult<Self> {
+    #[pyo3(signature = (asked, schema=None, functions=Vec::new()))]
+    fn new(
+        asked: &str,
+        schema: Option<PyRef<'_, Schema>>,
+        functions: Vec<(String, Py<PyAny>)>,
+    ) -> PyResult<Self> {
         let asked: Asked = serde_json::from_str(asked)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let call = Self { shared: Arc::default(), cancel: Cancel::default() };
         let (shared, cancel) = (Arc::clone(&call.shared), call.cancel.clone());
-        let schema = schema.map(|schema| schema.0.clone());
+        let functions = functions.into_iter().map(|(name, one)| (name, Function::of(one)));
+        let more =
+            More { schema: schema.map(|schema| schema.0.clone()), functions: functions.collect() };
         let work = move || {
-            let told = catch_unwind(AssertUnwindSafe(|| outcome(asked, schema, &shared, cancel)));
+            let told = catch_unwind(AssertUnwindSafe(|| outcome(asked, more, &shared, cancel)));
             shared.end(&told.unwrap_or_else(|_| {
                 let message = "relance panicked; this is a bug";
                 json!({ "error": { "kind": "failed", "message": message, "exit": 1 } })
@@ -111,20 +121,17 @@ impl Call {
 }
 
 /// What the call gives, or the error that ended it.
-fn outcome(
-    asked: Asked,
-    schema: Option<ArrowSchema>,
-    shared: &Arc<Shared>,
-    cancel: Cancel,
-) -> Value {
+fn outcome(asked: Asked, more: More, shared: &Arc<Shared>, cancel: Cancel) -> Value {
     let secrets = asked.secrets();
     let listener = Arc::clone(shared);
     let progress = json_events(asked.table(), move |event| listener.tell(event));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let run = asked.run(schema, progress, cancel);
-            runtime.block_on(run)
+            let ended = runtime.block_on(asked.run(more, progress, cancel));
+            // A function that never returns is left behind.
+            runtime.shutdown_background();
+            ended
         }
         Err(error) => {
             return json!({ "error": { "kind": "failed", "exit": 1, "message": error.to_string() } });

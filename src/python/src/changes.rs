@@ -3,7 +3,7 @@
 use arrow::datatypes::DataType;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use relance::{Add, Cast, Change, Compute, Error, parse_new_type};
+use relance::{Add, Cast, Change, Compute, Error, Produce, parse_new_type};
 use std::collections::BTreeMap;
 
 use crate::schema::field_of;
@@ -47,6 +47,15 @@ pub(crate) fn typed_change(
     told(&change)
 }
 
+/// A column that a producer gives, from its JSON, which has no type, and `data_type`.
+#[pyfunction]
+pub(crate) fn produced_change(json: &str, data_type: &Bound<'_, PyAny>) -> PyResult<Told> {
+    let produce: Result<Produce, _> = serde_json::from_str(json);
+    let mut produce = produce.map_err(|error| PyValueError::new_err(error.to_string()))?;
+    (produce.data_type, produce.metadata) = type_of(data_type)?;
+    told(&Change::Produce(produce))
+}
+
 /// A change without a type, from its JSON.
 #[pyfunction]
 pub(crate) fn plain_change(json: &str) -> PyResult<Told> {
@@ -54,7 +63,9 @@ pub(crate) fn plain_change(json: &str) -> PyResult<Told> {
     told(&change.map_err(|error| PyValueError::new_err(error.to_string()))?)
 }
 
-fn type_of(data_type: &Bound<'_, PyAny>) -> PyResult<(DataType, BTreeMap<String, String>)> {
+pub(crate) fn type_of(
+    data_type: &Bound<'_, PyAny>,
+) -> PyResult<(DataType, BTreeMap<String, String>)> {
     if let Ok(text) = data_type.extract::<String>() {
         return parse_new_type(&text).map_err(|error| usage(&error));
     }

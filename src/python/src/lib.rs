@@ -6,6 +6,7 @@ mod allocator;
 mod asked;
 mod call;
 mod changes;
+mod producer;
 mod schema;
 
 use std::time::Duration;
@@ -33,5 +34,8 @@ fn _relance(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(changes::change, module)?)?;
     module.add_function(wrap_pyfunction!(changes::plain_change, module)?)?;
     module.add_function(wrap_pyfunction!(changes::typed_change, module)?)?;
+    module.add_function(wrap_pyfunction!(changes::produced_change, module)?)?;
+    module.add_function(wrap_pyfunction!(schema::type_schema, module)?)?;
+    module.add_function(wrap_pyfunction!(producer::calls_under_way, module)?)?;
     module.add_function(wrap_pyfunction!(command, module)?)
 }

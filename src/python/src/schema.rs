@@ -7,6 +7,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
+use crate::changes::type_of;
+
 /// A schema to come to.
 #[pyclass(frozen, module = "relance._relance")]
 #[derive(Debug)]
@@ -21,10 +23,25 @@ impl Schema {
         schema.map(Self).map_err(|error| PyTypeError::new_err(error.to_string()))
     }
 
+    /// It, for any Arrow library.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        let schema = FFI_ArrowSchema::try_from(&self.0);
+        let schema = schema.map_err(|error| PyTypeError::new_err(error.to_string()))?;
+        PyCapsule::new_with_value(py, schema, c"arrow_schema")
+    }
+
     /// The names of its columns.
     fn names(&self) -> Vec<String> {
         self.0.fields().iter().map(|field| field.name().clone()).collect()
     }
+}
+
+/// A schema of one column of `data_type`, which is a text or has `__arrow_c_schema__`.
+#[pyfunction]
+pub(crate) fn type_schema(data_type: &Bound<'_, PyAny>) -> PyResult<Schema> {
+    let (data_type, metadata) = type_of(data_type)?;
+    let field = Field::new("", data_type, true).with_metadata(metadata.into_iter().collect());
+    Ok(Schema(ArrowSchema::new(vec![field])))
 }
 
 /// `data_type`, which is anything that has `__arrow_c_schema__`, as a field, with the metadata that tells of an
