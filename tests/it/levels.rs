@@ -44,7 +44,6 @@ const LIGHT: &[(&str, &[&str])] = &[
             "lance-namespace",
             "lance-namespace-impls",
             "lance-namespace-reqwest-client",
-            "parquet",
         ],
     ),
     (
@@ -100,6 +99,7 @@ const LIGHT: &[(&str, &[&str])] = &[
             "blake3",
             "flatbuffers",
             "fs4",
+            "glob",
             "getrandom",
             "libc",
             "log",
@@ -112,6 +112,7 @@ const LIGHT: &[(&str, &[&str])] = &[
             "serde_json",
             "snafu",
             "strsim",
+            "tempfile",
             "toml_edit",
             "tracing",
             "url",
@@ -130,7 +131,7 @@ const LIGHT: &[(&str, &[&str])] = &[
             "tracing-subscriber",
         ],
     ),
-    ("they are for tests and benches", &["criterion", "proptest", "stateright", "tempfile"]),
+    ("they are for tests and benches", &["criterion", "proptest", "stateright"]),
 ];
 
 #[test]

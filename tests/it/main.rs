@@ -23,6 +23,7 @@ mod changes;
 mod cli;
 mod crash;
 mod digest;
+mod elsewhere;
 mod gate;
 #[cfg(unix)] // its examples run in a shell
 mod guide;
