@@ -20,6 +20,7 @@ pages! {
     quick_start = "quick_start.md",
     changes = "changes.md",
     casts = "casts.md",
+    elsewhere = "elsewhere.md",
     strategies = "strategies.md",
     while_others_write = "while_others_write.md",
     going_back = "going_back.md",
