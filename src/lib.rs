@@ -64,6 +64,7 @@ mod spent;
 mod stage;
 mod storage;
 mod storage_version;
+mod store_options;
 mod supply;
 mod table;
 mod tally;
@@ -76,6 +77,7 @@ pub use error::{Error, Kind, Result};
 pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
 pub use plan::cost::Cost;
+pub use plan::requests::{Prices, StoreEstimate};
 pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
     Example, Finding, IndexFacts, IndexFate, JoinTrial, Nulled, Plan, ProducerTrial, Request,
@@ -98,6 +100,7 @@ pub use settings::{
 };
 pub use span::SPAN_TARGET;
 pub use spent::SPANS;
+pub use storage::traffic::{PhaseFigures, StoreFigures};
 pub use supply::Producer;
 pub use table::database::table_names;
 pub use table::sample::{Sample, Sampled};

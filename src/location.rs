@@ -1,13 +1,18 @@
 //! Where a table is, and how to get at it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{collections::BTreeMap, fmt};
 
 use crate::error::{Error, Result};
 use crate::secret::{is_option, is_secret_name, mask_secrets, secrets_in};
+use crate::store_options::{check, check_endpoint};
 
 /// What the name of every staging table ends with.
 pub const STAGING_SUFFIX: &str = "__relance_staging";
+
+/// How long an object store may be away before a command gives up.
+const STORE_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// What stands between the name of a table and the id of a run that tries settings for it.
 const TUNE_SUFFIX: &str = "__relance_tune";
@@ -41,12 +46,25 @@ const SAFE_SCHEMES: &[&str] = &[
     "goosefs",
 ];
 
+/// Schemes that other tools have for the same stores.
+const SCHEMES_MEANT: &[(&str, &str)] = &[
+    ("s3a", "s3://"),
+    ("s3n", "s3://"),
+    ("gcs", "gs://"),
+    ("azure", "az://"),
+    ("adl", "az://"),
+    ("abfs", "abfss:// or az://"),
+    ("wasb", "az://"),
+    ("wasbs", "az://"),
+];
+
 /// A database and a table in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Location {
     database: String,
     table: String,
     storage_options: BTreeMap<String, String>,
+    store_timeout: Duration,
 }
 
 impl fmt::Debug for Location {
@@ -56,6 +74,7 @@ impl fmt::Debug for Location {
             .field("database", &mask_secrets(&self.database))
             .field("table", &self.table)
             .field("storage_options", &names)
+            .field("store_timeout", &self.store_timeout)
             .finish()
     }
 }
@@ -69,7 +88,12 @@ impl Location {
     pub fn new(database: &str, table: &str) -> Result<Self> {
         check_table_name(table)?;
         let database = check_database(database)?;
-        Ok(Self { database, table: table.to_owned(), storage_options: BTreeMap::new() })
+        Ok(Self {
+            database,
+            table: table.to_owned(),
+            storage_options: BTreeMap::new(),
+            store_timeout: STORE_TIMEOUT,
+        })
     }
 
     /// The same place, with the options that its object store needs.
@@ -80,6 +104,56 @@ impl Location {
     ) -> Self {
         self.storage_options.extend(options);
         self
+    }
+
+    /// The same place, whose object store may be away for `timeout` before a command gives up. Default: five minutes. Until it
+    /// answered for the first time, eight seconds at most: its address may be wrong.
+    #[must_use]
+    pub fn with_store_timeout(mut self, timeout: Duration) -> Self {
+        self.store_timeout = timeout;
+        self
+    }
+
+    /// Fails when its options have a mistake that can be told before the store is asked.
+    pub(crate) fn check_options(&self) -> Result<()> {
+        if self.directory().is_some() {
+            return Ok(());
+        }
+        check(self.storage_options.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+        for name in ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+            let set = std::env::var(name).unwrap_or_default();
+            if self.database.starts_with("s3://") {
+                check_endpoint(&name.to_ascii_lowercase(), &set)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The address of its object store, if it has one of its own, so that it need not be what its scheme says.
+    pub(crate) fn endpoint(&self) -> Option<String> {
+        let is_endpoint = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            ["endpoint", "endpoint_url", "base_url", "use_emulator"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        let set = [
+            "AWS_ENDPOINT",
+            "AWS_ENDPOINT_URL",
+            "AWS_ENDPOINT_URL_S3",
+            "AZURE_STORAGE_ENDPOINT",
+            "GOOGLE_BASE_URL",
+        ];
+        let given = self.storage_options.iter().find(|(name, _)| is_endpoint(name));
+        let set =
+            || set.iter().filter_map(|name| std::env::var(name).ok()).find(|url| !url.is_empty());
+        let endpoint = given.map(|(_, endpoint)| endpoint.clone()).or_else(set);
+        endpoint.map(|endpoint| mask_secrets(&endpoint).into_owned())
+    }
+
+    /// How long its object store may be away.
+    pub(crate) fn store_timeout(&self) -> Duration {
+        self.store_timeout
     }
 
     /// The database, without a trailing slash; a directory as an absolute path.
@@ -191,9 +265,22 @@ fn check_database(database: &str) -> Result<String> {
         )),
         "file" => absolute(rest),
         known if SAFE_SCHEMES.contains(&known) => Ok(database.trim_end_matches('/').to_owned()),
-        other => Err(Error::refused(format!(
-            "`{other}://` has no atomic commit that Lance knows, so a swap could lose a write there"
-        ))),
+        "s3+ddb" => Err(Error::refused(
+            "`s3+ddb://` commits through a table in DynamoDB, which this build has no client for",
+        )
+        .with_advice(
+            "S3 commits atomically by itself: write and migrate the table as s3:// throughout",
+        )),
+        other => {
+            let error = Error::refused(format!(
+                "`{other}://` has no atomic commit that Lance knows, so a swap could lose a write there"
+            ));
+            let meant = SCHEMES_MEANT.iter().find(|(known, _)| *known == other);
+            Err(match meant {
+                Some((_, meant)) => error.with_advice(&format!("LanceDB calls it {meant}")),
+                None => error,
+            })
+        }
     }
 }
 
@@ -236,6 +323,10 @@ mod tests {
         let kind = |database: &str, table: &str| Location::new(database, table).unwrap_err().kind();
         assert_eq!(kind("db://cloud", "t"), Kind::Usage);
         assert_eq!(kind("ftp://host/db", "t"), Kind::Refused);
+        for (given, meant) in [("s3a", "s3://"), ("gcs", "gs://"), ("s3+ddb", "DynamoDB")] {
+            let error = Location::new(&format!("{given}://b/db"), "t").unwrap_err();
+            assert!(error.report(&[]).contains(meant), "{}", error.report(&[]));
+        }
         assert_eq!(kind("/tmp", "a/b"), Kind::Usage);
         assert_eq!(kind("/tmp", ""), Kind::Usage);
         assert_eq!(kind("/tmp", "t__relance_staging"), Kind::Usage);

@@ -1,6 +1,6 @@
 //! Trying again what a store may answer differently the next time.
 
-use std::{error::Error as StdError, io, time::Duration};
+use std::{error::Error as StdError, fmt, io, time::Duration};
 
 use uuid::Uuid;
 
@@ -87,13 +87,50 @@ fn pause(attempt: u32, random: u64) -> Duration {
     whole / 2 + whole * share / 2_000
 }
 
+/// The store was away for longer than it is waited for.
+#[derive(Debug, Clone)]
+pub(crate) struct Away {
+    pub seconds: u64,
+    pub why: String,
+}
+
+impl fmt::Display for Away {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seconds, why } = self;
+        write!(f, "the store was waited for {seconds} s: {why}")
+    }
+}
+
+impl StdError for Away {}
+
+/// What a store answered, in short: the error of its client is a page long.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub text: String,
+    /// Whether it is the store's last word.
+    pub is_final: bool,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Answer {}
+
 /// Whether `error` may pass by itself: something between here and the store, not the store's own word.
 pub(crate) fn is_transient(error: &Error) -> bool {
     if !matches!(error.kind(), Kind::Failed | Kind::Mismatch) {
         return false;
     }
+    error.source().is_some_and(passes)
+}
+
+/// Whether a store's own `error` may pass by itself.
+pub(crate) fn passes(error: &(dyn StdError + 'static)) -> bool {
     let mut passes = false;
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
+    let mut cause = Some(error);
     while let Some(error) = cause {
         match verdict(error) {
             Some(false) => return false,
@@ -128,8 +165,19 @@ fn verdict(error: &(dyn StdError + 'static)) -> Option<bool> {
             _ => Some(false),
         };
     }
+    if error.is::<Away>() {
+        return Some(false);
+    }
+    if let Some(answer) = error.downcast_ref::<Answer>() {
+        return answer.is_final.then_some(false);
+    }
     if let Some(error) = error.downcast_ref::<Store>() {
-        return Some(matches!(error, Store::Generic { .. }));
+        return match error {
+            // A disk has its reasons, which come next.
+            Store::Generic { store: "LocalFileSystem", .. } => None,
+            Store::Generic { .. } => Some(!is_final(&error.to_string())),
+            _ => Some(false),
+        };
     }
     match error.downcast_ref::<lance::Error>() {
         Some(lance::Error::Timeout { .. }) => Some(true),
@@ -140,6 +188,73 @@ fn verdict(error: &(dyn StdError + 'static)) -> Option<bool> {
         ) => Some(false),
         _ => None,
     }
+}
+
+/// Whether `error` is a store's word that these credentials may not.
+pub(crate) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
+    use object_store::Error as Store;
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let store = error.downcast_ref::<Store>();
+        let answer = error.downcast_ref::<Answer>();
+        if matches!(store, Some(Store::PermissionDenied { .. } | Store::Unauthenticated { .. }))
+            || answer.is_some_and(|answer| {
+                ["401", "403"].iter().any(|code| answer.text.starts_with(code))
+            })
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// `error` of a store in short, as [`Answer`]: what it answered, or why it could not be asked.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum grows; what is new stays as it is")]
+pub(crate) fn in_short(error: object_store::Error) -> object_store::Error {
+    use object_store::Error as Store;
+    let text = error.to_string();
+    let Some(short) = short_text(&error, &text) else { return error };
+    let source = Box::new(Answer { text: short, is_final: is_final(&text) });
+    match error {
+        Store::Generic { store, .. } => Store::Generic { store, source },
+        Store::PermissionDenied { path, .. } => Store::PermissionDenied { path, source },
+        Store::Unauthenticated { path, .. } => Store::Unauthenticated { path, source },
+        Store::NotFound { path, .. } => Store::NotFound { path, source },
+        other => other,
+    }
+}
+
+/// What `error`, whose whole text is `text`, comes to; `None`, where nothing in it is known.
+fn short_text(error: &object_store::Error, text: &str) -> Option<String> {
+    let between =
+        |from: &str, to: &str| Some(text.split_once(from)?.1.split_once(to)?.0.trim().to_owned());
+    if let Some(status) = text.split("status code: ").nth(1) {
+        let status = status.split(':').next().unwrap_or(status).trim().to_owned();
+        let code = between("<Code>", "</Code>").map(|code| format!(" {code}")).unwrap_or_default();
+        let message = between("<Message>", "</Message>").map(|message| format!(": {message}"));
+        let message = message.unwrap_or_default().replace(['\n', '\r'], " ");
+        return Some(format!("{status}{code}{message}"));
+    }
+    if !text.contains("error sending request") {
+        return None;
+    }
+    let mut last: &(dyn StdError + 'static) = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    Some(format!("it cannot be reached: {last}"))
+}
+
+/// Whether a store's answer is its last word: that there is something wrong with what is asked, an expired token among it.
+/// The error itself has no public type (`object_store` 0.13 `src/client/retry.rs`).
+fn is_final(text: &str) -> bool {
+    let status = text.split("status code: ").nth(1).and_then(|rest| rest.get(..3));
+    let status = status.and_then(|status| status.parse::<u16>().ok());
+    let waits = [408, 425, 429];
+    let refused =
+        status.is_some_and(|status| (400..500).contains(&status) && !waits.contains(&status));
+    refused || text.contains("redirect without LOCATION")
 }
 
 #[cfg(test)]
@@ -161,6 +276,10 @@ mod tests {
     fn only_what_passes_is_tried_again() {
         assert!(is_transient(&failed(io::Error::from(io::ErrorKind::ConnectionReset))));
         assert!(is_transient(&failed(store(io::Error::other("503 slow down")))));
+        for (status, again) in [(400, false), (403, false), (429, true), (500, true), (503, true)] {
+            let text = format!("Server returned non-2xx status code: {status} No: ExpiredToken");
+            assert_eq!(is_transient(&failed(store(io::Error::other(text)))), again, "{status}");
+        }
         for kind in [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied] {
             assert!(!is_transient(&failed(io::Error::from(kind))));
             assert!(!is_transient(&failed(store(io::Error::from(kind)))), "under a store's error");

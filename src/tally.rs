@@ -58,6 +58,12 @@ impl Tally {
         }
     }
 
+    /// Its phase; `None` before the first.
+    pub(crate) fn phase(&self) -> Option<Phase> {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.as_ref().map(|told| told.meter.phase)
+    }
+
     /// How far it is; `None` before its first phase.
     pub(crate) fn figures(&self) -> Option<RunFigures> {
         let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);

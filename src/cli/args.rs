@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::BatchSize;
 use crate::cli::changes::{Ordered, VERBS};
 use crate::settings::{parse_batch_size, parse_bytes, parse_duration};
+use crate::{BatchSize, Prices};
 
 /// Migrates LanceDB tables, however large, to a new schema: streamed, verified, swapped in by one
 /// atomic commit.
@@ -73,6 +73,10 @@ pub(super) enum Command {
         /// Write the plan to this file too, for `migrate --plan`
         #[arg(long, value_name = "PLAN.json", help_heading = "Output")]
         out: Option<PathBuf>,
+        /// What the object store costs: dollars for a thousand requests that write or list, and that read, and for a gigabyte
+        /// each way [default: S3's: writes=0.005,reads=0.0004,sent=0,received=0]
+        #[arg(long, value_name = "PRICES", value_parser = prices, help_heading = "Output")]
+        price: Option<Prices>,
         #[command(flatten)]
         engine: Engine,
         #[command(flatten)]
@@ -219,6 +223,9 @@ pub(super) struct Store {
     /// `RELANCE_STORAGE_OPTIONS`, separated by commas, or one a line
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Connection")]
     pub storage_option: Vec<String>,
+    /// How long an object store may be away before a command gives up [default: 5m]
+    #[arg(long = "store-timeout", value_name = "TIME", value_parser = duration, help_heading = "Connection")]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -438,6 +445,10 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn prices(text: &str) -> Result<Prices, String> {
+    text.parse().map_err(|error: crate::Error| error.to_string())
 }
 
 fn batch_size(text: &str) -> Result<BatchSize, String> {

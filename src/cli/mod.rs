@@ -33,7 +33,7 @@ use crate::cli::breakdown::Breakdown;
 pub use crate::cli::progress::json_events;
 use crate::cli::signals::Signals;
 use crate::escape::{escape_json, escape_line, escape_text};
-use crate::{Ended, Error, Location, Migration, Result, Sample, Settings, Writes};
+use crate::{Ended, Error, Location, Migration, Prices, Result, Sample, Settings, Writes};
 
 /// The form of what `--json` and `--progress json` print. It changes when a field goes or means something else.
 const JSON_VERSION: u32 = 1;
@@ -235,9 +235,9 @@ fn output(command: &Command) -> &Output {
 async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
     let default = Settings::default;
     match command {
-        Command::Plan { place, changes, out, engine, output } => {
+        Command::Plan { place, changes, out, price, engine, output } => {
             let migration = migration(place, request::settings(&engine), &output, caller)?;
-            planned(&asked(migration, &changes).await?, out.as_deref()).await
+            planned(&asked(migration, &changes).await?, out.as_deref(), price).await
         }
         Command::Migrate { place, changes, plan, dry_run, engine, cutover, output } => {
             let settings = request::settings_to_swap(&engine, &cutover);
@@ -247,7 +247,7 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
                 None => asked(migration, &changes).await?,
             };
             if dry_run {
-                return planned(&migration, None).await;
+                return planned(&migration, None, None).await;
             }
             let ended = stoppable(migration, caller, async |m| m.migrate().await).await?;
             Ok(ended_printed(&ended))
@@ -302,8 +302,13 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
 }
 
 /// The plan of `migration`, which is written to `out` too.
-async fn planned(migration: &Migration, out: Option<&Path>) -> Result<Printed> {
-    let plan = migration.plan().await?;
+async fn planned(
+    migration: &Migration,
+    out: Option<&Path>,
+    price: Option<Prices>,
+) -> Result<Printed> {
+    let mut plan = migration.plan().await?;
+    plan.store = plan.store.map(|store| store.at(&price.unwrap_or_default()));
     if let Some(out) = out {
         let text = format!("{:#}\n", to_json(&plan.saved()));
         std::fs::write(out, text).map_err(|error| {

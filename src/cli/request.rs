@@ -26,7 +26,7 @@ const OPTIONS: &str = "RELANCE_STORAGE_OPTIONS";
 
 /// The place of `table` in `store`.
 pub(super) fn location(store: Store, table: &str) -> Result<Location> {
-    let Store { db, storage_option } = store;
+    let Store { db, storage_option, timeout } = store;
     let set = std::env::var(OPTIONS).unwrap_or_default();
     // A value may have a comma in it, but no line.
     let between = if set.trim_end().contains('\n') { '\n' } else { ',' };
@@ -41,7 +41,12 @@ pub(super) fn location(store: Store, table: &str) -> Result<Location> {
         Ok((key.to_owned(), value.to_owned()))
     });
     let options: Vec<_> = options.collect::<Result<_>>()?;
-    Ok(Location::new(&db, table)?.with_storage_options(options))
+    let location = Location::new(&db, table)?.with_storage_options(options);
+    location.check_options()?;
+    Ok(match timeout {
+        Some(timeout) => location.with_store_timeout(timeout),
+        None => location,
+    })
 }
 
 /// What `changes` asks for, but for a schema to come to.

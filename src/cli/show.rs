@@ -63,6 +63,7 @@ pub(super) fn report(report: &Report) -> String {
     }
     let seconds = report.seconds.iter().map(|(phase, seconds)| format!("{phase} {seconds}"));
     lines.push(format!("  seconds    {}", seconds.collect::<Vec<_>>().join(", ")));
+    lines.extend(report.store.iter().map(|store| format!("  requests   {}", store.text())));
     lines.push(format!(
         "  rollback   tag `{}` keeps version {}",
         report.rollback_tag, report.version_before

@@ -79,6 +79,7 @@ impl Plan {
             "verify_bytes": self.cost.verify_bytes,
             "needed_bytes": self.cost.needed_bytes,
             "free_bytes": self.cost.free_bytes,
+            "store": self.store,
             "copied_columns": self.copied_columns(),
             "indices": indices.collect::<Value>(),
             "undo": self.inverse().map(|undo| texts(&undo)),
@@ -158,6 +159,14 @@ impl Plan {
         if let Some(free) = cost.free_bytes {
             let needed = bytes_text(cost.needed_bytes);
             writeln!(out, "  space      {needed} needed, {} free", bytes_text(free))?;
+        }
+        if let Some(store) = &self.store {
+            let (writes, reads) = (count_text(store.writes), count_text(store.reads));
+            let dollars = store.dollars;
+            writeln!(
+                out,
+                "  requests   about {writes} that write or list, {reads} that read: ${dollars}"
+            )?;
         }
         for (strategy, cost) in &self.others {
             let (read, write) = (bytes_text(cost.read_bytes), bytes_text(cost.write_bytes));

@@ -9,7 +9,8 @@ use crate::chunk::{Chunk, ChunkLimits, cut};
 use crate::error::{Error, Result};
 use crate::plan::choice::{choose, version_of_new_files};
 use crate::plan::{
-    Plan, check, cost::Cost, facts::Facts, indices::fates, request::Request, strategy::Strategy,
+    Plan, check, cost::Cost, facts::Facts, indices::fates, request::Request,
+    requests::StoreEstimate, strategy::Strategy,
 };
 use crate::schema::{sql::Sql, target::Target};
 use crate::{settings::ROWS_PER_FILE, storage_version::abilities};
@@ -19,6 +20,9 @@ const CHUNK_BYTES_MAX: u64 = 4 << 30;
 
 /// A run of small fragments that get one file each is closed after so many rows: longer ones gain nothing.
 const COLUMNS_CHUNK_ROWS: u64 = 1 << 17;
+/// Fragments of a chunk of `columns` in an object store, at most: chunks are done side by side, and what takes time
+/// there are the requests that each fragment needs.
+const STORE_CHUNK_FRAGMENTS: usize = 8;
 
 impl Plan {
     /// Plans `request` on a table of these `facts`.
@@ -44,6 +48,9 @@ impl Plan {
             let indices = fates(facts, request, &target, *other);
             (*other, Cost::of(facts, &target, *other, &indices))
         });
+        let cost = Cost::of(facts, &target, strategy, &indices);
+        let chunks = chunks(facts, request, strategy);
+        let store = || StoreEstimate::of(facts, strategy, &cost, chunks.len() as u64);
         let plan = Self {
             table: facts.table.clone(),
             version: facts.version,
@@ -51,7 +58,8 @@ impl Plan {
             before: facts.schema.clone(),
             storage_version,
             storage_version_before: facts.storage_version,
-            cost: Cost::of(facts, &target, strategy, &indices),
+            store: facts.in_store.then(store),
+            cost,
             others: others.collect(),
             rows: facts.fragments.iter().map(|fragment| fragment.rows).sum(),
             fragments: facts.fragments.len() as u64,
@@ -60,7 +68,7 @@ impl Plan {
                 Strategy::Columns => target.derived().collect(),
                 Strategy::Nothing | Strategy::Metadata => Vec::new(),
             },
-            chunks: chunks(facts, request, strategy),
+            chunks,
             target,
             choice,
             filter,
@@ -82,7 +90,9 @@ fn chunks(facts: &Facts, request: &Request, strategy: Strategy) -> Vec<Chunk> {
         Strategy::Columns => COLUMNS_CHUNK_ROWS,
         Strategy::Rewrite => request.rows_per_file.unwrap_or(ROWS_PER_FILE),
     };
-    let limits = ChunkLimits { rows_max, bytes_max: CHUNK_BYTES_MAX };
+    let spread = facts.in_store && strategy == Strategy::Columns;
+    let fragments = if spread { STORE_CHUNK_FRAGMENTS } else { usize::MAX };
+    let limits = ChunkLimits { rows: rows_max, bytes: CHUNK_BYTES_MAX, fragments };
     cut(&facts.fragments, &facts.staged, limits)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lance_io::object_store::WrappingObjectStore;
+use lance_io::object_store::{ChainedWrappingObjectStore, WrappingObjectStore};
 use uuid::Uuid;
 
 use crate::clock::{Clock, SystemClock};
@@ -10,8 +10,14 @@ use crate::plan::{Request, SavedPlan};
 use crate::progress::{Amount, Event, SharedProgress, Silent, note};
 use crate::tally::{Tallied, Tally};
 use crate::{
-    cancel::Cancel, error::Error, location::Location, phase::Phase, settings::Settings,
-    supply::Functions, table::open::Opener,
+    cancel::Cancel,
+    error::Error,
+    location::Location,
+    phase::Phase,
+    settings::Settings,
+    storage::watch::{StoreState, Watch},
+    supply::Functions,
+    table::open::Opener,
 };
 
 /// What every command is given: plain values, and the parts that it runs with.
@@ -30,6 +36,8 @@ pub(crate) struct Context {
     pub clock: Arc<dyn Clock>,
     pub cancel: Cancel,
     pub wrapper: Option<Arc<dyn WrappingObjectStore>>,
+    /// What is known of the object store.
+    pub store: Arc<StoreState>,
     /// Tells this run from others, in the lease and in the names of scratch tables.
     pub run: String,
 }
@@ -50,6 +58,7 @@ impl Context {
             clock: Arc::new(SystemClock),
             cancel: Cancel::default(),
             wrapper: None,
+            store: Arc::default(),
             run: Uuid::new_v4().simple().to_string(),
         }
     }
@@ -64,7 +73,14 @@ impl Context {
 
     /// What opens the table at `location`, in the same database.
     pub(crate) fn opener_of(&self, location: &Location) -> Opener {
-        Opener::of(location, self.wrapper.clone())
+        if location.directory().is_some() {
+            return Opener::of(location, self.wrapper.clone());
+        }
+        let told = (&self.progress, &self.tally);
+        let watch = Watch::of(&self.store, told, &self.cancel, location.store_timeout());
+        let mut all: Vec<Arc<dyn WrappingObjectStore>> = self.wrapper.iter().cloned().collect();
+        all.push(Arc::new(watch));
+        Opener::of(location, Some(Arc::new(ChainedWrappingObjectStore::new(all))))
     }
 
     pub(crate) fn say(&self, text: impl Into<String>) {
@@ -74,6 +90,13 @@ impl Context {
     pub(crate) fn begin_phase(&self, phase: Phase, total: Amount) {
         let done = Amount::default();
         self.progress.event(Event::Began { phase, total, done });
+    }
+
+    /// Does `command`, and logs what it asked of the store.
+    pub(crate) async fn with_requests_logged<T>(&self, command: impl Future<Output = T>) -> T {
+        let done = command.await;
+        self.store.traffic.log();
+        done
     }
 
     /// The error of a run that was asked to stop.

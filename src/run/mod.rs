@@ -16,6 +16,7 @@ mod copier;
 mod cutover;
 mod deleter;
 mod executor;
+mod head;
 mod hints;
 mod hold;
 mod joining;
@@ -25,6 +26,7 @@ mod planning;
 mod point;
 mod prebuilt;
 mod preflight;
+mod probe;
 mod reclaim;
 pub(crate) mod report;
 mod session;
@@ -178,7 +180,7 @@ impl Migration {
     /// # Errors
     /// `Usage` and `Refused` as `migrate`; `NoTable`, when the table is not there; `Failed`, when it cannot be read.
     pub async fn plan(&self) -> Result<Plan> {
-        plan::run(&self.0).await
+        self.0.with_requests_logged(Box::pin(plan::run(&self.0))).await
     }
 
     /// Stages, catches up with what others write meanwhile, verifies and swaps.
@@ -194,7 +196,7 @@ impl Migration {
     /// The live table reads as before or as after; [`resume`](Self::resume) goes on, [`abort`](Self::abort)
     /// removes what was staged.
     pub async fn migrate(&self) -> Result<Ended> {
-        migrate::run(&self.0).await
+        self.0.with_requests_logged(Box::pin(migrate::run(&self.0))).await
     }
 
     /// Goes on with the migration that is staged, wherever it stopped, on this machine or another. Chunks that are done
@@ -205,7 +207,7 @@ impl Migration {
     /// `Failed`, when nothing is staged; `Locked`, when a run is alive; `Refused`, when something else is
     /// asked than what is staged; otherwise as [`migrate`](Self::migrate).
     pub async fn resume(&self) -> Result<Ended> {
-        resume::run(&self.0).await
+        self.0.with_requests_logged(Box::pin(resume::run(&self.0))).await
     }
 
     /// Drops the migration that is staged: every file that it wrote, its tag, and the staging table. Where
@@ -217,7 +219,7 @@ impl Migration {
     /// # Crash
     /// Calling it again removes the rest. The live table is not touched.
     pub async fn abort(&self) -> Result<Aborted> {
-        abort::run(&self.0).await
+        self.0.with_requests_logged(Box::pin(abort::run(&self.0))).await
     }
 
     /// Takes the last swap back: in one commit that puts the version before it back, as long as nobody
@@ -233,7 +235,7 @@ impl Migration {
     /// The live table is the swapped one, or the one before it, whole. With [`Writes::Keep`], as
     /// [`migrate`](Self::migrate): [`resume`](Self::resume) goes on.
     pub async fn rollback(&self, writes: Writes) -> Result<RolledBack> {
-        rollback::run(&self.0, writes).await
+        self.0.with_requests_logged(Box::pin(rollback::run(&self.0, writes))).await
     }
 
     /// Gives up the rollback point of the last swap, and reclaims what only that version used; where there is
@@ -245,7 +247,7 @@ impl Migration {
     /// # Crash
     /// The newest version is not touched; what was not reclaimed is reclaimed by LanceDB's own cleanup.
     pub async fn finalize(&self, history: bool) -> Result<Finalized> {
-        finalize::run(&self.0, history).await
+        self.0.with_requests_logged(Box::pin(finalize::run(&self.0, history))).await
     }
 
     /// What is staged of the table, and where it can be rolled back to. Writes nothing.
@@ -253,7 +255,7 @@ impl Migration {
     /// # Errors
     /// `NoTable`, when the table is not there; `Failed`, when it cannot be read.
     pub async fn status(&self) -> Result<TableStatus> {
-        status::run(&self.0).await
+        self.0.with_requests_logged(Box::pin(status::run(&self.0))).await
     }
 
     /// Compares every value of the swapped version with its rollback point, transformed again.
@@ -262,7 +264,7 @@ impl Migration {
     /// `Failed`, when there is no rollback point; `Refused`, when a cleanup has taken the swapped version;
     /// `Mismatch`, naming the column, on any difference.
     pub async fn verify(&self) -> Result<Verified> {
-        verify::run(&self.0).await
+        self.0.with_requests_logged(Box::pin(verify::run(&self.0))).await
     }
 
     /// Tries batch sizes, then workers, then queue depths for about `time` by really staging and verifying
@@ -275,6 +277,6 @@ impl Migration {
     /// # Crash
     /// Files are left in `<table>__relance_tune_<run>`; the next call removes them.
     pub async fn tune(&self, time: Duration) -> Result<Tuned> {
-        tune::run(&self.0, time).await
+        self.0.with_requests_logged(Box::pin(tune::run(&self.0, time))).await
     }
 }

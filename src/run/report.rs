@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::phase::Phase;
 use crate::plan::{Nulled, Plan, SkippedValues, Strategy};
+use crate::storage::traffic::StoreFigures;
 use crate::table::history::{Other, RollbackPoint, Since};
 use crate::tally::RunFigures;
 use crate::transform::digest::Digest;
@@ -104,6 +105,8 @@ pub struct Report {
     /// Seconds by phase, in order.
     #[serde(serialize_with = "phases")]
     pub seconds: Vec<(Phase, f64)>,
+    /// What was asked of the object store by then; `None` on a disk.
+    pub store: Option<StoreFigures>,
     /// What those who go on writing to the table need to know.
     pub notes: Vec<String>,
     /// The first rows, as LanceDB's client reads them.

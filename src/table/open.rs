@@ -11,8 +11,12 @@ use object_store::path::Path;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{INDEX_CACHE_BYTES, METADATA_CACHE_BYTES};
+use crate::retry::{Answer, Away};
 use crate::storage::files::{self, DataFiles};
 use crate::{guard::guarded, location::Location, storage::deletion::Deletions};
+
+/// Time that the store's client gives one request.
+const CLIENT_TIMEOUT: &str = "300s";
 
 /// Opens datasets of one database, with one set of options and caches.
 #[derive(Debug, Clone)]
@@ -25,7 +29,12 @@ pub(crate) struct Opener {
 impl Opener {
     /// Opens datasets beside `location`; `wrapper`, if any, stands between Lance and the store.
     pub(crate) fn of(location: &Location, wrapper: Option<Arc<dyn WrappingObjectStore>>) -> Self {
-        let options: HashMap<_, _> = location.storage_options().clone().into_iter().collect();
+        let mut options: HashMap<_, _> = location.storage_options().clone().into_iter().collect();
+        let is_timed = |name: &String| name.eq_ignore_ascii_case("timeout");
+        if location.directory().is_none() && !options.keys().any(is_timed) {
+            // The client's own 30 s are too little for a slow link; what takes too long is watched here.
+            options.insert("timeout".to_owned(), CLIENT_TIMEOUT.to_owned());
+        }
         let accessor = (!options.is_empty())
             .then(|| Arc::new(StorageOptionsAccessor::with_static_options(options)));
         let params = ObjectStoreParams {
@@ -108,6 +117,7 @@ impl Opener {
     }
 
     async fn open(&self, uri: &str) -> Result<Option<Arc<Dataset>>> {
+        self.location.check_options()?;
         let opened = DatasetBuilder::from_uri(uri)
             .with_session(Arc::clone(&self.session))
             .with_store_params(self.params.clone())
@@ -121,9 +131,46 @@ impl Opener {
                 let what = format!("`{table}` uses features that this version of Lance lacks");
                 Err(Error::refused(what).caused_by(error))
             }
-            Err(error) => Err(error).doing(|| format!("open {uri}")),
+            Err(error) => {
+                let advice = advice_of(&error, &self.location);
+                let error = Err(error).doing(|| format!("open {uri}"));
+                error.map_err(|error: Error| match advice {
+                    Some(advice) => error.with_advice(&advice),
+                    None => error,
+                })
+            }
         }
     }
+}
+
+/// What to do about a store that cannot be reached, or does not let us in.
+fn advice_of(error: &lance::Error, location: &Location) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<Away>() {
+            let endpoint = location.endpoint().map(|endpoint| format!(" {endpoint}"));
+            let endpoint = endpoint.unwrap_or_default();
+            return Some(format!(
+                "look whether the endpoint{endpoint}, the region and the network are right"
+            ));
+        }
+        if let Some(Answer { text, .. }) = error.downcast_ref::<Answer>() {
+            let advice = match text {
+                _ if text.contains("Expired") => "the credentials have expired: get new ones",
+                _ if text.contains("NoSuchBucket") || text.contains("ContainerNotFound") => {
+                    "look whether the bucket is spelt right, and there"
+                }
+                _ if text.starts_with("40") => {
+                    "look whether the credentials are right, and allow reading and writing there: \
+                     --storage-option, or the environment"
+                }
+                _ => return None,
+            };
+            return Some(advice.to_owned());
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// Opens `version` of `dataset`.

@@ -457,7 +457,7 @@ async fn a_lost_beat_is_tried_again() {
     let run = tokio::spawn(async move { run.migrate().await });
     let seen = || db.beat("t").is_some_and(|(beat, _)| beat > 4);
     tokio::task::block_in_place(|| wait_until("beats", seen));
-    assert!(told.says("cannot show that this run is alive; trying again"));
+    assert!(told.says("trying again"), "a request, or the beat as a whole");
     cancel.cancel();
     assert!(matches!(run.await.unwrap().unwrap(), Ended::Held(_)));
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lance_io::object_store::WrappingObjectStore;
 use relance::{Change, Kind, Location, Migration};
@@ -160,6 +161,7 @@ fn migration(db: &Db, mortal: &Arc<Mortal>) -> Migration {
     let location = Location::new(&format!("file-object-store://{}", db.text()), "t").unwrap();
     let wrapper: Arc<dyn WrappingObjectStore> = Arc::new(Wrap(Arc::clone(mortal)));
     let change = Change::parse_add("n:int64=7").unwrap();
+    let location = location.with_store_timeout(Duration::from_secs(1));
     Migration::of(location).change(change).settings(small()).store_wrapper(wrapper)
 }
 

@@ -164,6 +164,16 @@ class JoinTrial(Record):
     examples: List[int]
 
 
+class StoreEstimate(Record):
+    """Requests to an object store that write or list, and that read; the bytes each way; and what that costs."""
+
+    writes: int
+    reads: int
+    bytes_sent: int
+    bytes_received: int
+    dollars: float
+
+
 class Plan(Record):
     """What a migration would do, and what it would cost. ``print(plan)`` shows it as the command does."""
 
@@ -191,6 +201,8 @@ class Plan(Record):
     verify_bytes: int
     needed_bytes: int
     free_bytes: Optional[int]
+    #: What it asks of the object store, about; ``None`` on a disk.
+    store: Optional[StoreEstimate]
     copied_columns: List[str]
     indices: List[Index]
     undo: Optional[List[str]]
@@ -253,6 +265,24 @@ class PhaseSeconds(Record):
     seconds: float
 
 
+class PhaseFigures(Record):
+    """What one phase asked of an object store."""
+
+    phase: str
+    requests: Dict[str, int]
+    bytes_sent: int
+    bytes_received: int
+
+
+class StoreFigures(Record):
+    """Requests to an object store by kind, and bytes that went there and came back: in all, and by phase."""
+
+    requests: Dict[str, int]
+    bytes_sent: int
+    bytes_received: int
+    phases: List[PhaseFigures]
+
+
 class Report(Record):
     """A migration that is done."""
 
@@ -281,6 +311,8 @@ class Report(Record):
     indices_dropped: List[str]
     fields: List[str]
     seconds: List[PhaseSeconds]
+    #: What was asked of the object store; ``None`` on a disk.
+    store: Optional[StoreFigures]
     notes: List[str]
 
 

@@ -1,0 +1,177 @@
+//! What a plan asks of an object store, reckoned from a table's statistics, and what that costs.
+
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::limits::STORE_PACE;
+use crate::plan::{Facts, cost::Cost, strategy::Strategy};
+
+/// Requests of a migration however large the table: looking at it, the journal, the tags, the swap and what comes after.
+const WRITES_BESIDES: u64 = 40;
+const READS_BESIDES: u64 = 30;
+/// Objects of one page of a listing, and how often a table's data files are listed.
+const LISTED_AT_ONCE: u64 = 1_000;
+const LISTINGS: u64 = 4;
+/// Bytes of the parts of an upload: as many more after each hundred parts; a file that is smaller is one request
+/// (lance-io 14 `src/object_writer.rs`).
+const PART_BYTES: u64 = 5 << 20;
+const PARTS_ALIKE: u64 = 100;
+/// Reads of a file's footer, and of what the columns that are read have there.
+const FOOTER_READS: u64 = 2;
+
+/// What a migration asks of an object store, about, and what that costs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct StoreEstimate {
+    /// PUT, POST, COPY and LIST requests.
+    pub writes: u64,
+    /// GET and HEAD requests.
+    pub reads: u64,
+    /// Bytes to the store, at most.
+    pub bytes_sent: u64,
+    /// Bytes from the store, at most.
+    pub bytes_received: u64,
+    /// What that costs.
+    pub dollars: f64,
+}
+
+/// What a store costs, in dollars. The default is that of S3 in a region of its own, where traffic inside is free.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Prices {
+    /// A thousand PUT, POST, COPY or LIST requests. Default 0.005.
+    pub writes: f64,
+    /// A thousand GET or HEAD requests. Default 0.0004.
+    pub reads: f64,
+    /// A gigabyte (10⁹ bytes) to the store. Default 0.
+    pub sent: f64,
+    /// A gigabyte from the store. Default 0.
+    pub received: f64,
+}
+
+impl Default for Prices {
+    fn default() -> Self {
+        Self { writes: 0.005, reads: 0.0004, sent: 0.0, received: 0.0 }
+    }
+}
+
+impl FromStr for Prices {
+    type Err = Error;
+
+    /// Reads `writes=0.005,reads=0.0004,sent=0,received=0.09`; what is left out has its default.
+    ///
+    /// # Errors
+    /// `Usage`, for anything else.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let mut prices = Self::default();
+        for part in text.split(',') {
+            let (name, price) = part.split_once('=').unwrap_or((part, ""));
+            let price: Option<f64> = price.trim().parse().ok();
+            let price = price.filter(|price| price.is_finite() && *price >= 0.0);
+            let known = match name.trim() {
+                "writes" => Some(&mut prices.writes),
+                "reads" => Some(&mut prices.reads),
+                "sent" => Some(&mut prices.sent),
+                "received" => Some(&mut prices.received),
+                _ => None,
+            };
+            let (Some(known), Some(price)) = (known, price) else {
+                return Err(Error::usage(format!("`{part}` is no price")).with_advice(
+                    "write dollars for a thousand requests and a gigabyte, as \
+                     writes=0.005,reads=0.0004,sent=0,received=0.09",
+                ));
+            };
+            *known = price;
+        }
+        Ok(prices)
+    }
+}
+
+impl StoreEstimate {
+    /// Of a plan for a table of these `facts` by `strategy`, which costs that much, in `chunks`.
+    pub(crate) fn of(facts: &Facts, strategy: Strategy, cost: &Cost, chunks: u64) -> Self {
+        let fragments = facts.fragments.len() as u64;
+        let (files, sources) = match strategy {
+            Strategy::Nothing => return Self::of_requests((2, 2), (0, 0)),
+            Strategy::Metadata => (0, 0),
+            Strategy::Columns => (fragments, if cost.read_bytes == 0 { 0 } else { fragments }),
+            Strategy::Rewrite => (chunks.max(1), fragments),
+        };
+        let each = |bytes: u64, count: u64| bytes.checked_div(count).unwrap_or(0);
+        let pages = (fragments + files) / LISTED_AT_ONCE + 1;
+        let writes = files * uploads(each(cost.write_bytes, files)) + pages * LISTINGS;
+        let read = sources * (FOOTER_READS + reads(each(cost.read_bytes, sources)));
+        let verify = files * reads(each(cost.verify_bytes, files));
+        let requests = (writes + WRITES_BESIDES, read + verify + READS_BESIDES);
+        Self::of_requests(requests, (cost.write_bytes, cost.read_bytes + cost.verify_bytes))
+    }
+
+    fn of_requests((writes, reads): (u64, u64), (bytes_sent, bytes_received): (u64, u64)) -> Self {
+        let estimate = Self { writes, reads, bytes_sent, bytes_received, dollars: 0.0 };
+        estimate.at(&Prices::default())
+    }
+
+    /// The same at these `prices`.
+    #[must_use]
+    pub fn at(self, prices: &Prices) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+        let (thousands, gigabytes) =
+            (|count: u64| count as f64 / 1_000.0, |bytes: u64| bytes as f64 / 1e9);
+        let dollars = thousands(self.writes) * prices.writes
+            + thousands(self.reads) * prices.reads
+            + gigabytes(self.bytes_sent) * prices.sent
+            + gigabytes(self.bytes_received) * prices.received;
+        // A thousandth of a cent is said to no more places than it is known.
+        Self { dollars: (dollars * 1e5).round() / 1e5, ..self }
+    }
+}
+
+/// Requests to write a file of so many bytes.
+fn uploads(bytes: u64) -> u64 {
+    if bytes <= PART_BYTES {
+        return 1;
+    }
+    let (mut left, mut parts, mut part) = (bytes, 0, PART_BYTES);
+    while left > part * PARTS_ALIKE {
+        left -= part * PARTS_ALIKE;
+        parts += PARTS_ALIKE;
+        part += PART_BYTES;
+    }
+    // The upload is begun and completed.
+    parts + left.div_ceil(part) + 2
+}
+
+/// Requests to read so many bytes of a file: a small one goes by one.
+fn reads(bytes: u64) -> u64 {
+    let (piece, _) = STORE_PACE;
+    bytes.div_ceil(piece).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_have_parts_that_grow() {
+        assert_eq!([0, 1, PART_BYTES].map(uploads), [1; 3]);
+        assert_eq!(uploads(PART_BYTES + 1), 4);
+        assert_eq!(uploads(100 * PART_BYTES), 102);
+        // A hundred of 5 MiB, a hundred of 10 MiB.
+        assert_eq!(uploads(300 * PART_BYTES), 202);
+        assert!(uploads(2 << 40) < 10_000, "what S3 takes");
+    }
+
+    #[test]
+    fn prices_are_read_and_counted() {
+        let prices: Prices = "received=0.09, reads=0".parse().unwrap();
+        assert_eq!(prices, Prices { received: 0.09, reads: 0.0, ..Prices::default() });
+        let estimate = StoreEstimate::of_requests((2_000, 5_000), (0, 10_000_000_000));
+        assert!((estimate.dollars - 0.012).abs() < 1e-9);
+        assert!((estimate.at(&prices).dollars - 0.91).abs() < 1e-9);
+        for wrong in ["", "writes", "writes=x", "writes=-1", "writes=inf", "put=1"] {
+            assert!(wrong.parse::<Prices>().is_err(), "{wrong}");
+        }
+    }
+}

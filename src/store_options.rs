@@ -1,0 +1,159 @@
+//! The options of object stores, as far as a mistake in them can be told before a store is asked.
+
+use crate::error::{Error, Result};
+
+/// The names that the clients of S3, GCS and Azure take, and Lance (`object_store` 0.13 `src/{aws,gcp,azure}/builder.rs` and
+/// `src/client/mod.rs`, lance-io 14 `src/object_store.rs`), without their prefix where they may have one.
+const KNOWN: &[&str] = &[
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "token",
+    "region",
+    "default_region",
+    "endpoint",
+    "endpoint_url",
+    "bucket",
+    "bucket_name",
+    "skip_signature",
+    "unsigned_payload",
+    "checksum_algorithm",
+    "virtual_hosted_style_request",
+    "imdsv1_fallback",
+    "metadata_endpoint",
+    "container_credentials_relative_uri",
+    "container_credentials_full_uri",
+    "web_identity_token_file",
+    "role_arn",
+    "role_session_name",
+    "endpoint_url_sts",
+    "s3_express",
+    "request_payer",
+    "conditional_put",
+    "copy_if_not_exists",
+    "disable_tagging",
+    "server_side_encryption",
+    "sse_kms_key_id",
+    "sse_bucket_key_enabled",
+    "service_account",
+    "service_account_key",
+    "service_account_path",
+    "application_credentials",
+    "base_url",
+    "account_name",
+    "account_key",
+    "access_key",
+    "client_id",
+    "client_secret",
+    "tenant_id",
+    "authority_id",
+    "authority_host",
+    "sas_key",
+    "sas_token",
+    "bearer_token",
+    "use_emulator",
+    "use_fabric_endpoint",
+    "use_azure_cli",
+    "container_name",
+    "federated_token_file",
+    "msi_endpoint",
+    "msi_resource_id",
+    "object_id",
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "read_timeout",
+    "timeout",
+    "pool_idle_timeout",
+    "pool_max_idle_per_host",
+    "proxy_url",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "user_agent",
+    "http1_only",
+    "http2_only",
+    "client_max_retries",
+    "client_retry_timeout",
+    "download_retry_count",
+    "block_size",
+];
+
+/// What names of options begin with, if with anything.
+const PREFIXES: [&str; 5] = ["aws_", "google_", "azure_storage_", "azure_", "gcs_"];
+
+/// Fails when one of the options `(name, value)` is misspelt, or an endpoint is no URL: the clients pass over the one, and
+/// panic at the other.
+///
+/// # Errors
+/// `Usage`, naming the option; its value is shown only where it is an endpoint without user and password.
+pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {
+    for (name, value) in options {
+        let lower = name.to_ascii_lowercase();
+        if let Some(meant) = misspelt(&lower) {
+            return Err(Error::usage(format!("no object store has an option `{name}`"))
+                .with_advice(&format!("did you mean `{meant}`?")));
+        }
+        check_endpoint(&lower, value)?;
+    }
+    Ok(())
+}
+
+/// Fails when `value` is an endpoint and no URL.
+pub(crate) fn check_endpoint(name: &str, value: &str) -> Result<()> {
+    let is_endpoint = name.contains("endpoint") && !name.contains("fabric");
+    let is_url = value.split_once("://").is_some_and(|(scheme, rest)| {
+        matches!(scheme, "http" | "https") && !rest.is_empty() && url::Url::parse(value).is_ok()
+    });
+    if !is_endpoint || is_url || value.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("the option `{name}` is no URL"))
+        .with_advice("write it as https://HOST, or http://HOST:PORT with allow_http=true"))
+}
+
+/// The option that was meant by `name`, if that is none and looks much like one.
+fn misspelt(name: &str) -> Option<String> {
+    let prefix = PREFIXES.into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or_default();
+    let bare = name.strip_prefix(prefix).unwrap_or(name);
+    if KNOWN.contains(&bare) || KNOWN.contains(&name) || name.starts_with("headers.") {
+        return None;
+    }
+    let distance = |known: &str| strsim::damerau_levenshtein(bare, known);
+    let nearest = KNOWN.iter().min_by_key(|known| distance(known))?;
+    (distance(nearest) <= 2 && nearest.len() > 4).then(|| format!("{prefix}{nearest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_named_and_values_are_not() {
+        let told =
+            |name, value| check([(name, value)].into_iter()).map_err(|error| error.report(&[]));
+        for (name, meant) in [
+            ("aws_regoin", "aws_region"),
+            ("AWS_SECRET_ACESS_KEY", "aws_secret_access_key"),
+            ("azure_storage_acount_name", "azure_storage_account_name"),
+            ("allow_htp", "allow_http"),
+        ] {
+            let report = told(name, "hush").unwrap_err();
+            assert!(report.contains(name) && report.contains(&format!("`{meant}`")), "{report}");
+            assert!(!report.contains("hush"), "{report}");
+        }
+        for endpoint in ["127.0.0.1:9000", "localhost", "s3.example.com", "ftp://a", "http://"] {
+            assert!(told("aws_endpoint", endpoint).unwrap_err().contains("http"), "{endpoint}");
+        }
+        for (name, value) in [
+            ("aws_endpoint", "http://127.0.0.1:9000"),
+            ("endpoint", "https://host/path"),
+            ("azure_storage_use_emulator", "true"),
+            ("google_service_account_key", "{}"),
+            ("headers.x-mine", "1"),
+            ("something_else_entirely", "1"),
+            ("client_max_retries", "3"),
+        ] {
+            assert_eq!(told(name, value), Ok(()), "{name}");
+        }
+    }
+}
