@@ -96,9 +96,11 @@ pub(crate) fn signatures<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> V
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChunkLimits {
     /// Rows after which a run is closed.
-    pub rows_max: u64,
+    pub rows: u64,
     /// Bytes after which a run is closed.
-    pub bytes_max: u64,
+    pub bytes: u64,
+    /// Fragments of a run, at most.
+    pub fragments: usize,
 }
 
 /// Cuts `fragments` into chunks, in order: a fragment that reaches a limit stands alone, smaller neighbours share a
@@ -140,8 +142,9 @@ impl Cutter {
     fn push(&mut self, fragment: &SourceFragment) {
         let joins = self.open
             && self.chunks.last().is_some_and(|last| {
-                last.rows().saturating_add(fragment.rows) <= self.limits.rows_max
-                    && last.bytes().saturating_add(fragment.bytes) <= self.limits.bytes_max
+                last.fragments.len() < self.limits.fragments
+                    && last.rows().saturating_add(fragment.rows) <= self.limits.rows
+                    && last.bytes().saturating_add(fragment.bytes) <= self.limits.bytes
             });
         match self.chunks.last_mut() {
             Some(last) if joins => last.fragments.push(fragment.clone()),
@@ -160,7 +163,7 @@ impl Cutter {
 mod tests {
     use super::*;
 
-    const LIMITS: ChunkLimits = ChunkLimits { rows_max: 100, bytes_max: 1_000 };
+    const LIMITS: ChunkLimits = ChunkLimits { rows: 100, bytes: 1_000, fragments: usize::MAX };
 
     fn fragment(id: u64, rows: u64, bytes: u64) -> SourceFragment {
         let origin = Origin { id, signature: Signature(format!("{id}")), deletions: None };
@@ -184,6 +187,8 @@ mod tests {
         let chunks = cut(&fragments, &[], LIMITS);
         assert_eq!(ids(&chunks), [vec![0, 1], vec![2], vec![3], vec![4]]);
         assert!(cut(&[], &[], LIMITS).is_empty());
+        let limits = ChunkLimits { fragments: 1, ..LIMITS };
+        assert_eq!(cut(&fragments, &[], limits).len(), fragments.len());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) struct MemoryPlan {
     pub sorts: u64,
     /// Tasks at once for each processor that may work.
     workers: usize,
+    /// Small tasks at once for each of them.
+    small_tasks: usize,
 }
 
 /// What a scan reads ahead at most: more is no faster on a disk or in a bucket, as measured.
@@ -34,6 +36,8 @@ const READ_AHEAD_MAX: u64 = 64 << 20;
 /// A task that holds no more than this waits for the store most of the time: several are done for each worker.
 const SMALL_TASK_BYTES: u64 = 8 << 20;
 const SMALL_TASKS_A_WORKER: usize = 4;
+/// The same in an object store, which answers many requests at once, and each of them late.
+const STORE_TASKS_A_WORKER: usize = 16;
 
 /// What the largest task holds, about: a second one at once adds 80 to 150 MB to the peak, as measured.
 pub(crate) const TASK_BYTES_MAX: u64 = 128 << 20;
@@ -49,12 +53,18 @@ impl MemoryPlan {
             moved_keys: memory / 4,
             sorts: memory / 4,
             workers: settings.workers,
+            small_tasks: SMALL_TASKS_A_WORKER,
         }
+    }
+
+    /// The same for a table in an object store, if it is `in_store`.
+    pub(crate) fn for_store(self, in_store: bool) -> Self {
+        if in_store { Self { small_tasks: STORE_TASKS_A_WORKER, ..self } } else { self }
     }
 
     /// Whether a task that holds `held` bytes may join `running` others, which hold `in_use`. One may in any case.
     pub(crate) fn admits(self, held: u64, running: usize, in_use: u64) -> bool {
-        let share = if held <= SMALL_TASK_BYTES { SMALL_TASKS_A_WORKER } else { 1 };
+        let share = if held <= SMALL_TASK_BYTES { self.small_tasks } else { 1 };
         running == 0 || (running < self.workers * share && in_use + held <= self.tasks)
     }
 
@@ -65,7 +75,7 @@ impl MemoryPlan {
 
     /// Fragments that are looked at side by side before anything is staged; `small`, when all of them are.
     pub(crate) fn fragments_at_once(self, small: bool) -> usize {
-        self.workers * if small { SMALL_TASKS_A_WORKER } else { 1 }
+        self.workers * if small { self.small_tasks } else { 1 }
     }
 }
 
@@ -177,6 +187,8 @@ pub(crate) const DISK_SMALL_WRITE_BYTES: usize = 32 << 10;
 pub(crate) const DISK_TURN_BYTES: usize = 1 << 20;
 /// Bytes after which the disk is given a head start.
 pub(crate) const DISK_SYNC_EVERY_BYTES: usize = 64 << 20;
+/// Small files that are written, read or looked at at once for one chunk in an object store.
+pub(crate) const STORE_FILES_AT_ONCE: usize = 8;
 /// Files that are synced at once: a disk takes many in hardly more time than one.
 pub(crate) const SYNCS_AT_ONCE: usize = 16;
 

@@ -208,8 +208,7 @@ impl Journal {
     ) -> Result<()> {
         let files = data_files_of(&self.staging).await?;
         let file = self.beat_file();
-        self.see_time().await;
-        self.remove_other_beats(files.as_ref(), &file).await;
+        tokio::join!(self.see_time(), self.remove_other_beats(files.as_ref(), &file));
         let began = Arc::new(AtomicBool::new(false));
         let beater = Beater {
             staging: self.staging.as_ref().clone(),

@@ -6,8 +6,8 @@ use crate::journal::config::{
 };
 use crate::journal::{Journal, beat::Lost, record::Lease, tidy};
 use crate::table::commit::{Outcome, exactly_next};
-use crate::table::orphans::{self, Removed};
-use crate::{storage::tree::clear_table, table::open::data_files_of};
+use crate::table::orphans::{self, Orphans, Removed};
+use crate::{phase::Phase, storage::tree::clear_table, table::open::data_files_of};
 use lance::{Dataset, dataset::transaction::Operation};
 use lance_table::format::Fragment;
 use std::collections::{HashMap, HashSet};
@@ -53,10 +53,15 @@ impl Journal {
         }
         match committed? {
             Outcome::Landed(staging) => {
-                tidy::tidy(&self.staging, &staging).await?;
+                // At the swap others may commit any moment: old versions can wait.
+                let clears = lease.phase != Phase::Swap;
+                let dated = tidy::tidy(&self.staging, &staging, clears).await?;
                 self.staging = Arc::new(*staging);
                 self.lease = lease;
-                self.see_time().await;
+                match dated {
+                    Some(dated) => self.time.saw(dated),
+                    None => self.see_time().await,
+                }
                 Ok(())
             }
             Outcome::LostRace { .. } => Err(Lost::TakenOver.error()),
@@ -101,6 +106,22 @@ impl Journal {
     ) -> Result<Removed> {
         let (id, since) = (&self.header.id, self.header.first_version);
         let found = orphans::find(live, id, keep, since, None).await?;
+        self.clear_orphans(found).await
+    }
+
+    /// Removes the files that were `found` to be the migration's and nobody's any more, while the journal is this run's
+    /// own.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took the journal over; nothing was removed then. `Failed`, when a file is there and
+    /// cannot be removed.
+    ///
+    /// # Crash
+    /// Finding and removing them again removes the rest.
+    pub(crate) async fn clear_orphans(&mut self, found: Orphans) -> Result<Removed> {
+        if found.are_none() {
+            return Ok(Removed::default());
+        }
         // Only after the search: whoever adopted a file since the newest version was read has taken the journal over.
         self.expect_own().await?;
         found.clear().await

@@ -26,6 +26,8 @@ pub(crate) struct Facts {
     pub staged: Vec<Vec<Signature>>,
     pub indices: Vec<IndexFacts>,
     pub state: TableState,
+    /// Whether it lies in an object store, where every request takes its time.
+    pub in_store: bool,
     /// Bytes free where the table is, if it is on a disk.
     pub free_bytes: Option<u64>,
 }

@@ -14,6 +14,7 @@ mod indices;
 mod planner;
 mod producers;
 mod request;
+pub(crate) mod requests;
 mod saved;
 mod strategy;
 pub(crate) mod tuning;
@@ -33,7 +34,10 @@ pub use crate::plan::{
     facts::IndexFacts, indices::IndexFate, request::Request, saved::SavedPlan, strategy::Strategy,
 };
 use crate::schema::{change::Change, sql::Sql, target::Target};
-use crate::{chunk::Chunk, settings::Width, storage_version::abilities, transform::Transform};
+use crate::{
+    chunk::Chunk, progress::Amount, settings::Width, storage_version::abilities,
+    transform::Transform,
+};
 
 /// What a migration does.
 #[derive(Debug, Clone)]
@@ -75,6 +79,8 @@ pub struct Plan {
     pub join_trials: Vec<JoinTrial>,
     /// What it costs.
     pub cost: Cost,
+    /// What it asks of an object store, at the default prices; `None` on a disk.
+    pub store: Option<requests::StoreEstimate>,
     /// What the other possible strategies would cost.
     pub others: Vec<(Strategy, Cost)>,
     /// What was asked for.
@@ -129,6 +135,25 @@ impl Plan {
         let written = self.written_schema();
         let leaves = written.fields_pre_order().filter(|field| field.children.is_empty()).count();
         Width { bytes: self.row_bytes(), columns: leaves as u64 }
+    }
+
+    /// The rows of `chunks` that are staged, and the bytes that go through for them.
+    pub(crate) fn amount_of<'a>(&self, chunks: impl IntoIterator<Item = &'a Chunk>) -> Amount {
+        let mut all = Amount::default();
+        for chunk in chunks {
+            let rows = if self.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
+            all.rows += rows;
+            all.chunks += 1;
+            if !self.is_aligned() {
+                all.bytes += chunk.bytes();
+            }
+        }
+        if self.is_aligned() {
+            let through = u128::from(self.through_bytes());
+            let bytes = through * u128::from(all.rows) / u128::from(self.rows.max(1));
+            all.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        }
+        all
     }
 
     /// Whether nothing is left to do.

@@ -135,10 +135,10 @@ async fn index_and_tidy(
     let id = session.journal.header().id.clone();
     // First of all: what going back reads there must outlive a cleanup.
     let tag = || tag::pin_swap(swapped, &id, swapped.version_id());
-    retrying(&ctx.progress, &ctx.cancel, "tagging the swapped version", tag).await?;
+    let tagged = retrying(&ctx.progress, &ctx.cancel, "tagging the swapped version", tag);
+    let ((), mut after) = tokio::try_join!(tagged, newest(swapped))?;
     let wanted = session.plan.rebuilds();
     let missing = index::missing(swapped, &wanted).await?.len() as u64;
-    let mut after = newest(swapped).await?;
     if missing > 0 {
         ctx.begin_phase(Phase::Index, Amount { chunks: missing, ..Amount::default() });
         let _building = span::index();
@@ -153,12 +153,17 @@ async fn index_and_tidy(
     }
     session.took(Phase::Index, began);
     let (rows, schema) = (session.rows_swapped(), session.plan.target.schema.clone());
-    let look = look(&ctx.location, swapped, rows, &schema);
-    let look = Box::pin(beating(ctx, &mut session.journal, Phase::Index, look)).await?;
+    let (keep, first) = (orphans::named_by(swapped), session.journal.header().first_version);
+    let both = async {
+        let looking = look(&ctx.location, swapped, rows, &schema);
+        tokio::try_join!(looking, orphans::find(&after, &id, &keep, first, None))
+    };
+    let both = Box::pin(beating(ctx, &mut session.journal, Phase::Index, both));
+    let (look, orphans) = both.await?;
     if look.failed.is_none() {
         ctx.say(format!("LanceDB counts {} and sees every field", counted(rows, "row")));
     }
-    session.journal.remove_orphans(&after, &orphans::named_by(swapped)).await?;
+    session.journal.clear_orphans(orphans).await?;
     if let Some(undo) = &session.journal.header().undo {
         tag::unpin(&after, &undo.id).await?;
     }
@@ -199,6 +204,7 @@ fn report_of(
         indices_dropped: plan.dropped_indices(),
         fields: fields.fields().iter().map(|field| field_text(field)).collect(),
         seconds: session.seconds.clone(),
+        store: ctx.store.traffic.figures(),
         notes: notes(ctx, plan).into_iter().chain(look.failed.iter().map(failed_text)).collect(),
         sample: look.sample,
     }

@@ -28,9 +28,8 @@ pub(crate) struct Planned {
 }
 
 pub(crate) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<Planned> {
-    database::expect_table(&ctx.location).await?;
+    let live = open_live(ctx, opener).await?;
     ctx.say(format!("connected to {}", ctx.location.database()));
-    let live = opener.live().await?;
     if let Some(planned) = &ctx.planned {
         planned.expect_schema(ctx.table(), &ArrowSchema::from(live.schema()))?;
     }
@@ -38,6 +37,18 @@ pub(crate) async fn plan_head(ctx: &Context, opener: &Opener) -> Result<Planned>
     let (request, data) = settle_joins(ctx, live.schema(), &ctx.request).await?;
     let plan = Plan::choose(&facts, &request, ctx.clock.now())?;
     Ok(Planned { plan, live, data, supply: None })
+}
+
+/// The live table. The database is only listed where there is none, for the error's sake.
+///
+/// # Errors
+/// `NoTable`, when it is not there; those of [`Opener::live`].
+pub(crate) async fn open_live(ctx: &Context, opener: &Opener) -> Result<Arc<Dataset>> {
+    if let Some(live) = opener.found().await? {
+        return Ok(live);
+    }
+    database::expect_table(&ctx.location).await?;
+    opener.live().await
 }
 
 /// The plan of the staged migration at `source`.

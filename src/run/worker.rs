@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance_table::format::{DataFile, Fragment};
 
 use crate::chunk::{Chunk, Origin};
@@ -195,13 +196,22 @@ impl Worker {
     /// The files of `fragments` that the migration wrote, as the store has them now.
     async fn files_of(&self, fragments: &[Fragment]) -> Result<Vec<StagedFile>> {
         let spec = &self.stager.files;
+        let files = spec.files();
         let own = |file: &&DataFile| is_data_file(&file.path, &spec.id);
-        let mut files = Vec::new();
-        for file in fragments.iter().flat_map(|fragment| &fragment.files).filter(own) {
-            let meta = spec.files().head(&spec.path(&file.path)).await?;
-            files.push(StagedFile::of(&file.path, meta));
-        }
-        Ok(files)
+        let names = fragments.iter().flat_map(|fragment| &fragment.files).filter(own);
+        let looks = names.map(|file| {
+            let (files, path, name) = (Arc::clone(&files), spec.path(&file.path), &file.path);
+            let told = self.verifier.take_dated(name);
+            async move {
+                let meta = match told {
+                    Some(meta) => meta,
+                    None => files.head(&path).await?,
+                };
+                Ok(StagedFile::of(name, meta))
+            }
+            .boxed()
+        });
+        stream::iter(looks.collect::<Vec<_>>()).buffered(files.files_at_once()).try_collect().await
     }
 }
 

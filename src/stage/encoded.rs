@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance_table::format::Fragment;
 use roaring::RoaringBitmap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -101,10 +101,14 @@ impl Stager {
     ) -> Result<(Digests, Aside)> {
         let mut digests = Digests::of(self.transform.schema())?;
         let mut aside = Aside::default();
-        for part in self.parts(chunk).await? {
-            let (written, taken, more) = match self.constant_file(&part).await? {
-                Some(file) => self.digest_constants(&part, file, digests).await?,
-                None => self.stage_part(&part, digests).await?,
+        let parts = self.parts(chunk).await?;
+        // Where one fails, those that were begun beside it are left: their names tell whose they are.
+        let constants: Vec<_> = parts.iter().map(|part| self.constant_file(part).boxed()).collect();
+        let mut constants = stream::iter(constants).buffered(self.files.files().files_at_once());
+        for part in &parts {
+            let (written, taken, more) = match constants.try_next().await?.flatten() {
+                Some(file) => self.digest_constants(part, file, digests).await?,
+                None => self.stage_part(part, digests).await?,
             };
             fragments.extend(written);
             digests = taken;
@@ -303,7 +307,7 @@ impl Stager {
         }
         let rebatch = Rebatch::to_rows(self.scan.batch_rows as usize);
         let state = Some((scanned, rebatch));
-        let rebatched = futures::stream::try_unfold(state, |state| async move {
+        let rebatched = stream::try_unfold(state, |state| async move {
             let Some((mut scanned, mut rebatch)) = state else { return Ok(None) };
             let scanning = span::scan();
             let batch = scanned.try_next().await?;
@@ -313,7 +317,7 @@ impl Stager {
                 None => Some((rebatch.flush()?, None)),
             })
         });
-        let flat = rebatched.map_ok(|batches| futures::stream::iter(batches).map(Ok));
+        let flat = rebatched.map_ok(|batches| stream::iter(batches).map(Ok));
         Ok(flat.try_flatten().boxed())
     }
 

@@ -62,9 +62,8 @@ impl FileSpec {
 
     /// Removes the files of `fragments`, as far as that goes: a later `abort` finds the rest by name.
     pub(super) async fn discard(&self, fragments: Vec<Fragment>) {
-        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
-            let _ = self.files().remove_whole(&self.path(&file.path)).await;
-        }
+        let files = fragments.iter().flat_map(|fragment| &fragment.files);
+        let _ = self.files().remove_whole(files.map(|file| self.path(&file.path)).collect()).await;
     }
 
     /// The fragment of the file `name`, which has `rows` and `bytes`.
@@ -170,7 +169,7 @@ impl<'a> FileBuilder<'a> {
         let (files, path) = (self.spec.files(), self.path());
         drop(self);
         // What lies beside it is finished already.
-        let _ = files.remove_whole(&path).await;
+        let _ = files.remove_whole(vec![path]).await;
     }
 }
 

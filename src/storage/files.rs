@@ -44,6 +44,11 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// Bytes of a read of pages, and reads ahead, that suit it.
     fn read_pace(&self) -> (u64, usize);
 
+    /// Files that are written, read or looked at at once: one where it answers at once.
+    fn files_at_once(&self) -> usize {
+        1
+    }
+
     /// Whether [`Self::local_file`] gives files: reading them takes no store then.
     fn has_local_files(&self) -> bool {
         false
@@ -61,7 +66,8 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// Whether a link stands at `path`, which only a disk can have.
     fn is_link(&self, path: &Path) -> bool;
 
-    /// Every data file of the migration `id` in `directory`, and its sidecars.
+    /// Every data file of the migration `id` in `directory`, and its sidecars; in a store also what is there to see whether it
+    /// can be written.
     async fn list_whole(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>>;
 
     /// What lies below `root`; nothing, when it is not there.
@@ -75,6 +81,11 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
 
     /// All of `file`, which is a small one.
     async fn read(&self, file: &Path) -> Result<Bytes>;
+
+    /// All of `file`, which is a small one, and what a listing would tell of it, where the store says that with it.
+    async fn read_dated(&self, file: &Path) -> Result<(Bytes, Option<ObjectMeta>)> {
+        Ok((self.read(file).await?, None))
+    }
 
     /// Opens the new `file` for writing. On a disk it is written under its own name, and durable after
     /// [`Self::sync`]; in an object store it appears when it is finished. `throttle` counts its bytes.
@@ -112,6 +123,15 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
 
     /// Removes `file`; one that is gone already is as good.
     async fn remove(&self, file: &Path) -> Result<()>;
+
+    /// Removes `files`, in any order; those that are gone already are as good. On a disk one after the other, in a store
+    /// many by a request where it can, and several requests at once.
+    async fn remove_all(&self, files: Vec<Path>) -> Result<()> {
+        for file in &files {
+            self.remove(file).await?;
+        }
+        Ok(())
+    }
 
     /// Removes the directories below `root`, and it, as far as they are empty. Only a disk has any; what is
     /// left does no harm, and what somebody makes there meanwhile stays. Gives whether `root` was one.
@@ -157,12 +177,16 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
         }
     }
 
-    /// Removes `file` and its sidecars; what is gone already is as good.
-    async fn remove_whole(&self, file: &Path) -> Result<()> {
-        for sidecar in self.sidecars(file).await? {
-            self.remove(&sidecar).await?;
+    /// Removes `files` and their sidecars, those first; what is gone already is as good.
+    async fn remove_whole(&self, files: Vec<Path>) -> Result<()> {
+        let mut sidecars = Vec::new();
+        for file in &files {
+            sidecars.append(&mut self.sidecars(file).await?);
         }
-        self.remove_empty(&names::sidecars_of(file));
-        self.remove(file).await
+        self.remove_all(sidecars).await?;
+        for file in &files {
+            self.remove_empty(&names::sidecars_of(file));
+        }
+        self.remove_all(files).await
     }
 }

@@ -16,6 +16,23 @@ const FREE_BITS: u32 = 16;
 /// A new name of a data file of the migration `id`. It begins with 24 random bits, as Lance's own names do,
 /// so that an object store spreads the files over its partitions.
 pub(crate) fn new_data_file(id: &str) -> String {
+    new_file(id)
+}
+
+/// What stands in the place of an id in the name of an object that is there for a moment, to see whether it can be written.
+const PROBE: &str = "probe";
+
+/// A new name of such an object, among data files.
+pub(crate) fn new_probe() -> String {
+    new_file(PROBE)
+}
+
+/// Whether `name` is that of one, which may be left by a run that died.
+pub(crate) fn is_probe(name: &str) -> bool {
+    is_data_file(name, PROBE)
+}
+
+fn new_file(id: &str) -> String {
     let random = Uuid::new_v4().simple().to_string();
     let (bits, rest) = random.split_at(6);
     let bits = u32::from_str_radix(bits, 16).unwrap_or_default();
@@ -104,6 +121,7 @@ mod tests {
         assert!(!is_data_file(&name, OTHER));
         assert!(!is_data_file("101100101101010011010110a1b2c3d4e5f6a7b8c9d0e1f2a3.lance", ID));
         assert_ne!(name, new_data_file(ID));
+        assert!(is_probe(&new_probe()) && !is_probe(&name) && !is_data_file(&new_probe(), ID));
         let sidecar = sidecars_of(&Path::from("data").join(name.as_str())).join("1.blob");
         assert_eq!(data_file_of(&sidecar), name);
     }

@@ -4,15 +4,18 @@ use std::{future::ready, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use chrono::SubsecRound as _;
+use futures::{StreamExt, TryStreamExt, stream};
 use lance_io::{object_store::ObjectStore, traits::Writer};
 use object_store::{ObjectMeta, ObjectStoreExt as _, path::Path};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::error::{Doing, Result};
-use crate::limits::{DISK_PACE, STORE_PACE};
+use crate::limits::{DISK_PACE, STORE_FILES_AT_ONCE, STORE_PACE};
 use crate::storage::files::{DataFiles, Tree};
-use crate::storage::names::{data_file_of, directory_of, is_data_file, new_data_file, sidecars_of};
+use crate::storage::names::{
+    data_file_of, directory_of, is_data_file, is_probe, new_data_file, sidecars_of,
+};
 use crate::storage::{disk::is_link, throttle::Throttle};
 
 /// Bytes of a read, when an object is copied through this process.
@@ -39,6 +42,14 @@ impl Objects {
                 path = path.clone().join(part);
                 is_link(&path) == Some(false)
             })
+    }
+
+    /// As every answer of the store tells it: without its tag, which stores write differently in a listing and elsewhere, and
+    /// dated by whole seconds, since some list milliseconds (`GCS`, `MinIO`), and the header of an object never has any.
+    fn as_told(&self, meta: ObjectMeta) -> ObjectMeta {
+        let seconds = meta.last_modified.trunc_subsecs(0);
+        let last_modified = if self.has_links { meta.last_modified } else { seconds };
+        ObjectMeta { e_tag: None, last_modified, ..meta }
     }
 
     /// Copies through this process: stores copy objects up to a size only (5 GB on S3).
@@ -71,16 +82,25 @@ impl DataFiles for Objects {
         if self.store.scheme() == "memory" { DISK_PACE } else { STORE_PACE }
     }
 
+    fn files_at_once(&self) -> usize {
+        if self.store.scheme() == "memory" { 1 } else { STORE_FILES_AT_ONCE }
+    }
+
     fn is_link(&self, path: &Path) -> bool {
         self.has_links && is_link(path) == Some(true)
     }
 
     async fn list_whole(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {
         let listed = self.store.list(Some(directory.clone())).try_filter(|meta| {
-            let ours = is_data_file(&data_file_of(&meta.location), id);
+            let name = data_file_of(&meta.location);
+            let ours = is_data_file(&name, id) || is_probe(&name);
             ready(ours && self.is_without_links(directory, &meta.location))
         });
-        listed.map_ok(untagged).try_collect().await.doing(|| format!("list {directory}"))
+        listed
+            .map_ok(|meta| self.as_told(meta))
+            .try_collect()
+            .await
+            .doing(|| format!("list {directory}"))
     }
 
     async fn tree(&self, root: &Path) -> Result<Tree> {
@@ -99,12 +119,18 @@ impl DataFiles for Objects {
 
     async fn head(&self, file: &Path) -> Result<ObjectMeta> {
         let meta = self.store.inner.head(file).await;
-        Ok(untagged(meta.doing(|| format!("look at {file}"))?))
+        Ok(self.as_told(meta.doing(|| format!("look at {file}"))?))
     }
 
     async fn read(&self, file: &Path) -> Result<Bytes> {
+        Ok(self.read_dated(file).await?.0)
+    }
+
+    async fn read_dated(&self, file: &Path) -> Result<(Bytes, Option<ObjectMeta>)> {
         let doing = || format!("read {file}");
-        self.store.inner.get(file).await.doing(doing)?.bytes().await.doing(doing)
+        let got = self.store.inner.get(file).await.doing(doing)?;
+        let meta = self.as_told(got.meta.clone());
+        Ok((got.bytes().await.doing(doing)?, Some(meta)))
     }
 
     async fn create(&self, file: &Path, throttle: &Arc<Throttle>) -> Result<Box<dyn Writer>> {
@@ -139,9 +165,16 @@ impl DataFiles for Objects {
             Err(error) => Err(error).doing(|| format!("remove {file}")),
         }
     }
-}
 
-/// Without its tag: stores write it differently in a listing and elsewhere.
-fn untagged(meta: ObjectMeta) -> ObjectMeta {
-    ObjectMeta { e_tag: None, ..meta }
+    async fn remove_all(&self, files: Vec<Path>) -> Result<()> {
+        let count = files.len();
+        let mut removed = self.store.inner.delete_stream(stream::iter(files).map(Ok).boxed());
+        while let Some(removed) = removed.next().await {
+            match removed {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error).doing(|| format!("remove {count} files")),
+            }
+        }
+        Ok(())
+    }
 }

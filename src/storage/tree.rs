@@ -39,16 +39,17 @@ pub(crate) async fn clear_table(
     }
     let links = tree.links.iter().map(|link| (link, true));
     let all = links.chain(tree.files.iter().map(|file| (&file.location, false)));
-    let mut left = Vec::new();
+    let (mut gone, mut left) = (Vec::new(), Vec::new());
     for (location, is_link) in all.filter(|(location, _)| last != Some(*location)) {
         let name = below(root, location);
         let goes = if is_link { is_manifest(&name) } else { is_of_a_table(&name) };
         if goes {
-            files.remove(location).await?;
+            gone.push(location.clone());
         } else {
             left.push(name);
         }
     }
+    files.remove_all(gone).await?;
     left.sort();
     Ok(left)
 }

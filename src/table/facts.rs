@@ -37,6 +37,7 @@ pub(crate) async fn facts(
         staged: Vec::new(),
         indices,
         state: state(dataset).await?,
+        in_store: location.directory().is_none(),
         free_bytes: location.directory().and_then(|place| fs4::available_space(place).ok()),
     })
 }

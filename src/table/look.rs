@@ -46,11 +46,16 @@ pub(crate) async fn look(
     rows: u64,
     schema: &Schema,
 ) -> Result<Look> {
-    // Where files cannot be opened here, those who read them say why.
-    let shown = shown(version).await.unwrap_or_else(|_| version.schema().clone());
     let doing = format!("look at `{}` with LanceDB", location.table());
-    let expected = (version.version_id(), rows, schema);
-    match guarded(&doing, query(location, expected, &shown)).await {
+    let opening = guarded(&doing, open_at(location, version.version_id()));
+    let (shown, opened) = tokio::join!(shown(version), opening);
+    // Where files cannot be opened here, those who read them say why.
+    let shown = shown.unwrap_or_else(|_| version.schema().clone());
+    let seen = match opened {
+        Ok(opened) => guarded(&doing, query(&opened, rows, schema, &shown)).await,
+        Err(error) => Err(error),
+    };
+    match seen {
         Ok(sample) => Ok(Look { sample, failed: None }),
         Err(error) if error.kind() == Kind::Failed => match first_rows(version, &shown).await {
             Ok(sample) => Ok(Look { sample, failed: Some(error) }),
@@ -60,18 +65,25 @@ pub(crate) async fn look(
     }
 }
 
-/// Looks at `version` with LanceDB, which should have so many `rows` and the fields of `schema`.
-async fn query(
-    location: &Location,
-    (version, rows, schema): (u64, u64, &Schema),
-    shown: &Schema,
-) -> Result<Vec<RecordBatch>> {
+/// The table at `version`, as LanceDB opens it.
+async fn open_at(location: &Location, version: u64) -> Result<lancedb::Table> {
     let table = location.table();
     let connection = connect(location).await?;
     let opened = connection.open_table(table).execute().await;
     let opened = opened.doing(|| format!("open `{table}` with LanceDB"))?;
     let at = opened.checkout(version).await;
     at.doing(|| format!("open version {version} of `{table}` with LanceDB"))?;
+    Ok(opened)
+}
+
+/// Looks at the `opened` table with LanceDB, which should have so many `rows` and the fields of `schema`.
+async fn query(
+    opened: &lancedb::Table,
+    rows: u64,
+    schema: &Schema,
+    shown: &Schema,
+) -> Result<Vec<RecordBatch>> {
+    let table = opened.name();
     let counted = opened.count_rows(None).await;
     let counted = counted.doing(|| format!("count the rows of `{table}` with LanceDB"))?;
     if counted as u64 != rows {

@@ -3,6 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use futures::try_join;
 use lance::Dataset;
 use lance_io::object_store::ObjectStore;
 use lance_table::{format::Manifest, io::manifest::read_manifest};
@@ -21,9 +22,9 @@ pub(crate) struct Removed {
     pub bytes: u64,
 }
 
-/// The names of the data files and deletion files that `live` is made of.
+/// The names of the data files and deletion files that `live` is made of, and of its transaction.
 pub(crate) fn named_by(live: &Dataset) -> HashSet<String> {
-    let mut names = HashSet::new();
+    let mut names: HashSet<String> = live.manifest().transaction_file.iter().cloned().collect();
     for fragment in live.iter_fragments() {
         names.extend(fragment.files.iter().map(|file| file.path.clone()));
         let deletions = fragment.deletion_file.as_ref();
@@ -39,8 +40,8 @@ pub(crate) struct Orphans {
     found: Vec<ObjectMeta>,
 }
 
-/// Finds every file of the migration `id` below `live` that is not in `keep` (names of data files and deletion
-/// files) and that no version names. Transactions and indices are looked for in the versions from `since` on; where
+/// Finds every file of the migration `id` below `live` that is not in `keep` (names of data files, deletion
+/// files and transactions) and that no version names. Transactions and indices are looked for in the versions from `since` on; where
 /// there are more than `at_most` of these, if that is given, they are left to Lance's cleanup.
 ///
 /// # Errors
@@ -55,19 +56,25 @@ pub(crate) async fn find(
     let store = store_of(live).await?;
     let files = files::of(&store);
     let root = live.branch_location().path;
-    let mut found = Vec::new();
-    for meta in files.list_whole(&live.data_dir(), id).await? {
-        found.extend((!keep.contains(&data_file_of(&meta.location))).then_some(meta));
-    }
-    for meta in files.list_below(&deletion::directory(&root)).await? {
-        let ours = is_deletion_file(name_of(&meta), id) && !keep.contains(name_of(&meta));
-        found.extend(ours.then_some(meta));
-    }
-    for meta in files.list_below(&live.versions_dir()).await? {
+    let (data_dir, deletions_dir, versions_dir) =
+        (live.data_dir(), deletion::directory(&root), live.versions_dir());
+    let (mut found, deletions, versions, mut uncommitted) = try_join!(
+        files.list_whole(&data_dir, id),
+        files.list_below(&deletions_dir),
+        files.list_below(&versions_dir),
+        uncommitted(live, files.as_ref(), id, keep, (since, at_most)),
+    )?;
+    found.retain(|meta| !keep.contains(&data_file_of(&meta.location)));
+    found.extend(
+        deletions
+            .into_iter()
+            .filter(|meta| is_deletion_file(name_of(meta), id) && !keep.contains(name_of(meta))),
+    );
+    for meta in versions {
         let ours = is_no_version(&meta) && is_manifest_of(&store, &meta, id).await;
         found.extend(ours.then_some(meta));
     }
-    found.extend(uncommitted(live, files.as_ref(), id, since, at_most).await?);
+    found.append(&mut uncommitted);
     // Only now: a file written after the listing is not in it, and one adopted before is in the newest version.
     let named = named_by(&*newest(live).await?);
     found.retain(|meta| !named.contains(&data_file_of(&meta.location)));
@@ -75,6 +82,11 @@ pub(crate) async fn find(
 }
 
 impl Orphans {
+    /// Whether there are none.
+    pub(crate) fn are_none(&self) -> bool {
+        self.found.is_empty()
+    }
+
     /// Removes them. Whoever has a journal makes sure first that it is still its own: another run that adopts one of
     /// these files has taken the journal over.
     ///
@@ -85,8 +97,9 @@ impl Orphans {
     /// Finding and removing them again removes the rest.
     pub(crate) async fn clear(self) -> Result<Removed> {
         let mut removed = Removed::default();
+        let places = self.found.iter().map(|meta| meta.location.clone());
+        self.files.remove_all(places.collect()).await?;
         for meta in self.found {
-            self.files.remove(&meta.location).await?;
             if meta.location.extension() == Some("blob") {
                 self.files.remove_empty(&directory_of(&meta.location));
             }
@@ -110,17 +123,20 @@ pub(crate) async fn clear(
     find(live, id, keep, since, Some(history::LOOK_MAX)).await?.clear().await
 }
 
-/// The transaction files and index files of the migration that no version names, as [`find`] looks for them.
+/// The transaction files and index files of the migration that no version names, as [`find`] looks for them, but for
+/// transactions that are in `keep`.
 async fn uncommitted(
     live: &Dataset,
     files: &dyn DataFiles,
     id: &str,
-    since: u64,
-    at_most: Option<u64>,
+    keep: &HashSet<String>,
+    (since, at_most): (u64, Option<u64>),
 ) -> Result<Vec<ObjectMeta>> {
-    let mut transactions = files.list_below(&live.transactions_dir()).await?;
-    transactions.retain(|meta| is_uuid(transaction_of(meta).1, id));
-    let mut indices = files.list_below(&live.indices_dir()).await?;
+    let (transactions_dir, indices_dir) = (live.transactions_dir(), live.indices_dir());
+    let (mut transactions, mut indices) =
+        try_join!(files.list_below(&transactions_dir), files.list_below(&indices_dir))?;
+    transactions
+        .retain(|meta| is_uuid(transaction_of(meta).1, id) && !keep.contains(name_of(meta)));
     indices.retain(|meta| is_uuid(&uuid_of(meta, &live.indices_dir()), id));
     let names = transactions.iter().map(|meta| name_of(meta).to_owned());
     let uuids = indices.iter().map(|meta| uuid_of(meta, &live.indices_dir()));

@@ -3,16 +3,18 @@
 
 pub(crate) mod published;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::{compute::filter_record_batch, datatypes::Schema as ArrowSchema};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance_file::reader::ReaderProjection;
 use lance_file::versions::{
     physical_column_count, reader_projection_from_column_names, reader_projection_from_whole_schema,
 };
 use lance_table::format::{DataFile, Fragment};
+use object_store::ObjectMeta;
 use roaring::RoaringBitmap;
 
 use crate::error::{Doing, Error, Kind, Result};
@@ -24,7 +26,7 @@ use crate::transform::{digest::Digest, pool::Digests, pool::Pool};
 use crate::{chunk::ChunkId, schema::blob, settings::Verify, span, storage::blob::Blobs};
 
 /// Rows that a quick verification reads of each file.
-const QUICK_ROWS: usize = 100;
+const QUICK_ROWS: u64 = 100;
 
 /// What is left of a chunk once rows of it were deleted: its fragments, and the rows of each that are deleted.
 pub(crate) type Left = Vec<(Fragment, RoaringBitmap)>;
@@ -40,6 +42,8 @@ pub(crate) struct Verifier {
     constants: Constants,
     /// Whether every column is a constant.
     are_constant: bool,
+    /// What the store told of files when it gave their bytes, by name.
+    dated: Arc<Mutex<HashMap<String, ObjectMeta>>>,
 }
 
 /// What was staged for a chunk, verified and durable. Nothing else may be recorded.
@@ -73,7 +77,13 @@ impl Verifier {
             pool: stager.pool.clone(),
             constants: stager.constants.clone(),
             are_constant: stager.columns.are_constant(),
+            dated: Arc::default(),
         }
+    }
+
+    /// What the store told of the file `name` when it gave the bytes that were verified, if it did: told once.
+    pub(crate) fn take_dated(&self, name: &str) -> Option<ObjectMeta> {
+        self.dated.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
     /// Compares what was `staged` with what was expected of it, and makes it durable.
@@ -195,14 +205,18 @@ impl Verifier {
         let read =
             if all { ArrowSchema::from(schema) } else { ArrowSchema::from(&*projection.schema) };
         let mut digests = Digests::of(&read)?;
-        for fragment in &staged.fragments {
-            let batches = if all {
-                self.read_unless(fragment, u64::MAX).await?
-            } else {
-                // Beside copied pages, all others are constants.
-                let batch_rows = self.constants.batch_rows;
-                self.read(fragment, u64::MAX, projection.clone(), batch_rows).await?
-            };
+        let projection = &projection;
+        let opened = staged.fragments.iter().map(|fragment| async move {
+            if all {
+                return self.read_unless(fragment, u64::MAX).await;
+            }
+            // Beside copied pages, all others are constants.
+            let batch_rows = self.constants.batch_rows;
+            self.read(fragment, u64::MAX, projection.clone(), batch_rows).await
+        });
+        let opened: Vec<_> = opened.map(FutureExt::boxed).collect();
+        let mut opened = stream::iter(opened).buffered(self.files.files().files_at_once());
+        while let Some(batches) = opened.try_next().await? {
             digests = self.digest(digests, batches, &RoaringBitmap::new()).await?;
         }
         compare_rows(staged, digests.rows())?;
@@ -220,21 +234,23 @@ impl Verifier {
 
     /// Counts the rows of every file, and reads the first ones.
     async fn first_rows(&self, staged: &Staged) -> Result<()> {
-        let mut rows = 0;
-        for fragment in &staged.fragments {
-            rows += fragment.physical_rows.unwrap_or_default() as u64;
-            let first = fragment.physical_rows.unwrap_or_default().min(QUICK_ROWS);
-            let batches = self.read_unless(fragment, first as u64).await?;
-            let read: Vec<RecordBatch> = batches.try_collect().await?;
-            let read: usize = read.iter().map(RecordBatch::num_rows).sum();
-            if read != first {
-                let chunk = staged.chunk;
-                return Err(Error::mismatch(format!(
-                    "chunk {chunk} gave {read} of its first {first} rows"
-                )));
+        let rows_of = |fragment: &Fragment| fragment.physical_rows.unwrap_or_default() as u64;
+        let reads = staged.fragments.iter().map(|fragment| async move {
+            let first = rows_of(fragment).min(QUICK_ROWS);
+            let batches = self.read_unless(fragment, first).await?;
+            let read = batches.map_ok(|batch| batch.num_rows() as u64);
+            let read = read.try_fold(0, |sum, rows| std::future::ready(Ok(sum + rows))).await?;
+            if read == first {
+                return Ok(());
             }
-        }
-        compare_rows(staged, rows)
+            let chunk = staged.chunk;
+            let text = format!("chunk {chunk} gave {read} of its first {first} rows");
+            Err(Error::mismatch(text))
+        });
+        let reads: Vec<_> = reads.map(FutureExt::boxed).collect();
+        let reads = stream::iter(reads).buffered(self.files.files().files_at_once());
+        reads.try_collect::<()>().await?;
+        compare_rows(staged, staged.fragments.iter().map(rows_of).sum())
     }
 
     /// Takes `batches`, without the rows that are `deleted`, into `digests`.
@@ -265,7 +281,12 @@ impl Verifier {
         let file = file_of(fragment)?;
         let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
         if self.are_constant && size <= REPEATED_FILE_BYTES {
-            let bytes = self.files.files().read(&self.files.path(&file.path)).await?;
+            let path = self.files.path(&file.path);
+            let (bytes, meta) = self.files.files().read_dated(&path).await?;
+            if let Some(meta) = meta {
+                let mut dated = self.dated.lock().unwrap_or_else(PoisonError::into_inner);
+                dated.insert(file.path.clone(), meta);
+            }
             let held = fragment.physical_rows.unwrap_or_default() as u64;
             if let Some(batches) = self.constants.rows_of(&bytes, held, rows).await? {
                 return Ok(batches);

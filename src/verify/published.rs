@@ -337,8 +337,11 @@ async fn expect_there(dataset: &Dataset) -> Result<()> {
     let gone = |what: &str, name: &str| {
         Error::mismatch(format!("version {version} names the {what} {name}, which is gone"))
     };
-    let data = names(files, &dataset.data_dir()).await?;
-    let deletions = names(files, &deletion::directory(&root)).await?;
+    let (data_dir, deletions_dir) = (dataset.data_dir(), deletion::directory(&root));
+    let deletes = dataset.iter_fragments().any(|fragment| fragment.deletion_file.is_some());
+    let listing =
+        async { if deletes { names(files, &deletions_dir).await } else { Ok(HashSet::new()) } };
+    let (data, deletions) = futures::try_join!(names(files, &data_dir), listing)?;
     for fragment in dataset.iter_fragments() {
         let mut own = fragment.files.iter().filter(|file| file.base_id.is_none());
         if let Some(file) = own.find(|file| !data.contains(&file.path)) {

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures::future::{Either, select};
 use lance::Dataset;
 
 use crate::error::{Error, Kind, Result};
 use crate::run::copier::{copy, tell_verified};
 use crate::run::cutover::{Swap, indices::build_indices, swap};
 use crate::run::preflight::{preflight, quarantine::quarantine};
+use crate::run::probe::probe;
 use crate::run::{
     after::finish, context::Context, hints::kept, hold::hold, planning::plan_head, report::Ended,
     session::Session, staged::refuse_staged, supplying::close_supply,
@@ -18,9 +20,24 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;
     let opener = ctx.opener();
     let began = Instant::now();
-    let planned = plan_head(ctx, &opener).await?;
-    refuse_staged(ctx, &opener).await?;
-    let planned = preflight(ctx, planned).await?;
+    let planning = Box::pin(plan_head(ctx, &opener));
+    let looking = Box::pin(refuse_staged(ctx, &opener));
+    // At once, since a store takes its time; what is wrong with the plan is told first.
+    let planned = match select(planning, looking).await {
+        Either::Left((planned, looking)) => {
+            let planned = planned?;
+            looking.await?;
+            planned
+        }
+        Either::Right((free, planning)) => {
+            let planned = planning.await?;
+            free?;
+            planned
+        }
+    };
+    let (live, plan) = (Arc::clone(&planned.live), planned.plan.clone());
+    let (planned, ()) =
+        tokio::try_join!(Box::pin(preflight(ctx, planned)), Box::pin(probe(ctx, &live, &plan)))?;
     if planned.plan.is_nothing() {
         return Ok(Ended::Nothing(Box::new(planned.plan)));
     }

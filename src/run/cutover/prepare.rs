@@ -265,10 +265,7 @@ impl Prepared {
         let files = data_files_of(live).await?;
         let lost = if lost { self.deletions.as_slice() } else { &[] };
         let versions = self.versions.iter().map(|version| &version.manifest_location().path);
-        for path in versions.chain(lost) {
-            files.remove(path).await?;
-        }
-        Ok(())
+        files.remove_all(versions.chain(lost).cloned().collect()).await
     }
 }
 

@@ -1,0 +1,76 @@
+//! Whether an object store takes writes, and commits safely, tried before hours are spent on reading it.
+
+use lance::Dataset;
+use object_store::path::Path;
+use object_store::{Error as StoreError, PutMode, PutPayload};
+
+use crate::error::{Doing as _, Error, Kind, Result};
+use crate::plan::Plan;
+use crate::retry::is_denied;
+use crate::run::context::Context;
+use crate::schema::column::Column;
+use crate::storage::{files::DataFiles, names};
+use crate::table::open::{data_files_of, store_of};
+
+/// Tries whether an empty object can be written beside the data of `live`, not twice, and removed: where the store is one
+/// of which that cannot be known, and where `plan` is one that reads rows before it writes any.
+///
+/// # Errors
+/// `Refused`, when it may not be written or removed, or is written twice: then two writers of the table can both believe
+/// that they committed.
+///
+/// # Crash
+/// The object is left; whatever looks for a migration's leftovers in this table removes it, and so does LanceDB's cleanup.
+pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<()> {
+    let is_known = ctx.location.endpoint().is_none();
+    let reads = plan.target.columns.iter().any(Column::is_checked);
+    if ctx.location.directory().is_some() || plan.is_nothing() || (is_known && !reads) {
+        return Ok(());
+    }
+    if !["s3", "gs", "az", "abfss"].contains(&store_of(live).await?.scheme()) {
+        return Ok(());
+    }
+    let files = data_files_of(live).await?;
+    let name = live.data_dir().join(names::new_probe());
+    let written = twice(files.as_ref(), &name, is_known).await;
+    let removed = files.remove(&name).await;
+    if written.map_err(|error| not_allowed(ctx, "write", error))? {
+        let message = "this store overwrites objects that are to be written only where none is, so two writers of a \
+                       table can both believe that they committed";
+        let advice = "ask for a newer version of its server: LanceDB's own commits are not safe on this one either";
+        return Err(Error::refused(message).with_advice(advice));
+    }
+    removed.map_err(|error| not_allowed(ctx, "remove", error))
+}
+
+/// Writes a new object, and, unless it is known what becomes of it, a second one in its place. True, if that went.
+async fn twice(files: &dyn DataFiles, name: &Path, once: bool) -> Result<bool> {
+    let new = || files.store().put_opts(name, PutPayload::new(), PutMode::Create.into());
+    let doing = || format!("write {name}");
+    match new().await {
+        // A reply may have been lost, and the request sent again by the store's client.
+        Ok(_) | Err(StoreError::AlreadyExists { .. }) if once => return Ok(false),
+        Ok(_) => {}
+        Err(StoreError::AlreadyExists { .. }) => return Ok(false),
+        Err(error) => return Err(error).doing(doing),
+    }
+    match new().await {
+        Ok(_) => Ok(true),
+        Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
+        Err(error) => Err(error).doing(doing),
+    }
+}
+
+fn not_allowed(ctx: &Context, what: &str, error: Error) -> Error {
+    if error.kind() != Kind::Failed || !is_denied(&error) {
+        return error;
+    }
+    let uri = ctx.location.uri();
+    let advice = format!(
+        "relance lists, reads, writes and removes objects below {uri} and {}: let these credentials do so",
+        ctx.location.staging_uri()
+    );
+    Error::refused(format!("these credentials may not {what} objects of {uri}"))
+        .with_advice(&advice)
+        .caused_by(error)
+}
