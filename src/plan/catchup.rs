@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use roaring::RoaringBitmap;
 
 use crate::chunk::{Chunk, Origin, signatures};
+use crate::plan::amounts::{count_text, counted};
 use crate::settings::Settings;
 
 /// Staged files that are older get a new date: Lance's cleanup removes files that no version names
@@ -160,6 +161,19 @@ impl Rounds {
     /// Whether `settings` say to give up, `elapsed` after everything was staged for the first time.
     pub(crate) fn give_up(&self, settings: &Settings, elapsed: Duration) -> bool {
         self.count >= settings.max_rounds || elapsed >= settings.cutover_timeout
+    }
+
+    /// Why they come to no end, when they took `elapsed`.
+    pub(crate) fn text(&self, elapsed: Duration) -> String {
+        let (written, staged) = self.rates(elapsed);
+        format!(
+            "is written to faster than the migration catches up: {} in {:.1} s, and somebody committed in each of \
+             them. Others make {} rows/s to stage, staging does {} rows/s",
+            counted(u64::from(self.count), "round"),
+            elapsed.as_secs_f64(),
+            count_text(written),
+            count_text(staged)
+        )
     }
 
     /// Rows a second that others change, and rows a second that are staged.

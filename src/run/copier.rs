@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lance::Dataset;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::interval;
 
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
-use crate::plan::amounts::{count_text, counted};
+use crate::plan::amounts::counted;
 use crate::plan::catchup::{Need, Rounds};
 use crate::progress::{Amount, Event};
 use crate::run::lease::{BEAT, checkpoint, store_time};
@@ -20,9 +21,7 @@ use crate::run::{
     worker::Worker,
 };
 use crate::span::{self, Doing};
-use crate::{
-    limits::MemoryPlan, phase::Phase, plan::Plan, retry::retrying, settings::Verify, spent::GoesOn,
-};
+use crate::{limits::MemoryPlan, phase::Phase, retry::retrying, settings::Verify, spent::GoesOn};
 
 /// The same for the largest tables.
 const BEAT_MAX: Duration = Duration::from_secs(20);
@@ -35,6 +34,9 @@ const BEAT_SHARE: u32 = 20;
 fn next_beat(took: Duration) -> Duration {
     (took * BEAT_SHARE).clamp(BEAT, BEAT_MAX)
 }
+
+/// Catching up that takes less is not followed by a look at the table.
+const SHORT_LAP: Duration = Duration::from_secs(1);
 
 /// How often the control file is looked at.
 const LISTEN: Duration = Duration::from_secs(1);
@@ -151,7 +153,7 @@ pub(crate) fn tell_verified(ctx: &Context, session: &Session) {
     for nulled in &nulled {
         how = format!("{how}; {}", nulled.text());
     }
-    let total = amount(&session.plan, &session.plan.chunks);
+    let total = session.plan.amount_of(&session.plan.chunks);
     ctx.progress.event(Event::Began { phase: Phase::Verify, total, done: total });
     ctx.say(format!("verified {rows} in {chunks}: {how}"));
 }
@@ -218,7 +220,8 @@ impl<'a> Copier<'a> {
 
     /// Starts tasks while there are workers and memory free.
     fn fill(&mut self) {
-        let memory = MemoryPlan::of(&self.ctx.settings);
+        let in_store = self.ctx.location.directory().is_none();
+        let memory = MemoryPlan::of(&self.ctx.settings).for_store(in_store);
         while let Some(task) = self.waiting.front() {
             let held = self.executor.held_bytes(task);
             let in_use = self.in_flight.values().map(|other| other.held).sum();
@@ -249,14 +252,20 @@ impl<'a> Copier<'a> {
         if self.ctx.cancel.is_cancelled() {
             return Err(self.ctx.interrupted());
         }
-        if !self.session.lags(self.ctx).await? {
+        // After a short lap the swap's own look is soon enough: every request more is time in which others commit.
+        let news = match self.lap.took {
+            took if took < SHORT_LAP && self.followed => None,
+            _ => self.session.news(self.ctx).await?,
+        };
+        let Some(live) = news else {
+            self.session.pinned().await?;
             return Ok(false);
-        }
+        };
         let rounds = self.session.rounds;
         if rounds.give_up(&self.ctx.settings, everything) {
             return Err(not_converging(self.ctx, &rounds, everything));
         }
-        self.follow().await?;
+        self.follow(live).await?;
         self.session.rounds.count += 1;
         let rows: u64 = self.waiting.iter().map(Task::rows).sum();
         self.session.rounds.rows += rows;
@@ -282,17 +291,17 @@ impl<'a> Copier<'a> {
         if catching_up || ended.elapsed() < self.lap.took {
             return Ok(());
         }
-        if self.session.lags(self.ctx).await? {
-            self.follow().await?;
+        if let Some(live) = self.session.news(self.ctx).await? {
+            self.follow(live).await?;
         }
         Ok(())
     }
 
-    /// Moves the plan to the head; what is in progress for fragments that are still there goes on.
-    async fn follow(&mut self) -> Result<()> {
+    /// Moves the plan to `live`; what is in progress for fragments that are still there goes on.
+    async fn follow(&mut self, live: Arc<Dataset>) -> Result<()> {
         self.lap = Lap { began: Instant::now(), ended: None, took: self.lap.took, rows: 0 };
         self.followed = true;
-        self.session.move_to_head(self.ctx).await?;
+        self.session.move_to(self.ctx, live).await?;
         fill_joins(self.ctx, self.session).await?;
         self.executor = Arc::new(Worker::of(self.ctx, self.session).await?);
         self.places = places(&self.session.plan.chunks);
@@ -398,6 +407,8 @@ impl<'a> Copier<'a> {
             let _ = self.take_in(Some(done));
         }
         self.running.shutdown().await;
+        // Nothing is written once this run has let go. What kept it from pinning is not the first error.
+        let _ = self.session.pinned().await;
         if error.kind() == Kind::Locked {
             return error;
         }
@@ -411,9 +422,9 @@ impl<'a> Copier<'a> {
 
     fn tell_amounts(&self, phase: Phase) {
         let plan = &self.session.plan;
-        let (mut total, mut done) = (amount(plan, &plan.chunks), Amount::default());
+        let (mut total, mut done) = (plan.amount_of(&plan.chunks), Amount::default());
         let staged = self.waiting.iter().filter_map(Task::to_stage);
-        let mut left = amount(plan, staged);
+        let mut left = plan.amount_of(staged);
         left.chunks = self.waiting.len() as u64;
         let deleted = self.waiting.iter().filter(|task| task.to_stage().is_none());
         left.rows += deleted.map(Task::rows).sum::<u64>();
@@ -433,36 +444,9 @@ fn places(chunks: &[Chunk]) -> HashMap<Vec<Signature>, usize> {
 }
 
 fn not_converging(ctx: &Context, rounds: &Rounds, elapsed: Duration) -> Error {
-    let (written, staged) = rounds.rates(elapsed);
-    let table = ctx.table();
-    Error::interrupted(format!(
-        "`{table}` is written to faster than the migration catches up: {} in {:.1} s. \
-         Others make {} rows/s to stage, staging does {} rows/s",
-        counted(u64::from(rounds.count), "round"),
-        elapsed.as_secs_f64(),
-        count_text(written),
-        count_text(staged)
-    ))
-    .with_advice("write less for a while, or raise --max-rounds, --cutover-timeout or --workers")
-}
-
-/// The rows of `chunks` that are staged, and the bytes that go through for them.
-fn amount<'a>(plan: &Plan, chunks: impl IntoIterator<Item = &'a Chunk>) -> Amount {
-    let mut all = Amount::default();
-    for chunk in chunks {
-        let rows = if plan.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
-        all.rows += rows;
-        all.chunks += 1;
-        if !plan.is_aligned() {
-            all.bytes += chunk.bytes();
-        }
-    }
-    if plan.is_aligned() {
-        let through = u128::from(plan.through_bytes());
-        let bytes = through * u128::from(all.rows) / u128::from(plan.rows.max(1));
-        all.bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    }
-    all
+    let what = format!("`{}` {}", ctx.table(), rounds.text(elapsed));
+    let advice = "write less for a while, or raise --max-rounds, --cutover-timeout or --workers";
+    Error::interrupted(what).with_advice(advice)
 }
 
 #[cfg(test)]

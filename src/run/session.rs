@@ -4,15 +4,16 @@ use std::collections::{HashMap, HashSet};
 use std::{sync::Arc, time::Instant};
 
 use lance::Dataset;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::chunk::{Chunk, ChunkId, Origin};
-use crate::error::{Doing as _, Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
 use crate::plan::catchup::{Need, Rounds};
 use crate::plan::{Nulled, Plan, Request, amounts::counted};
 use crate::run::lease::{checkpoint, lease_of, store_time};
-use crate::run::planning::{Planned, plan_staged};
+use crate::run::planning::Planned;
 use crate::run::staged::{describe_locked, expect_writable};
 use crate::run::supplying::begin_supply;
 use crate::run::{
@@ -20,13 +21,12 @@ use crate::run::{
     report::seconds,
 };
 use crate::settings::{ROWS_PER_FILE, Verify};
-use crate::table::open::{data_files_of, newest};
-use crate::table::{history, tag};
+use crate::table::{open::data_files_of, tag};
 use crate::transform::{digest::DIGEST_VERSION, pool::Pool};
 use crate::verify::published::{Intent, staged_files};
 use crate::{
     budget::Budget, limits::MemoryPlan, phase::Phase, process::Running, progress::Event,
-    retry::retrying, storage::throttle::Throttle, supply::Supply, table::history::RollbackPoint,
+    retry::retrying, storage::throttle::Throttle, supply::Supply,
 };
 
 /// A migration that is under way: what a run carries from phase to phase.
@@ -51,6 +51,10 @@ pub(crate) struct Session {
     pub prebuilt: Prebuilt,
     /// What gives values from elsewhere.
     pub supply: Option<Arc<Supply>>,
+    /// Moves the pin to the source.
+    pub pinning: JoinSet<Result<()>>,
+    /// When all staged files were last listed.
+    pub listed: Option<Instant>,
     /// What this run copied to the quarantine.
     pub quarantined: Option<Quarantined>,
     _running: Running,
@@ -108,6 +112,8 @@ impl Session {
             seconds: vec![(Phase::Plan, seconds(began.elapsed()))],
             prebuilt: Prebuilt::default(),
             supply: None,
+            pinning: JoinSet::new(),
+            listed: None,
             quarantined: None,
             _running: running,
         }))
@@ -146,35 +152,6 @@ impl Session {
             Some((_, sum)) => *sum = ((*sum + more) * 1_000.0).round() / 1_000.0,
             None => self.seconds.push((phase, more)),
         }
-    }
-
-    /// Moves source, plan and journal to the newest version of the table: what others left alone stays staged.
-    ///
-    /// # Errors
-    /// `Locked`, when another run took over; `Refused`, when others changed the schema.
-    pub(crate) async fn move_to_head(&mut self, ctx: &Context) -> Result<()> {
-        // A run that was taken over must not move another one's pin.
-        self.journal.expect_own().await?;
-        let live = newest(&self.source).await?;
-        pin_head(ctx, &live, &self.journal).await?;
-        let plan = plan_staged(ctx, &live, &self.journal).await?;
-        // What the table had already was looked at when the migration began.
-        let before = std::mem::replace(&mut self.plan, plan);
-        self.plan.skipped_values = before.skipped_values;
-        self.plan.target.skipped = before.target.skipped;
-        self.source = live;
-        self.journal.move_to(self.source.version_id(), &self.plan.chunks);
-        if let Some(supply) = &self.supply {
-            supply.expect_fragments(&self.plan.chunks);
-        }
-        Ok(())
-    }
-
-    /// Whether the live table has moved on from the version that is staged.
-    pub(crate) async fn lags(&self, ctx: &Context) -> Result<bool> {
-        let looking = || history::head(&self.source);
-        let head = retrying(&ctx.progress, &ctx.cancel, "looking at the table", looking).await?;
-        Ok(head != self.source.version_id())
     }
 
     /// Moves the journal to the plan, and says what is kept.
@@ -253,10 +230,8 @@ impl Session {
     /// `Failed`, when one is there and cannot be removed.
     pub(crate) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
         let files = data_files_of(&self.source).await?;
-        for name in names {
-            files.remove_whole(&self.source.data_dir().join(name)).await?;
-        }
-        Ok(())
+        let places = names.into_iter().map(|name| self.source.data_dir().join(name));
+        files.remove_whole(places.collect()).await
     }
 
     /// Removes the files that this run wrote and could not record.
@@ -299,10 +274,12 @@ async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) ->
         }
         created => created?,
     };
-    let beats = journal.begin_beats(&ctx.clock, &ctx.progress, &ctx.tally).await;
-    beats.map_err(|error| kept(ctx, error))?;
     let pin = || tag::pin(live, &id, plan.version);
-    let pinned = retrying(&ctx.progress, &ctx.cancel, "pinning the source", pin).await;
+    let (beats, pinned) = tokio::join!(
+        journal.begin_beats(&ctx.clock, &ctx.progress, &ctx.tally),
+        retrying(&ctx.progress, &ctx.cancel, "pinning the source", pin),
+    );
+    beats.map_err(|error| kept(ctx, error))?;
     pinned.map_err(|error| kept(ctx, error))?;
     let (staging, tag) = (ctx.location.staging_table(), tag::tag_of(&id));
     ctx.say(format!("pinned version {} as tag `{tag}`", plan.version));
@@ -333,31 +310,4 @@ fn header_of(ctx: &Context, planned: &Planned, id: String, undo: Option<Undo>) -
         rows: plan.rows,
         undo,
     }
-}
-
-/// Moves the pin to the version of `live`, if others have written.
-///
-/// # Errors
-/// `Interrupted`, when the swap has landed; `Failed`, when the tag cannot be written.
-pub(crate) async fn pin_head(ctx: &Context, live: &Dataset, journal: &Journal) -> Result<()> {
-    let id = &journal.header().id;
-    let head = live.version_id();
-    match history::rollback_point(live, id).await? {
-        Some(RollbackPoint { swapped: Some(version), .. }) => {
-            return Err(Error::interrupted(format!(
-                "the swap of this migration has landed as version {version}; `resume` tidies up"
-            )));
-        }
-        Some(point) if point.version == head => {}
-        Some(point) => {
-            let tag = tag::tag_of(id);
-            let doing = || format!("move the tag {tag} to version {head}");
-            let tags = live.tags();
-            let moving = || async { tags.update(&tag, head).await.doing(doing) };
-            retrying(&ctx.progress, &ctx.cancel, "pinning the source", moving).await?;
-            ctx.say(format!("the table moved from version {} to {head}", point.version));
-        }
-        None => tag::pin(live, id, head).await?,
-    }
-    Ok(())
 }

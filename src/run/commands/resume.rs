@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use lance::Dataset;
 
+use crate::run::head::pin_head;
 use crate::run::hints::{kept, unfinished};
 use crate::run::lease::{expect_free_or_waiting, take_over};
 use crate::run::planning::{expect_same_request, plan_staged};
-use crate::run::session::{Session, pin_head};
+use crate::run::session::Session;
 use crate::run::supplying::resume_supply;
 use crate::run::{
     after::finish, commands::migrate::carry_out, context::Context, report::Ended,

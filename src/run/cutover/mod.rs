@@ -3,15 +3,16 @@
 pub(crate) mod indices;
 mod prepare;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lance::Dataset;
 
 use crate::error::{Doing as _, Error, Result};
 use crate::run::session::{Session, touched_text};
 use crate::run::{
-    context::Context, copier::Whole, cutover::prepare::Prepared, hints::unknown, lease::checkpoint,
-    point::PROPERTY_REQUEST, report::seconds,
+    context::Context, copier::Whole, cutover::prepare::Prepared, head::lags, hints::unknown,
+    lease::checkpoint, point::PROPERTY_REQUEST, report::seconds,
 };
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
 use crate::{
@@ -35,6 +36,10 @@ enum Attempt {
     Touched(Vec<ChunkId>),
 }
 
+/// How long a look at all staged files of a store holds: to list a hundred thousand takes seconds, in which others commit.
+/// Files that were staged since were dated when they were read back.
+const LISTED_FOR: Duration = Duration::from_mins(1);
+
 /// Makes the staged fragments the live table, if nobody was faster.
 ///
 /// # Errors
@@ -48,12 +53,15 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
     let began = Instant::now();
     let _committing = span::commit();
     ctx.begin_phase(Phase::Swap, Amount::default());
-    checkpoint(ctx, &mut session.journal, Phase::Swap, false).await?;
+    let source = Arc::clone(&session.source);
+    let (saved, behind) =
+        tokio::join!(checkpoint(ctx, &mut session.journal, Phase::Swap, false), lags(ctx, &source));
+    saved?;
     if ctx.cancel.is_cancelled() {
         checkpoint(ctx, &mut session.journal, Phase::Verify, true).await?;
         return Err(ctx.interrupted());
     }
-    if session.lags(ctx).await? {
+    if behind? {
         return Ok(Swap::Lost);
     }
     let outcome = match try_swap(ctx, session).await? {
@@ -106,7 +114,7 @@ async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Attempt> {
     loop {
         let outcome = async {
             let swap = Prepared::of(session).await?;
-            match inspect(session, &swap).await {
+            match inspect(ctx, session, &swap).await {
                 Ok(touched) if touched.is_empty() => {}
                 other => {
                     // Nothing was tried: nobody can name what was prepared.
@@ -133,11 +141,17 @@ async fn try_swap(ctx: &Context, session: &mut Session) -> Result<Attempt> {
 
 /// Compares everything that `swap` will publish with what was staged and verified. Gives the chunks whose
 /// files were touched since.
-async fn inspect(session: &Session, swap: &Prepared) -> Result<Vec<ChunkId>> {
+async fn inspect(ctx: &Context, session: &mut Session, swap: &Prepared) -> Result<Vec<ChunkId>> {
     let intent = session.intent();
     let published = swap.published(intent.live).await?;
     published::compare(intent, &published)?;
     published::expect_deletions(intent, &published).await?;
     swap.expect_indices(session).await?;
-    published::touched(intent).await
+    let in_store = ctx.location.directory().is_none();
+    if in_store && session.listed.is_some_and(|listed| listed.elapsed() < LISTED_FOR) {
+        return Ok(Vec::new());
+    }
+    let touched = published::touched(session.intent()).await?;
+    session.listed = Some(Instant::now());
+    Ok(touched)
 }

@@ -1,0 +1,116 @@
+//! Following the live table: whether others have written, and what moves with its newest version.
+
+use std::sync::Arc;
+
+use lance::Dataset;
+
+use crate::error::{Doing as _, Error, Result};
+use crate::journal::Journal;
+use crate::retry::retrying;
+use crate::run::{context::Context, planning::plan_staged, session::Session};
+use crate::table::{history, history::RollbackPoint, open::newest, tag};
+
+impl Session {
+    /// The newest version of the table, if others have written since; looks at the same time whether the journal is still
+    /// this run's own.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took over; `Failed`, when it cannot be read.
+    pub(crate) async fn news(&mut self, ctx: &Context) -> Result<Option<Arc<Dataset>>> {
+        let source = Arc::clone(&self.source);
+        let look = || newest(&source);
+        let look = retrying(&ctx.progress, &ctx.cancel, "looking at the table", look);
+        let (live, own) = tokio::join!(look, self.journal.expect_own());
+        // A run that was taken over must not move another one's pin.
+        own?;
+        Ok(Some(live?).filter(|live| live.version_id() != source.version_id()))
+    }
+
+    /// Moves source, plan and journal to `live`, which is [newer](Self::news): what others left alone stays staged. The pin
+    /// is on its way then: a swap waits for it.
+    ///
+    /// # Errors
+    /// `Refused`, when others changed the schema.
+    pub(crate) async fn move_to(&mut self, ctx: &Context, live: Arc<Dataset>) -> Result<()> {
+        self.pinned().await?;
+        let (from, version) = (self.source.version_id(), live.version_id());
+        let id = self.journal.header().id.clone();
+        let (to, progress, cancel) =
+            (Arc::clone(&live), Arc::clone(&ctx.progress), ctx.cancel.clone());
+        self.pinning.spawn(async move {
+            let moving = || tag::move_pin(&to, &id);
+            retrying(&progress, &cancel, "pinning the source", moving).await
+        });
+        let plan = plan_staged(ctx, &live, &self.journal).await?;
+        // What the table had already was looked at when the migration began.
+        let before = std::mem::replace(&mut self.plan, plan);
+        self.plan.skipped_values = before.skipped_values;
+        self.plan.target.skipped = before.target.skipped;
+        self.source = live;
+        ctx.say(format!("the table moved from version {from} to {version}"));
+        self.journal.move_to(self.source.version_id(), &self.plan.chunks);
+        if let Some(supply) = &self.supply {
+            supply.expect_fragments(&self.plan.chunks);
+        }
+        Ok(())
+    }
+
+    /// Waits until the source is pinned.
+    ///
+    /// # Errors
+    /// `Failed`, when the tag could not be written.
+    pub(crate) async fn pinned(&mut self) -> Result<()> {
+        while let Some(moved) = self.pinning.join_next().await {
+            match moved {
+                Ok(moved) => moved?,
+                Err(died) => {
+                    let error = Error::failed("pinning the source died; this is a bug in relance");
+                    return Err(error.caused_by(died));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the live table has moved on from the version that is staged.
+    pub(crate) async fn lags(&self, ctx: &Context) -> Result<bool> {
+        lags(ctx, &self.source).await
+    }
+}
+
+/// Whether the live table has moved on from `source`.
+///
+/// # Errors
+/// `Failed`, when it cannot be looked at.
+pub(crate) async fn lags(ctx: &Context, source: &Dataset) -> Result<bool> {
+    let looking = || history::head(source);
+    let head = retrying(&ctx.progress, &ctx.cancel, "looking at the table", looking).await?;
+    Ok(head != source.version_id())
+}
+
+/// Moves the pin to the version of `live`, if others have written.
+///
+/// # Errors
+/// `Interrupted`, when the swap has landed; `Failed`, when the tag cannot be written.
+pub(crate) async fn pin_head(ctx: &Context, live: &Dataset, journal: &Journal) -> Result<()> {
+    let id = &journal.header().id;
+    let head = live.version_id();
+    match history::rollback_point(live, id).await? {
+        Some(RollbackPoint { swapped: Some(version), .. }) => {
+            return Err(Error::interrupted(format!(
+                "the swap of this migration has landed as version {version}; `resume` tidies up"
+            )));
+        }
+        Some(point) if point.version == head => {}
+        Some(point) => {
+            let tag = tag::tag_of(id);
+            let doing = || format!("move the tag {tag} to version {head}");
+            let tags = live.tags();
+            let moving = || async { tags.update(&tag, head).await.doing(doing) };
+            retrying(&ctx.progress, &ctx.cancel, "pinning the source", moving).await?;
+            ctx.say(format!("the table moved from version {} to {head}", point.version));
+        }
+        None => tag::pin(live, id, head).await?,
+    }
+    Ok(())
+}
