@@ -1,4 +1,9 @@
+import re
+import uuid
+
 import pytest
+from buckets import Bucket
+from stores import KINDS, Stores
 from support import make
 
 
@@ -21,3 +26,17 @@ def parts(tmp_path) -> tuple:
     path = str(tmp_path / "db")
     make(path, files=5)
     return path, "documents"
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory):
+    """The object stores that run here."""
+    with Stores(tmp_path_factory.mktemp("stores")) as found:
+        yield found
+
+
+@pytest.fixture(params=KINDS)
+def bucket(request, stores) -> Bucket:
+    """A database of its own in a store of each kind."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    return Bucket(stores[request.param], f"{name[:60]}-{uuid.uuid4().hex[:6]}")
