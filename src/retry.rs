@@ -199,7 +199,7 @@ pub(crate) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
         let answer = error.downcast_ref::<Answer>();
         if matches!(store, Some(Store::PermissionDenied { .. } | Store::Unauthenticated { .. }))
             || answer.is_some_and(|answer| {
-                ["401", "403"].iter().any(|code| answer.text.starts_with(code))
+                ["401", "403", "AccessDenied"].iter().any(|code| answer.text.starts_with(code))
             })
         {
             return true;
@@ -225,6 +225,9 @@ pub(crate) fn in_short(error: object_store::Error) -> object_store::Error {
     }
 }
 
+/// What is told where the store's client finds no credentials.
+pub(crate) const NO_CREDENTIALS: &str = "no credentials were found";
+
 /// What `error`, whose whole text is `text`, comes to; `None`, where nothing in it is known.
 fn short_text(error: &object_store::Error, text: &str) -> Option<String> {
     let between =
@@ -235,6 +238,14 @@ fn short_text(error: &object_store::Error, text: &str) -> Option<String> {
         let message = between("<Message>", "</Message>").map(|message| format!(": {message}"));
         let message = message.unwrap_or_default().replace(['\n', '\r'], " ");
         return Some(format!("{status}{code}{message}"));
+    }
+    if text.contains("CredentialsNotLoaded") {
+        return Some(NO_CREDENTIALS.to_owned());
+    }
+    // Of many objects that go by one request, each has an answer of its own.
+    if let (Some(code), Some(message)) = (between("(code: ", ")"), between("for key ", " (code: "))
+    {
+        return Some(format!("{code} for {message}"));
     }
     if !text.contains("error sending request") {
         return None;
@@ -254,7 +265,14 @@ fn is_final(text: &str) -> bool {
     let waits = [408, 425, 429];
     let refused =
         status.is_some_and(|status| (400..500).contains(&status) && !waits.contains(&status));
-    refused || text.contains("redirect without LOCATION")
+    let of_one = text.split("(code: ").nth(1).is_some_and(|code| {
+        !["InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout"]
+            .iter()
+            .any(|passes| code.starts_with(passes))
+    });
+    let words =
+        ["redirect without LOCATION", "CredentialsNotLoaded", NO_CREDENTIALS, "builder error"];
+    refused || of_one || words.iter().any(|word| text.contains(word))
 }
 
 #[cfg(test)]

@@ -86,8 +86,8 @@ const PREFIXES: [&str; 5] = ["aws_", "google_", "azure_storage_", "azure_", "gcs
 ///
 /// # Errors
 /// `Usage`, naming the option; its value is shown only where it is an endpoint without user and password.
-pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {
-    for (name, value) in options {
+pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<()> {
+    for (name, value) in options.clone() {
         let lower = name.to_ascii_lowercase();
         if let Some(meant) = misspelt(&lower) {
             return Err(Error::usage(format!("no object store has an option `{name}`"))
@@ -95,7 +95,26 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> Re
         }
         check_endpoint(&lower, value)?;
     }
-    Ok(())
+    let lower = options.map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let lower: Vec<_> = lower.collect();
+    let is_plain = |(name, value): &&(String, &str)| {
+        let is_stores = ["endpoint", "endpoint_url"].contains(&bare_name(name).1);
+        is_stores && value.starts_with("http://")
+    };
+    let allows = |name: &str, value: &str| {
+        ["allow_http", "use_emulator"].contains(&bare_name(name).1)
+            && ["1", "true", "on", "yes", "y"].contains(&value.to_ascii_lowercase().as_str())
+    };
+    let set = ["AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP"];
+    let set =
+        set.iter().any(|name| std::env::var(name).is_ok_and(|value| allows("allow_http", &value)));
+    match lower.iter().find(is_plain) {
+        Some((name, _)) if !set && !lower.iter().any(|(name, value)| allows(name, value)) => {
+            Err(Error::usage(format!("the option `{name}` is plain HTTP, which has to be allowed"))
+                .with_advice("add the option allow_http=true, or write https://"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails when `value` is an endpoint and no URL.
@@ -111,10 +130,15 @@ pub(crate) fn check_endpoint(name: &str, value: &str) -> Result<()> {
         .with_advice("write it as https://HOST, or http://HOST:PORT with allow_http=true"))
 }
 
+/// The prefix of `name`, if it has one, and what comes after it.
+fn bare_name(name: &str) -> (&'static str, &str) {
+    let prefix = PREFIXES.into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or_default();
+    (prefix, name.strip_prefix(prefix).unwrap_or(name))
+}
+
 /// The option that was meant by `name`, if that is none and looks much like one.
 fn misspelt(name: &str) -> Option<String> {
-    let prefix = PREFIXES.into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or_default();
-    let bare = name.strip_prefix(prefix).unwrap_or(name);
+    let (prefix, bare) = bare_name(name);
     if KNOWN.contains(&bare) || KNOWN.contains(&name) || name.starts_with("headers.") {
         return None;
     }
@@ -144,8 +168,17 @@ mod tests {
         for endpoint in ["127.0.0.1:9000", "localhost", "s3.example.com", "ftp://a", "http://"] {
             assert!(told("aws_endpoint", endpoint).unwrap_err().contains("http"), "{endpoint}");
         }
+        let plain = ("AWS_ENDPOINT", "http://127.0.0.1:9000");
+        let report = check([plain].into_iter()).unwrap_err().report(&[]);
+        assert!(report.contains("allow_http=true"), "{report}");
+        for allowed in
+            [("allow_http", "true"), ("aws_allow_http", "1"), ("AZURE_USE_EMULATOR", "true")]
+        {
+            assert!(check([plain, allowed].into_iter()).is_ok(), "{allowed:?}");
+        }
+        assert!(check([plain, ("allow_http", "false")].into_iter()).is_err());
         for (name, value) in [
-            ("aws_endpoint", "http://127.0.0.1:9000"),
+            ("aws_endpoint", "https://127.0.0.1:9000"),
             ("endpoint", "https://host/path"),
             ("azure_storage_use_emulator", "true"),
             ("google_service_account_key", "{}"),

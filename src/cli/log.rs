@@ -19,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, registry};
 
 use crate::cli::breakdown::Breakdown;
+use crate::error::redact;
 use crate::escape::escape_line;
 use crate::{Error, Result, SPAN_TARGET};
 
@@ -38,6 +39,16 @@ struct Listeners {
 }
 
 static LISTENERS: OnceLock<Listeners> = OnceLock::new();
+
+/// What must not be logged, of all runs of this process: Lance logs the addresses that it asks.
+static HIDDEN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Has `secrets` never logged.
+pub(super) fn hide(secrets: &[String]) {
+    let mut hidden = HIDDEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let new: Vec<_> = secrets.iter().filter(|secret| !hidden.contains(secret)).cloned().collect();
+    hidden.extend(new);
+}
 
 impl Listeners {
     /// Sets them up, with nothing traced yet.
@@ -121,6 +132,7 @@ struct Escaped<W>(W);
 impl<W: Write> Write for Escaped<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
+        let text = redact(&text, &HIDDEN.lock().unwrap_or_else(PoisonError::into_inner));
         writeln!(self.0, "{}", escape_line(text.trim_end_matches('\n')))?;
         Ok(line.len())
     }

@@ -331,6 +331,7 @@ async fn asked(migration: Migration, changes: &Changes) -> Result<Migration> {
 fn location(place: TableArg, caller: &mut Caller) -> Result<Location> {
     let location = Location::try_from(place)?;
     caller.secrets.extend(location.secrets());
+    log::hide(&caller.secrets);
     Ok(location)
 }
 

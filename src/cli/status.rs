@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::show::{self, Looked, Unknown};
-use crate::cli::{Caller, Printed, args, done, print, print_json, request, to_json};
+use crate::cli::{Caller, Printed, args, done, log, print, print_json, request, to_json};
 use crate::{Location, Migration, Result, TableStatus, table_names};
 
 /// What is known of `table`, or of all; with `watch`, told again each time it has passed until no run goes on.
@@ -18,6 +18,7 @@ pub(super) async fn status(
 ) -> Result<Printed> {
     let any = request::location(store, table.unwrap_or("any"))?;
     caller.secrets.extend(any.secrets());
+    log::hide(&caller.secrets);
     let looked = tokio::select! {
         looked = watched(&any, table, watch, json, &caller.secrets) => looked?,
         // What was told last is still so.

@@ -159,8 +159,7 @@ pub(crate) async fn schema_named(ctx: &Context, name: &str) -> Result<Wanted> {
 /// # Errors
 /// `Refused`, when a column would come that may not be null and has no default, and for what no change does.
 pub(crate) async fn ask_for_schema(mut ctx: Context, wanted: &Wanted) -> Result<Context> {
-    database::expect_table(&ctx.location).await?;
-    let live = ctx.opener().live().await?;
+    let live = open_live(&ctx, &ctx.opener()).await?;
     let changes = changes_between(&ArrowSchema::from(live.schema()), wanted)?;
     if changes.is_empty() {
         ctx.request.strategy.get_or_insert(Strategy::Nothing);

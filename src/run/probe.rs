@@ -6,7 +6,7 @@ use object_store::{Error as StoreError, PutMode, PutPayload};
 
 use crate::error::{Doing as _, Error, Kind, Result};
 use crate::plan::Plan;
-use crate::retry::is_denied;
+use crate::retry::{is_denied, retrying};
 use crate::run::context::Context;
 use crate::schema::column::Column;
 use crate::storage::{files::DataFiles, names};
@@ -32,7 +32,10 @@ pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<
     }
     let files = data_files_of(live).await?;
     let name = live.data_dir().join(names::new_probe());
-    let written = twice(files.as_ref(), &name, is_known).await;
+    let writing = || twice(files.as_ref(), &name, is_known);
+    let written =
+        retrying(&ctx.progress, &ctx.cancel, "trying whether this can be written", writing);
+    let written = written.await;
     let removed = files.remove(&name).await;
     if written.map_err(|error| not_allowed(ctx, "write", error))? {
         let message = "this store overwrites objects that are to be written only where none is, so two writers of a \
@@ -61,7 +64,8 @@ async fn twice(files: &dyn DataFiles, name: &Path, once: bool) -> Result<bool> {
     }
 }
 
-fn not_allowed(ctx: &Context, what: &str, error: Error) -> Error {
+/// `error`, where it is that these credentials may not `what`: nothing has been written then.
+pub(crate) fn not_allowed(ctx: &Context, what: &str, error: Error) -> Error {
     if error.kind() != Kind::Failed || !is_denied(&error) {
         return error;
     }

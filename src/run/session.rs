@@ -14,6 +14,7 @@ use crate::plan::catchup::{Need, Rounds};
 use crate::plan::{Nulled, Plan, Request, amounts::counted};
 use crate::run::lease::{checkpoint, lease_of, store_time};
 use crate::run::planning::Planned;
+use crate::run::probe::not_allowed;
 use crate::run::staged::{describe_locked, expect_writable};
 use crate::run::supplying::begin_supply;
 use crate::run::{
@@ -272,7 +273,7 @@ async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) ->
         Err(error) if error.kind() == Kind::Locked => {
             return Err(describe_locked(ctx, &opener, error).await);
         }
-        created => created?,
+        created => created.map_err(|error| not_allowed(ctx, "write", error))?,
     };
     let pin = || tag::pin(live, &id, plan.version);
     let (beats, pinned) = tokio::join!(

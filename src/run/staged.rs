@@ -8,15 +8,14 @@ use crate::error::{Error, Result};
 use crate::journal::{ChunkRecord, Journal, Opened, locked};
 use crate::plan::amounts::{count_text, counted};
 use crate::run::hints::{command, next_steps};
-use crate::run::{context::Context, planning::request_difference};
+use crate::run::{context::Context, planning::open_live, planning::request_difference};
 use crate::schema::change::Change;
-use crate::table::{database, history, open::Opener};
+use crate::table::{history, open::Opener};
 
 /// The staged migration, and the live table.
 pub(crate) async fn open_staged(ctx: &Context) -> Result<(Arc<Dataset>, Journal)> {
     let opener = ctx.opener();
-    database::expect_table(&ctx.location).await?;
-    let live = opener.live().await?;
+    let live = open_live(ctx, &opener).await?;
     let journal = Journal::open(&opener).await?;
     Ok((live, journal.ok_or_else(|| nothing_staged(ctx))?))
 }

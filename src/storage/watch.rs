@@ -9,7 +9,7 @@ use object_store::{Error, Result};
 use crate::cancel::Cancel;
 use crate::phase::Phase;
 use crate::progress::{SharedProgress, note};
-use crate::retry::{Away, in_short, passes};
+use crate::retry::{Answer, Away, in_short, passes};
 use crate::storage::pace::Pace;
 use crate::storage::traffic::{Request, Traffic};
 use crate::tally::Tally;
@@ -24,6 +24,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(6);
 const ALONE: Duration = Duration::from_mins(1);
 /// Time in which a store that was given up is not asked again: others ask more than once, after pauses.
 const GIVEN_UP: Duration = Duration::from_secs(5);
+/// Time in which a listing that was refused for good is not asked for again.
+const REFUSED: Duration = Duration::from_secs(3);
 /// Time that one request may take which carries few bytes, and one that carries many: those of a slow link.
 const SMALL_REQUEST: Duration = Duration::from_mins(1);
 const LARGE_REQUEST: Duration = Duration::from_mins(5);
@@ -46,6 +48,8 @@ struct Health {
     why: Option<String>,
     noted: Option<Instant>,
     given_up: Option<(Instant, Away)>,
+    /// The last listing that was refused for good: Lance asks six times, after pauses.
+    refused: Option<(Instant, String, Answer)>,
 }
 
 impl StoreState {
@@ -135,6 +139,7 @@ impl Watch {
         let left =
             self.patience().saturating_sub(down.map_or(Duration::ZERO, |down| down.elapsed()));
         let most = if request.is_large() { LARGE_REQUEST } else { SMALL_REQUEST };
+        let most = most.min(self.timeout);
         if answered { most } else { most.min(left.max(PAUSE.0)) }
     }
 
@@ -182,6 +187,9 @@ impl Watch {
             if let Some((_, away)) = given_up.filter(|(at, _)| at.elapsed() < GIVEN_UP) {
                 return Err(away_error(away));
             }
+            if let Some(answer) = self.refused(what) {
+                return Err(Error::Generic { store: "object store", source: Box::new(answer) });
+            }
             let error = match self.watched(what, act()).await {
                 Ok(done) => {
                     self.answered();
@@ -189,6 +197,7 @@ impl Watch {
                 }
                 Err(error) if !passes(&error) => {
                     self.answered();
+                    self.keep_refused(what, &error);
                     return Err(error);
                 }
                 Err(error) => error,
@@ -227,6 +236,23 @@ impl Watch {
             health.given_up = Some((Instant::now(), away.clone()));
             Some(away)
         })
+    }
+
+    fn keep_refused(&self, (request, path): (Request, &str), error: &Error) {
+        let Error::Generic { source, .. } = error else { return };
+        if let (Request::List, Some(answer)) = (request, source.downcast_ref::<Answer>()) {
+            let refused = Some((Instant::now(), path.to_owned(), answer.clone()));
+            self.state.health(|health| health.refused = refused);
+        }
+    }
+
+    /// What the same listing was answered a moment ago, if that was final.
+    fn refused(&self, (request, path): (Request, &str)) -> Option<Answer> {
+        let refused = self.state.health(|health| health.refused.clone());
+        let same = |(at, of, _): &(Instant, String, Answer)| {
+            request == Request::List && of == path && at.elapsed() < REFUSED
+        };
+        refused.filter(same).map(|(_, _, answer)| answer)
     }
 
     /// Does what is done once only.

@@ -1,7 +1,13 @@
-//! The database through LanceDB's own client: which tables there are.
+//! The database: which tables there are. On a disk LanceDB's own client tells; what that asks of a store is not watched.
 
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::location::{Location, is_own};
+use crate::progress::{SharedProgress, Silent};
+use crate::storage::watch::Watch;
+use crate::table::open::Opener;
 
 /// Names that are suggested for one that is not there.
 const SUGGESTIONS: usize = 3;
@@ -55,6 +61,13 @@ pub(crate) async fn expect_table(location: &Location) -> Result<()> {
 }
 
 async fn all_names(location: &Location) -> Result<Vec<String>> {
+    if location.directory().is_none() {
+        let (progress, tally): (SharedProgress, _) = (Arc::new(Silent), Arc::default());
+        let (state, timeout) = (Arc::default(), location.store_timeout());
+        let watch = Watch::of(&state, (&progress, &tally), &Cancel::default(), timeout);
+        location.check_options()?;
+        return Opener::of(location, Some(Arc::new(watch))).tables().await;
+    }
     let connection = connect(location).await?;
     let names = connection.table_names().execute().await;
     names.doing(|| format!("list the tables of {}", location.database()))

@@ -8,6 +8,7 @@ pub(crate) mod index;
 pub(crate) mod look;
 pub(crate) mod open;
 pub(crate) mod orphans;
+mod reach;
 pub(crate) mod row_version;
 pub(crate) mod sample;
 pub(crate) mod source;

@@ -11,8 +11,8 @@ use object_store::path::Path;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{INDEX_CACHE_BYTES, METADATA_CACHE_BYTES};
-use crate::retry::{Answer, Away};
 use crate::storage::files::{self, DataFiles};
+use crate::table::reach::advised;
 use crate::{guard::guarded, location::Location, storage::deletion::Deletions};
 
 /// Time that the store's client gives one request.
@@ -70,6 +70,17 @@ impl Opener {
         let registry = self.session.store_registry();
         let opened = ObjectStore::from_uri_and_params(registry, uri, &self.params).await;
         opened.doing(|| format!("open the store of {uri}"))
+    }
+
+    /// The names of the tables in the database's folder.
+    ///
+    /// # Errors
+    /// `Failed`, when it cannot be listed.
+    pub(crate) async fn tables(&self) -> Result<Vec<String>> {
+        let (store, root) = self.store_at(self.location.database()).await?;
+        let names = files::of(&store).names(&root).await;
+        let names = names.map_err(|error| advised(error, &self.location))?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".lance")).map(str::to_owned).collect())
     }
 
     /// What opens the table at `location`, with the same options and caches.
@@ -132,45 +143,11 @@ impl Opener {
                 Err(Error::refused(what).caused_by(error))
             }
             Err(error) => {
-                let advice = advice_of(&error, &self.location);
-                let error = Err(error).doing(|| format!("open {uri}"));
-                error.map_err(|error: Error| match advice {
-                    Some(advice) => error.with_advice(&advice),
-                    None => error,
-                })
+                let opened = Err(error).doing(|| format!("open {uri}"));
+                opened.map_err(|error| advised(error, &self.location))
             }
         }
     }
-}
-
-/// What to do about a store that cannot be reached, or does not let us in.
-fn advice_of(error: &lance::Error, location: &Location) -> Option<String> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<Away>() {
-            let endpoint = location.endpoint().map(|endpoint| format!(" {endpoint}"));
-            let endpoint = endpoint.unwrap_or_default();
-            return Some(format!(
-                "look whether the endpoint{endpoint}, the region and the network are right"
-            ));
-        }
-        if let Some(Answer { text, .. }) = error.downcast_ref::<Answer>() {
-            let advice = match text {
-                _ if text.contains("Expired") => "the credentials have expired: get new ones",
-                _ if text.contains("NoSuchBucket") || text.contains("ContainerNotFound") => {
-                    "look whether the bucket is spelt right, and there"
-                }
-                _ if text.starts_with("40") => {
-                    "look whether the credentials are right, and allow reading and writing there: \
-                     --storage-option, or the environment"
-                }
-                _ => return None,
-            };
-            return Some(advice.to_owned());
-        }
-        cause = error.source();
-    }
-    None
 }
 
 /// Opens `version` of `dataset`.

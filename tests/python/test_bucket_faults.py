@@ -135,7 +135,6 @@ def test_a_server_that_dies_while_it_stages_is_waited_for(bucket):
 
 
 @S3
-@pytest.mark.xfail(strict=True, reason="the probe is written once only: the store is not waited for")
 def test_a_server_that_dies_before_anything_is_staged_is_waited_for(bucket):
     through_a_death(bucket, lambda request: request.writes)
 

@@ -8,16 +8,16 @@ use crate::error::{Error, Result, is_storage_full};
 use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
 use crate::run::hints::{landed, tell_left};
 use crate::run::lease::{checkpoint, expect_free_or_waiting, take_over};
+use crate::run::planning::open_live;
 use crate::run::reclaim::{named_by_all, stray_ids};
 use crate::run::{context::Context, report::Aborted, staged::nothing_staged};
 use crate::table::open::{Opener, newest};
-use crate::table::{database, history, orphans, tag};
+use crate::table::{history, orphans, tag};
 use crate::{phase::Phase, process::ProcessId, table::orphans::Removed};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Aborted> {
     let opener = ctx.opener();
-    database::expect_table(&ctx.location).await?;
-    let live = opener.live().await?;
+    let live = open_live(ctx, &opener).await?;
     let journal = match Opened::look(&opener).await? {
         Opened::Nothing => return abort_nothing(ctx, &live, &opener).await,
         Opened::Wreck(wreck) => return abort_wreck(ctx, &live, &wreck).await,

@@ -5,18 +5,18 @@ use std::collections::BTreeSet;
 use lance::Dataset;
 
 use crate::error::{Error, Result};
+use crate::run::planning::open_live;
 use crate::run::point::{find_last_point, remove_leftovers};
 use crate::run::reclaim::{files_removed, remove_versions, versions_of};
 use crate::run::report::{Finalized, KeptVersion};
 use crate::run::{context::Context, staged::refuse_staged};
 use crate::table::history::TakenBack;
-use crate::table::{database, history, tag};
+use crate::table::{history, tag};
 
 pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     let opener = ctx.opener();
-    database::expect_table(&ctx.location).await?;
+    let live = open_live(ctx, &opener).await?;
     refuse_staged(ctx, &opener).await?;
-    let live = opener.live().await?;
     let Some((point, swapped)) = find_last_point(&live).await? else {
         return finalize_taken_back(ctx, &live, history).await;
     };

@@ -9,6 +9,7 @@ use crate::journal::{Journal, Undo};
 use crate::plan::amounts::{count_text, counted};
 use crate::run::hints::{command, command_with, unknown};
 use crate::run::lease::{expect_free, take_over};
+use crate::run::planning::open_live;
 use crate::run::point::{cleaned, last_point, remove_leftovers, requested};
 use crate::run::reclaim::{cleanup_of, files_removed};
 use crate::run::report::{Ended, RolledBack, Unused, commits_text};
@@ -19,7 +20,7 @@ use crate::run::{
 use crate::settings::{Hold, Settings};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
 use crate::table::history::{Other, RollbackPoint};
-use crate::table::{database, facts, history, index, open, open::Opener, tag};
+use crate::table::{facts, history, index, open, open::Opener, tag};
 use crate::{chunk::SourceFragment, phase::Phase, plan::Request, verify::published::sync_commit};
 
 /// What `rollback` does about what others wrote after the swap.
@@ -38,7 +39,7 @@ pub enum Writes {
 pub(crate) async fn run(ctx: &Context, writes: Writes) -> Result<RolledBack> {
     ctx.settings.validate()?;
     let opener = ctx.opener();
-    database::expect_table(&ctx.location).await?;
+    open_live(ctx, &opener).await?;
     expect_tidied(ctx, &opener).await?;
     let live = opener.live().await?;
     let (point, swapped) = last_point(ctx, &live).await?;

@@ -10,14 +10,14 @@ use crate::process::ProcessId;
 use crate::run::commands::nulls::nulls_since;
 use crate::run::context::Context;
 use crate::run::hints::command;
+use crate::run::planning::open_live;
 use crate::run::report::{PinStatus, PointStatus, StagedStatus, TableStatus};
 use crate::schema::change::Change;
-use crate::table::{database, history};
+use crate::table::history;
 
 pub(crate) async fn run(ctx: &Context) -> Result<TableStatus> {
-    database::expect_table(&ctx.location).await?;
     let opener = ctx.opener();
-    let live = opener.live().await?;
+    let live = open_live(ctx, &opener).await?;
     let staged = match Opened::look(&opener).await? {
         Opened::Journal(journal) => Some(staged_status(ctx, &live, &journal).await?),
         Opened::Wreck(wreck) => Some(wreck_status(ctx, &wreck)),

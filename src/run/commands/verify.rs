@@ -12,19 +12,19 @@ use crate::error::{Error, Result};
 use crate::limits::{LOOK_ROWS, MemoryPlan};
 use crate::plan::{Plan, Request, amounts::counted};
 use crate::progress::{Amount, Event};
+use crate::run::planning::open_live;
 use crate::run::point::{cleaned, last_point, requested};
 use crate::run::{context::Context, report::Verified};
 use crate::table::source::{ScanLimits, Source};
-use crate::table::{database, facts, history, open};
+use crate::table::{facts, history, open};
 use crate::transform::pool::{Digests, Pool};
 use crate::transform::{Transform, batch_bytes, digest::Digest};
 use crate::{phase::Phase, schema::blob::nested_stored, storage::throttle::Throttle};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
     ctx.settings.validate()?;
-    database::expect_table(&ctx.location).await?;
     let opener = ctx.opener();
-    let live = opener.live().await?;
+    let live = open_live(ctx, &opener).await?;
     let (point, swapped) = last_point(ctx, &live).await?;
     let request = requested(&live, swapped).await?;
     let request = request.ok_or_else(|| {
