@@ -19,6 +19,9 @@ const LOST_AFTER: TimeDelta = TimeDelta::days(6);
 /// A chunk is staged again once more than one in this many of its staged rows would be deleted.
 const DELETED_SHARE: u64 = 10;
 
+/// The longest pause between two rounds.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// What is left to do for a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -163,6 +166,16 @@ impl Rounds {
         self.count >= settings.max_rounds || elapsed >= settings.cutover_timeout
     }
 
+    /// How long to wait before the next one, when they took `elapsed`, by a `random` number: beside a writer who commits as
+    /// regularly as a clock, rounds that follow each other in the same time would come at the same wrong moment each time.
+    pub(crate) fn pause(&self, elapsed: Duration, random: u64) -> Duration {
+        if self.count < 2 {
+            return Duration::ZERO;
+        }
+        let share = u32::try_from(random % 1_000).unwrap_or_default();
+        (elapsed / self.count).min(PAUSE_MAX) * share / 1_000
+    }
+
     /// Why they come to no end, when they took `elapsed`.
     pub(crate) fn text(&self, elapsed: Duration) -> String {
         let (written, staged) = self.rates(elapsed);
@@ -193,6 +206,15 @@ mod tests {
     use lance_table::format::{DeletionFile, DeletionFileType};
     use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
+
+    #[test]
+    fn rounds_do_not_follow_each_other_in_step() {
+        let (rounds, took) = (Rounds { count: 10, ..Rounds::default() }, Duration::from_secs(4));
+        assert_eq!(Rounds { count: 1, ..rounds }.pause(took, 999), Duration::ZERO);
+        let pauses = [0, 250, 999].map(|random| rounds.pause(took, random).as_millis());
+        assert_eq!(pauses, [0, 100, 399]);
+        assert!(rounds.pause(Duration::from_mins(10), u64::MAX) <= PAUSE_MAX);
+    }
 
     fn origin(id: u64, deleted: usize) -> Origin {
         let deletions = (deleted > 0).then_some(DeletionFile {

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lance::Dataset;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::interval;
 
@@ -17,8 +16,8 @@ use crate::progress::{Amount, Event};
 use crate::run::lease::{BEAT, checkpoint, store_time};
 use crate::run::task::{Done, Task};
 use crate::run::{
-    context::Context, control::Control, executor::Executor, joining::fill_joins, session::Session,
-    worker::Worker,
+    context::Context, control::Control, executor::Executor, head::News, joining::fill_joins,
+    session::Session, worker::Worker,
 };
 use crate::span::{self, Doing};
 use crate::{limits::MemoryPlan, phase::Phase, retry::retrying, settings::Verify, spent::GoesOn};
@@ -257,7 +256,7 @@ impl<'a> Copier<'a> {
             took if took < SHORT_LAP && self.followed => None,
             _ => self.session.news(self.ctx).await?,
         };
-        let Some(live) = news else {
+        let Some(news) = news else {
             self.session.pinned().await?;
             return Ok(false);
         };
@@ -265,7 +264,7 @@ impl<'a> Copier<'a> {
         if rounds.give_up(&self.ctx.settings, everything) {
             return Err(not_converging(self.ctx, &rounds, everything));
         }
-        self.follow(live).await?;
+        self.follow(news).await?;
         self.session.rounds.count += 1;
         let rows: u64 = self.waiting.iter().map(Task::rows).sum();
         self.session.rounds.rows += rows;
@@ -291,17 +290,17 @@ impl<'a> Copier<'a> {
         if catching_up || ended.elapsed() < self.lap.took {
             return Ok(());
         }
-        if let Some(live) = self.session.news(self.ctx).await? {
-            self.follow(live).await?;
+        if let Some(news) = self.session.news(self.ctx).await? {
+            self.follow(news).await?;
         }
         Ok(())
     }
 
-    /// Moves the plan to `live`; what is in progress for fragments that are still there goes on.
-    async fn follow(&mut self, live: Arc<Dataset>) -> Result<()> {
+    /// Moves the plan to the `news`; what is in progress for fragments that are still there goes on.
+    async fn follow(&mut self, news: News) -> Result<()> {
         self.lap = Lap { began: Instant::now(), ended: None, took: self.lap.took, rows: 0 };
         self.followed = true;
-        self.session.move_to(self.ctx, live).await?;
+        self.session.move_to(self.ctx, news).await?;
         fill_joins(self.ctx, self.session).await?;
         self.executor = Arc::new(Worker::of(self.ctx, self.session).await?);
         self.places = places(&self.session.plan.chunks);

@@ -4,41 +4,54 @@ use std::sync::Arc;
 
 use lance::Dataset;
 
-use crate::error::{Doing as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::retry::retrying;
 use crate::run::{context::Context, planning::plan_staged, session::Session};
 use crate::table::{history, history::RollbackPoint, open::newest, tag};
 
+/// A version that others have made, and the pin as it stood.
+pub(crate) struct News {
+    live: Arc<Dataset>,
+    pin: Option<tag::Seen>,
+}
+
 impl Session {
-    /// The newest version of the table, if others have written since; looks at the same time whether the journal is still
-    /// this run's own.
+    /// The newest version of the table, if others have written since; looks at the same time how the pin stands, and then
+    /// whether the journal is still this run's own.
     ///
     /// # Errors
     /// `Locked`, when another run took over; `Failed`, when it cannot be read.
-    pub(crate) async fn news(&mut self, ctx: &Context) -> Result<Option<Arc<Dataset>>> {
-        let source = Arc::clone(&self.source);
+    pub(crate) async fn news(&mut self, ctx: &Context) -> Result<Option<News>> {
+        self.pinned().await?;
+        let (source, id) = (Arc::clone(&self.source), self.journal.header().id.clone());
         let look = || newest(&source);
         let look = retrying(&ctx.progress, &ctx.cancel, "looking at the table", look);
-        let (live, own) = tokio::join!(look, self.journal.expect_own());
-        // A run that was taken over must not move another one's pin.
-        own?;
-        Ok(Some(live?).filter(|live| live.version_id() != source.version_id()))
+        let see = || tag::see_pin(&source, &id);
+        let own = async {
+            let pin = retrying(&ctx.progress, &ctx.cancel, "looking at the pin", see).await?;
+            // In this order: a run that takes over writes the journal first, and the pin then.
+            self.journal.expect_own().await?;
+            Ok::<_, Error>(pin)
+        };
+        let (live, pin) = tokio::join!(look, own);
+        let (pin, live) = (pin?, live?);
+        Ok((live.version_id() != source.version_id()).then_some(News { live, pin }))
     }
 
-    /// Moves source, plan and journal to `live`, which is [newer](Self::news): what others left alone stays staged. The pin
-    /// is on its way then: a swap waits for it.
+    /// Moves source, plan and journal to the [news](Self::news): what others left alone stays staged. The pin is on its way
+    /// then: a swap waits for it.
     ///
     /// # Errors
     /// `Refused`, when others changed the schema.
-    pub(crate) async fn move_to(&mut self, ctx: &Context, live: Arc<Dataset>) -> Result<()> {
-        self.pinned().await?;
+    pub(crate) async fn move_to(&mut self, ctx: &Context, news: News) -> Result<()> {
+        let News { live, pin } = news;
         let (from, version) = (self.source.version_id(), live.version_id());
         let id = self.journal.header().id.clone();
         let (to, progress, cancel) =
             (Arc::clone(&live), Arc::clone(&ctx.progress), ctx.cancel.clone());
         self.pinning.spawn(async move {
-            let moving = || tag::move_pin(&to, &id);
+            let moving = || tag::move_pin(&to, &id, pin.clone());
             retrying(&progress, &cancel, "pinning the source", moving).await
         });
         let plan = plan_staged(ctx, &live, &self.journal).await?;
@@ -88,7 +101,7 @@ pub(crate) async fn lags(ctx: &Context, source: &Dataset) -> Result<bool> {
     Ok(head != source.version_id())
 }
 
-/// Moves the pin to the version of `live`, if others have written.
+/// Moves the pin of a migration that was taken over to the version of `live`.
 ///
 /// # Errors
 /// `Interrupted`, when the swap has landed; `Failed`, when the tag cannot be written.
@@ -101,14 +114,12 @@ pub(crate) async fn pin_head(ctx: &Context, live: &Dataset, journal: &Journal) -
                 "the swap of this migration has landed as version {version}; `resume` tidies up"
             )));
         }
-        Some(point) if point.version == head => {}
         Some(point) => {
-            let tag = tag::tag_of(id);
-            let doing = || format!("move the tag {tag} to version {head}");
-            let tags = live.tags();
-            let moving = || async { tags.update(&tag, head).await.doing(doing) };
+            let moving = || tag::write_pin(live, id);
             retrying(&ctx.progress, &ctx.cancel, "pinning the source", moving).await?;
-            ctx.say(format!("the table moved from version {} to {head}", point.version));
+            if point.version != head {
+                ctx.say(format!("the table moved from version {} to {head}", point.version));
+            }
         }
         None => tag::pin(live, id, head).await?,
     }

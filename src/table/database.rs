@@ -6,8 +6,8 @@ use crate::cancel::Cancel;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::location::{Location, is_own};
 use crate::progress::{SharedProgress, Silent};
-use crate::storage::watch::Watch;
-use crate::table::open::Opener;
+use crate::storage::{files, watch::Watch};
+use crate::table::{open::Opener, reach::advised};
 
 /// Names that are suggested for one that is not there.
 const SUGGESTIONS: usize = 3;
@@ -66,11 +66,20 @@ async fn all_names(location: &Location) -> Result<Vec<String>> {
         let (state, timeout) = (Arc::default(), location.store_timeout());
         let watch = Watch::of(&state, (&progress, &tally), &Cancel::default(), timeout);
         location.check_options()?;
-        return Opener::of(location, Some(Arc::new(watch))).tables().await;
+        return folders(&Opener::of(location, Some(Arc::new(watch)))).await;
     }
     let connection = connect(location).await?;
     let names = connection.table_names().execute().await;
     names.doing(|| format!("list the tables of {}", location.database()))
+}
+
+/// The names of the tables that have a folder in the database's.
+async fn folders(opener: &Opener) -> Result<Vec<String>> {
+    let location = opener.location();
+    let (store, root) = opener.store_at(location.database()).await?;
+    let names = files::of(&store).names(&root).await;
+    let names = names.map_err(|error| advised(error, location))?;
+    Ok(names.iter().filter_map(|name| name.strip_suffix(".lance")).map(str::to_owned).collect())
 }
 
 fn nearest(name: &str, mut names: Vec<String>) -> Vec<String> {

@@ -72,17 +72,6 @@ impl Opener {
         opened.doing(|| format!("open the store of {uri}"))
     }
 
-    /// The names of the tables in the database's folder.
-    ///
-    /// # Errors
-    /// `Failed`, when it cannot be listed.
-    pub(crate) async fn tables(&self) -> Result<Vec<String>> {
-        let (store, root) = self.store_at(self.location.database()).await?;
-        let names = files::of(&store).names(&root).await;
-        let names = names.map_err(|error| advised(error, &self.location))?;
-        Ok(names.iter().filter_map(|name| name.strip_suffix(".lance")).map(str::to_owned).collect())
-    }
-
     /// What opens the table at `location`, with the same options and caches.
     pub(crate) fn beside(&self, location: &Location) -> Self {
         Self { location: location.clone(), ..self.clone() }

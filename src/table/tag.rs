@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use lance::{Dataset, dataset::refs::TagContents};
-use object_store::{ObjectStoreExt as _, path::Path};
+use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, UpdateVersion, path::Path};
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Doing, Error, Result};
@@ -72,12 +72,67 @@ pub(crate) async fn pin_swap(dataset: &Dataset, id: &str, version: u64) -> Resul
     written.doing(|| format!("tag version {version} as {tag}"))
 }
 
-/// Moves the pin of the migration `id` to the version that `dataset` is at. It is this migration's alone, and whoever calls
-/// has its journal: so nobody looks where it is, as Lance does, which takes five requests one after the other.
+/// Which writing of a tag's file was seen: another one of the same content differs.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen(UpdateVersion);
+
+/// The pin of the migration `id` as it stands; `None`, when it is not there.
+///
+/// # Errors
+/// `Failed`, when it cannot be read.
+pub(crate) async fn see_pin(dataset: &Dataset, id: &str) -> Result<Option<Seen>> {
+    let tag = tag_of(id);
+    let got = store_of(dataset).await?.inner.get(&tag_file(dataset, &tag)).await;
+    match got {
+        Ok(got) => {
+            let ObjectMeta { e_tag, version, .. } = got.meta;
+            Ok(Some(Seen(UpdateVersion { e_tag, version })))
+        }
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error).doing(|| format!("read the tag {tag}")),
+    }
+}
+
+/// Moves the pin of the migration `id`, as it was `seen` before its journal was seen to be the caller's own, to the version
+/// that `dataset` is at. Where the store can tell, it is not moved if another run has written it since: one that takes over
+/// [writes it again](write_pin), so that a run which wakes up late cannot move it.
+///
+/// # Errors
+/// `Locked`, when another run has written it; `Failed`, when it cannot be written.
+pub(crate) async fn move_pin(dataset: &Dataset, id: &str, seen: Option<Seen>) -> Result<()> {
+    use object_store::Error::{
+        AlreadyExists, NotFound, NotImplemented, NotSupported, Precondition,
+    };
+    let version = dataset.version_id();
+    let Some(Seen(seen)) = seen else { return pin(dataset, id, version).await };
+    if seen.e_tag.is_none() && seen.version.is_none() {
+        return write_pin(dataset, id).await;
+    }
+    let tag = tag_of(id);
+    let doing = || format!("move the tag {tag} to version {version}");
+    let contents = contents(dataset, version).await.doing(doing)?;
+    let (files, file) = (data_files_of(dataset).await?, tag_file(dataset, &tag));
+    match files.store().put_opts(&file, contents.into(), PutMode::Update(seen).into()).await {
+        Ok(_) => Ok(()),
+        Err(NotImplemented { .. } | NotSupported { .. }) => write_pin(dataset, id).await,
+        Err(Precondition { .. } | NotFound { .. } | AlreadyExists { .. }) => {
+            // The reply to an earlier attempt may have been lost.
+            let there = dataset.tags().get_version(&tag).await;
+            if there.is_ok_and(|there| there == version) {
+                return Ok(());
+            }
+            Err(Error::locked("another run took this migration over; this one stops"))
+        }
+        Err(error) => Err(error).doing(doing),
+    }
+}
+
+/// Writes the pin of the migration `id`, which the caller has just taken over, to the version that `dataset` is at: also
+/// where it is there already, so that nobody who has seen it before can move it.
 ///
 /// # Errors
 /// `Failed`, when the tag cannot be written.
-pub(crate) async fn move_pin(dataset: &Dataset, id: &str) -> Result<()> {
+pub(crate) async fn write_pin(dataset: &Dataset, id: &str) -> Result<()> {
     let tag = tag_of(id);
     let doing = || format!("move the tag {tag} to version {}", dataset.version_id());
     let contents = contents(dataset, dataset.version_id()).await.doing(doing)?;

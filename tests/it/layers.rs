@@ -190,7 +190,10 @@ fn calls(files: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>>
     for (file, text) in files {
         let own = calls.entry(file.clone()).or_default();
         for name in called(text) {
+            // Every type may have one.
+            let is_known = name != "default";
             if let Some(others) = defined.get(&name)
+                && is_known
                 && others.len() == 1
                 && !others.contains(file)
             {

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use futures::future::{Either, select};
 use lance::Dataset;
+use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::run::copier::{copy, tell_verified};
@@ -81,6 +82,10 @@ async fn until_swapped(ctx: &Context, session: &mut Session) -> Result<Arc<Datas
         if let Swap::Landed(swapped) = swap(ctx, whole).await? {
             return Ok(swapped);
         }
+        let since = session.staged_first.map(|first| first.elapsed()).unwrap_or_default();
+        let pause = session.rounds.pause(since, Uuid::new_v4().as_u64_pair().1);
+        // A run that is asked to stop does so where it looks for that next.
+        ctx.pause(pause).await;
     }
 }
 
