@@ -92,6 +92,21 @@ pub(crate) fn signatures<'a>(origins: impl IntoIterator<Item = &'a Origin>) -> V
     origins.into_iter().map(|origin| origin.signature.clone()).collect()
 }
 
+/// A run of small fragments is closed after so many bytes, whatever its rows.
+pub(crate) const CHUNK_BYTES_MAX: u64 = 4 << 30;
+
+/// Chunks that a table in an object store is cut into, at least, and how many bytes each has: requests of one chunk are made
+/// one after the other, and what is staged of one is read back while others are written.
+const STORE_CHUNKS: u64 = 32;
+const STORE_CHUNK_BYTES: (u64, u64) = (32 << 20, CHUNK_BYTES_MAX);
+
+/// Bytes of a chunk of a table of so many in an object store. A power of two, so that rows which others add hardly ever
+/// move the borders of chunks.
+pub(crate) fn store_chunk_bytes(all: u64) -> u64 {
+    let (least, most) = STORE_CHUNK_BYTES;
+    (all / STORE_CHUNKS).checked_next_power_of_two().unwrap_or(most).clamp(least, most)
+}
+
 /// How much a run of small fragments may hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChunkLimits {
@@ -173,6 +188,17 @@ mod tests {
     fn ids(chunks: &[Chunk]) -> Vec<Vec<u64>> {
         let ids = |chunk: &Chunk| chunk.fragments.iter().map(|f| f.origin.id).collect();
         chunks.iter().map(ids).collect()
+    }
+
+    #[test]
+    fn a_table_in_a_store_is_cut_into_chunks_that_hardly_move() {
+        let mib = |bytes: u64| bytes >> 20;
+        assert_eq!(mib(store_chunk_bytes(0)), 32);
+        assert_eq!(mib(store_chunk_bytes(512 << 20)), 32);
+        assert_eq!(mib(store_chunk_bytes(10 << 30)), 512);
+        assert_eq!(store_chunk_bytes((10 << 30) + 1), store_chunk_bytes(15 << 30));
+        assert_eq!(store_chunk_bytes(10 << 40), CHUNK_BYTES_MAX);
+        assert_eq!(store_chunk_bytes(u64::MAX), CHUNK_BYTES_MAX);
     }
 
     #[test]

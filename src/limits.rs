@@ -26,8 +26,9 @@ pub(crate) struct MemoryPlan {
     pub sorts: u64,
     /// Tasks at once for each processor that may work.
     workers: usize,
-    /// Small tasks at once for each of them.
+    /// Small tasks at once for each of them, and other ones.
     small_tasks: usize,
+    large_tasks: usize,
 }
 
 /// What a scan reads ahead at most: more is no faster on a disk or in a bucket, as measured.
@@ -38,6 +39,8 @@ const SMALL_TASK_BYTES: u64 = 8 << 20;
 const SMALL_TASKS_A_WORKER: usize = 4;
 /// The same in an object store, which answers many requests at once, and each of them late.
 const STORE_TASKS_A_WORKER: usize = 16;
+/// Larger tasks in an object store: while one reads back, others read and write.
+const STORE_LARGE_TASKS_A_WORKER: usize = 4;
 
 /// What the largest task holds, about: a second one at once adds 80 to 150 MB to the peak, as measured.
 pub(crate) const TASK_BYTES_MAX: u64 = 128 << 20;
@@ -54,17 +57,22 @@ impl MemoryPlan {
             sorts: memory / 4,
             workers: settings.workers,
             small_tasks: SMALL_TASKS_A_WORKER,
+            large_tasks: 1,
         }
     }
 
     /// The same for a table in an object store, if it is `in_store`.
     pub(crate) fn for_store(self, in_store: bool) -> Self {
-        if in_store { Self { small_tasks: STORE_TASKS_A_WORKER, ..self } } else { self }
+        if !in_store {
+            return self;
+        }
+        let (small_tasks, large_tasks) = (STORE_TASKS_A_WORKER, STORE_LARGE_TASKS_A_WORKER);
+        Self { small_tasks, large_tasks, ..self }
     }
 
     /// Whether a task that holds `held` bytes may join `running` others, which hold `in_use`. One may in any case.
     pub(crate) fn admits(self, held: u64, running: usize, in_use: u64) -> bool {
-        let share = if held <= SMALL_TASK_BYTES { self.small_tasks } else { 1 };
+        let share = if held <= SMALL_TASK_BYTES { self.small_tasks } else { self.large_tasks };
         running == 0 || (running < self.workers * share && in_use + held <= self.tasks)
     }
 
@@ -75,7 +83,7 @@ impl MemoryPlan {
 
     /// Fragments that are looked at side by side before anything is staged; `small`, when all of them are.
     pub(crate) fn fragments_at_once(self, small: bool) -> usize {
-        self.workers * if small { self.small_tasks } else { 1 }
+        self.workers * if small { self.small_tasks } else { self.large_tasks }
     }
 }
 

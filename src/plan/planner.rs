@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::Schema as ArrowSchema;
 use chrono::{DateTime, Utc};
 
-use crate::chunk::{Chunk, ChunkLimits, cut};
+use crate::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkLimits, cut, store_chunk_bytes};
 use crate::error::{Error, Result};
 use crate::plan::choice::{choose, version_of_new_files};
 use crate::plan::{
@@ -14,9 +14,6 @@ use crate::plan::{
 };
 use crate::schema::{sql::Sql, target::Target};
 use crate::{settings::ROWS_PER_FILE, storage_version::abilities};
-
-/// A run of small fragments is closed after so many bytes, whatever its rows.
-const CHUNK_BYTES_MAX: u64 = 4 << 30;
 
 /// A run of small fragments that get one file each is closed after so many rows: longer ones gain nothing.
 const COLUMNS_CHUNK_ROWS: u64 = 1 << 17;
@@ -92,7 +89,9 @@ fn chunks(facts: &Facts, request: &Request, strategy: Strategy) -> Vec<Chunk> {
     };
     let spread = facts.in_store && strategy == Strategy::Columns;
     let fragments = if spread { STORE_CHUNK_FRAGMENTS } else { usize::MAX };
-    let limits = ChunkLimits { rows: rows_max, bytes: CHUNK_BYTES_MAX, fragments };
+    let all: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
+    let bytes = if facts.in_store { store_chunk_bytes(all) } else { CHUNK_BYTES_MAX };
+    let limits = ChunkLimits { rows: rows_max, bytes, fragments };
     cut(&facts.fragments, &facts.staged, limits)
 }
 

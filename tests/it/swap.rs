@@ -45,7 +45,7 @@ async fn a_write_during_staging_is_not_lost() {
     let child = db.start(
         "migrate",
         "t",
-        &["--add", "n:int64=7", "--max-rate", "150KB", "--batch-size", "100"],
+        &["--compute", "n=id * 7", "--max-rate", "10KB", "--batch-size", "100"],
     );
     crate::support::wait_until("the staging table", || db.staging_exists("t"));
     db.append("t", documents(4_000, 50)).await;

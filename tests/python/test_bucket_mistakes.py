@@ -1,5 +1,7 @@
 """Mistakes in how an object store is reached: what is told, and what is never printed. And how much is asked of a store."""
 
+import re
+
 import pytest
 from buckets import Bucket, general, is_staged_file
 from proxy import PASS, Action, Proxy
@@ -103,6 +105,21 @@ def test_writes_that_are_denied(bucket):
 @GCS
 def test_writes_that_are_denied_when_the_first_is_made(bucket):
     denied_writes(bucket, 3)
+
+
+class Forgetful(Proxy):
+    """A store that does not look whether an object is there before it writes one."""
+
+    async def _send(self, head, *more):
+        await super()._send(re.sub(rb"(?i)x-goog-if-generation-match: 0\r\n", b"", head), *more)
+
+
+@GCS
+def test_a_store_that_writes_over_what_is_there_is_refused(bucket):
+    with Forgetful(bucket.store.port) as proxy:
+        more = {"google_base_url": f"http://127.0.0.1:{proxy.port}"}
+        said = mistaken(bucket, 3, "LanceDB's own commits are not safe", port=proxy.port, more=more)
+    assert "overwrites objects" in said
 
 
 # Where it is

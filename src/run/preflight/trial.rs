@@ -124,7 +124,8 @@ fn has_struct(field: &Field) -> bool {
 /// Fragments that are tried side by side.
 pub(crate) fn tried_at_once(ctx: &Context, fragments: &[SourceFragment]) -> usize {
     let small = fragments.iter().all(|fragment| fragment.bytes <= SMALL_FILE_BYTES);
-    MemoryPlan::of(&ctx.settings).fragments_at_once(small)
+    let in_store = ctx.location.directory().is_none();
+    MemoryPlan::of(&ctx.settings).for_store(in_store).fragments_at_once(small)
 }
 
 impl RowTrial {
