@@ -121,8 +121,7 @@ impl Location {
         }
         check(self.storage_options.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         for name in ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
-            let set = std::env::var(name).unwrap_or_default();
-            if self.database.starts_with("s3://") {
+            if let (true, Ok(set)) = (self.database.starts_with("s3://"), std::env::var(name)) {
                 check_endpoint(&name.to_ascii_lowercase(), &set)?;
             }
         }

@@ -123,7 +123,7 @@ pub(crate) fn check_endpoint(name: &str, value: &str) -> Result<()> {
     let is_url = value.split_once("://").is_some_and(|(scheme, rest)| {
         matches!(scheme, "http" | "https") && !rest.is_empty() && url::Url::parse(value).is_ok()
     });
-    if !is_endpoint || is_url || value.is_empty() {
+    if !is_endpoint || is_url {
         return Ok(());
     }
     Err(Error::usage(format!("the option `{name}` is no URL"))

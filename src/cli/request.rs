@@ -36,7 +36,7 @@ pub(super) fn location(store: Store, table: &str) -> Result<Location> {
     let typed = storage_option.iter().map(|option| ("--storage-option", option.as_str()));
     let options = set.chain(typed).map(|(source, option)| {
         // The option may hold a secret: it is not repeated.
-        let pair = option.split_once('=');
+        let pair = option.split_once('=').filter(|(key, _)| !key.trim().is_empty());
         let (key, value) = pair.ok_or_else(|| Error::usage(format!("{source} takes KEY=VALUE")))?;
         Ok((key.to_owned(), value.to_owned()))
     });

@@ -13,6 +13,7 @@ use crate::run::{context::Context, session::Session};
 use crate::schema::path::{field_at, find};
 use crate::schema::{change::Change, filled::filled, show::field_text};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
+use crate::table::history::is_tagged_swap;
 use crate::table::look::{Look, look};
 use crate::table::{index, open::newest, orphans, tag};
 use crate::verify::{published, published::sync_commit};
@@ -50,8 +51,15 @@ async fn look_after(
     swapped: &Arc<Dataset>,
 ) -> Result<Box<Session>> {
     let (version, before) = (swapped.version_id(), session.source.version_id());
+    let header = session.journal.header();
     let looked = async {
         sync_commit(swapped).await?;
+        // A run that was taken over, and died as it woke up, may have left a journal of less than was swapped in: nothing can
+        // be told by it.
+        let is_old = header.source_version != before;
+        if is_old || is_tagged_swap(swapped, &header.id, version).await? {
+            return Ok(());
+        }
         published::inspect_swapped(session.intent(), swapped).await
     };
     let error = match looked.await {
@@ -187,7 +195,7 @@ fn report_of(
         changes: plan.target.changes.iter().map(Change::text).collect(),
         skipped: plan.target.skipped.iter().map(|skipped| skipped.name.clone()).collect(),
         skipped_values: plan.skipped_values.clone(),
-        version_before: header.source_version,
+        version_before: session.source.version_id(),
         version_swapped: swapped.version_id(),
         version_after: after.version_id(),
         rollback_tag: tag::tag_of(&header.id),

@@ -12,7 +12,11 @@ use lance_io::{object_store::ObjectStore, traits::Writer};
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path};
 
 use crate::error::{Doing, Result};
+use crate::retry::passes;
 use crate::storage::{disk::Disk, names, object::Objects, throttle::Throttle};
+
+/// How often a small new file is written whose reply is lost.
+const WRITES: u32 = 6;
 
 /// The files of `store`. Cheap: nothing is read.
 pub(crate) fn of(store: &ObjectStore) -> Arc<dyn DataFiles> {
@@ -158,23 +162,33 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
         Ok(listed.into_iter().map(|meta| meta.location).collect())
     }
 
-    /// Writes a small `file` that is not there yet. False, when it is: then it stays as it is.
+    /// Writes a small `file` that is not there yet. False, when it is, with other bytes: then it stays as it is. Where the
+    /// reply is lost, it is looked at what is there, for which a store that is away is waited for.
     async fn put_new(&self, file: &Path, bytes: Bytes) -> Result<bool> {
         use object_store::Error::{AlreadyExists, NotFound, NotImplemented, NotSupported};
         let (store, doing) = (self.store(), || format!("write {file}"));
-        match store.put_opts(file, bytes.clone().into(), PutMode::Create.into()).await {
-            Ok(_) => Ok(true),
-            Err(AlreadyExists { .. }) => Ok(false),
-            // A store without conditional writes: its names are random enough to look first.
-            Err(NotImplemented { .. } | NotSupported { .. }) => match store.head(file).await {
-                Ok(_) => Ok(false),
-                Err(NotFound { .. }) => {
-                    store.put(file, bytes.into()).await.doing(doing).map(|_| true)
-                }
-                Err(error) => Err(error).doing(doing),
-            },
-            Err(error) => Err(error).doing(doing),
+        for left in (0..WRITES).rev() {
+            match store.put_opts(file, bytes.clone().into(), PutMode::Create.into()).await {
+                Ok(_) => return Ok(true),
+                Err(AlreadyExists { .. }) => return Ok(false),
+                // A store without conditional writes: its names are random enough to look first.
+                Err(NotImplemented { .. } | NotSupported { .. }) => match store.head(file).await {
+                    Ok(_) => return Ok(false),
+                    Err(NotFound { .. }) => {
+                        return store.put(file, bytes.into()).await.doing(doing).map(|_| true);
+                    }
+                    Err(error) => return Err(error).doing(doing),
+                },
+                Err(error) if left == 0 || !passes(&error) => return Err(error).doing(doing),
+                Err(_) => {}
+            }
+            match store.get(file).await {
+                Ok(there) => return Ok(there.bytes().await.doing(doing)? == bytes),
+                Err(NotFound { .. }) => {}
+                Err(error) => return Err(error).doing(doing),
+            }
         }
+        Ok(false)
     }
 
     /// Removes `files` and their sidecars, those first; what is gone already is as good.

@@ -22,13 +22,15 @@ const NOTE_EVERY: Duration = Duration::from_secs(30);
 const FIRST_ANSWER: Duration = Duration::from_secs(6);
 /// Time for which one request is tried again and again while others are answered.
 const ALONE: Duration = Duration::from_mins(1);
+const ALONE_TRIES: u32 = 3;
 /// Time in which a store that was given up is not asked again: others ask more than once, after pauses.
 const GIVEN_UP: Duration = Duration::from_secs(5);
 /// Time in which a listing that was refused for good is not asked for again.
 const REFUSED: Duration = Duration::from_secs(3);
-/// Time that one request may take which carries few bytes, and one that carries many: those of a slow link.
-const SMALL_REQUEST: Duration = Duration::from_mins(1);
-const LARGE_REQUEST: Duration = Duration::from_mins(5);
+/// Time that one request may take which carries few bytes, and one that carries many: those of a slow link. And the time of
+/// its first try, if there may be others; each further one has twice as long.
+const SMALL_REQUEST: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(15));
+const LARGE_REQUEST: (Duration, Duration) = (Duration::from_mins(5), Duration::from_secs(30));
 /// The pause after the first failure; it doubles with each one, up to the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// What is known of a store: shared by all that watch it.
@@ -47,6 +49,8 @@ struct Health {
     down_since: Option<Instant>,
     why: Option<String>,
     noted: Option<Instant>,
+    /// When it was last told that a request takes long.
+    waited: Option<Instant>,
     given_up: Option<(Instant, Away)>,
     /// The last listing that was refused for good: Lance asks six times, after pauses.
     refused: Option<(Instant, String, Answer)>,
@@ -111,6 +115,20 @@ impl Watch {
         }
     }
 
+    /// Notes `text` about a request that takes long, unless one was noted a moment ago.
+    fn tell_waiting(&self, text: impl FnOnce() -> String) {
+        let due = self.state.health(|health| {
+            let due = health.waited.is_none_or(|waited| waited.elapsed() >= NOTE_EVERY);
+            if due {
+                health.waited = Some(Instant::now());
+            }
+            due
+        });
+        if due {
+            note(&self.progress, text());
+        }
+    }
+
     /// The store has answered, whatever it said.
     fn answered(&self) {
         let told = self.state.health(|health| {
@@ -133,13 +151,15 @@ impl Watch {
         if waits { self.timeout } else { self.timeout.min(FIRST_ANSWER) }
     }
 
-    /// How long one `request` may take.
-    fn time_of(&self, request: Request) -> Duration {
+    /// How long the try `tries` of one `request` may take: less the first times, if there are others, since a connection may
+    /// be dead while the store answers on the next.
+    fn time_of(&self, request: Request, tries: Option<u32>) -> Duration {
         let (answered, down) = self.state.health(|health| (health.answered, health.down_since));
         let left =
             self.patience().saturating_sub(down.map_or(Duration::ZERO, |down| down.elapsed()));
-        let most = if request.is_large() { LARGE_REQUEST } else { SMALL_REQUEST };
-        let most = most.min(self.timeout);
+        let (most, first) = if request.is_large() { LARGE_REQUEST } else { SMALL_REQUEST };
+        let soon = tries.map_or(most, |tries| first.saturating_mul(1 << tries.min(8)));
+        let most = most.min(soon).min(self.timeout);
         if answered { most } else { most.min(left.max(PAUSE.0)) }
     }
 
@@ -147,11 +167,12 @@ impl Watch {
     async fn watched<T>(
         &self,
         (request, path): (Request, &str),
+        tries: Option<u32>,
         act: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         self.state.traffic.count(self.phase(), request);
         let began = Instant::now();
-        let most = self.time_of(request);
+        let most = self.time_of(request, tries);
         let mut act = std::pin::pin!(act);
         loop {
             let left = most.saturating_sub(began.elapsed());
@@ -164,7 +185,7 @@ impl Watch {
                 let source = std::io::Error::new(std::io::ErrorKind::TimedOut, source);
                 return Err(Error::Generic { store: "object store", source: Box::new(source) });
             }
-            self.tell(|| {
+            self.tell_waiting(|| {
                 format!("waiting for the store: {request} {path} has no answer for {seconds} s")
             });
         }
@@ -181,6 +202,7 @@ impl Watch {
     {
         let (mut pause, longest) = PAUSE;
         let first = Instant::now();
+        let mut tries = 0;
         loop {
             let began = Instant::now();
             let given_up = self.state.health(|health| health.given_up.clone());
@@ -190,7 +212,7 @@ impl Watch {
             if let Some(answer) = self.refused(what) {
                 return Err(Error::Generic { store: "object store", source: Box::new(answer) });
             }
-            let error = match self.watched(what, act()).await {
+            let error = match self.watched(what, Some(tries), act()).await {
                 Ok(done) => {
                     self.answered();
                     return Ok(done);
@@ -206,13 +228,17 @@ impl Watch {
                 return Err(away_error(away));
             }
             let down = self.state.health(|health| health.down_since);
-            if first.elapsed() > ALONE && down.is_none_or(|down| down > first) {
+            if tries >= ALONE_TRIES
+                && first.elapsed() > ALONE
+                && down.is_none_or(|down| down > first)
+            {
                 return Err(error);
             }
             let (request, path) = what;
             self.tell(|| format!("the store does not do {request} {path}; trying again: {error}"));
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);
+            tries += 1;
         }
     }
 
@@ -261,7 +287,7 @@ impl Watch {
         what: (Request, &str),
         act: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let done = self.watched(what, act).await;
+        let done = self.watched(what, None, act).await;
         if done.as_ref().err().is_none_or(|error| !passes(error)) {
             self.answered();
         }

@@ -54,8 +54,7 @@ pub(crate) async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>
         let Some(id) = tag.strip_prefix(TAG_PREFIX).filter(|id| !id.ends_with(SWAP_SUFFIX)) else {
             continue;
         };
-        let swapped = swap_after(live, id, version).await?;
-        points.push(RollbackPoint { id: id.to_owned(), version, swapped });
+        points.push(point_of(live, id, version).await?);
     }
     points.sort_by_key(|point| point.version);
     Ok(points)
@@ -117,8 +116,31 @@ async fn tagged(live: &Dataset, tag: &str) -> Result<Option<u64>> {
 /// `Failed`, when the tag or a transaction cannot be read.
 pub(crate) async fn rollback_point(live: &Dataset, id: &str) -> Result<Option<RollbackPoint>> {
     let Some(version) = tagged(live, &tag_of(id)).await? else { return Ok(None) };
-    let swapped = swap_after(live, id, version).await?;
-    Ok(Some(RollbackPoint { id: id.to_owned(), version, swapped }))
+    point_of(live, id, version).await.map(Some)
+}
+
+/// The rollback point of the migration `id`, whose pin is on `version`. Where the tag of its swap says otherwise, that is
+/// right: a run that was taken over, and woke up late, may have moved the pin.
+async fn point_of(live: &Dataset, id: &str, version: u64) -> Result<RollbackPoint> {
+    let point = |version, swapped| RollbackPoint { id: id.to_owned(), version, swapped };
+    if let Some(swapped) = swap_after(live, id, version).await? {
+        return Ok(point(version, Some(swapped)));
+    }
+    let swapped = tagged(live, &swap_tag_of(id)).await?;
+    if let Some((swapped, before)) = swapped.and_then(|at| Some((at, at.checked_sub(1)?)))
+        && transaction(live, swapped).await?.is_some_and(|there| is_ours(&there, id, Act::Swap))
+    {
+        return Ok(point(before, Some(swapped)));
+    }
+    Ok(point(version, None))
+}
+
+/// Whether `version` has the tag of the swap of the migration `id`, which it gets once it was seen to be whole.
+///
+/// # Errors
+/// `Failed`, when the tag cannot be read.
+pub(crate) async fn is_tagged_swap(live: &Dataset, id: &str, version: u64) -> Result<bool> {
+    Ok(tagged(live, &swap_tag_of(id)).await? == Some(version))
 }
 
 /// The version that is the swap of the migration `id`: it is the one after its rollback point, since

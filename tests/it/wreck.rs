@@ -225,3 +225,61 @@ async fn an_empty_folder_is_removed() {
     assert!(!folder.exists());
     db.relance("abort", "t", &[]).expect(1).says("no migration of `t` is staged");
 }
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy_all(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
+    }
+}
+
+/// A run that was taken over can write its journal once more as it wakes up, and die before it finds out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_comes_back_after_its_swap_takes_nothing_back() {
+    for appended in [0_usize, 5] {
+        let db = held().await;
+        let aside = db.path().join("aside");
+        copy_all(&db.staging("t"), &aside);
+        if appended > 0 {
+            db.append("t", documents(500, i64::try_from(appended).unwrap())).await;
+        }
+        db.relance("resume", "t", &[]).expect(0);
+        let (rows, swapped) = (ids(&db.rows("t").await), db.open("t").await.version_id());
+        assert_eq!(rows.len(), 500 + appended);
+        copy_all(&aside, &db.staging("t"));
+        db.relance("resume", "t", &[]).expect(0);
+        assert_eq!(ids(&db.rows("t").await), rows);
+        assert_eq!(db.open("t").await.version_id(), swapped, "{appended}: nothing was committed");
+        assert!(!db.staging_exists("t"));
+        db.relance("verify", "t", &[]).expect(0);
+        db.relance("rollback", "t", &[]).expect(0);
+        assert_eq!(ids(&db.rows("t").await), rows);
+    }
+}
+
+/// So can it move the pin, where the store cannot tell who wrote it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_that_was_moved_after_the_swap_does_not_lose_the_way_back() {
+    let db = held().await;
+    db.append("t", documents(500, 5)).await;
+    db.relance("resume", "t", &[]).expect(0);
+    let rows = ids(&db.rows("t").await);
+    let pin = tags(&db).into_iter().find(|tag| !tag.contains(".swap")).unwrap();
+    let pin = pin.trim_end_matches(".json");
+    let live = db.open("t").await;
+    for version in [1, live.version_id()] {
+        live.tags().update(pin, version).await.unwrap();
+        let status = db.relance("status", "t", &["--json"]).expect(0).json();
+        let points = status["tables"][0]["rollback_points"].as_array().unwrap().len();
+        assert_eq!(points, 1, "{version}: {status}");
+        db.relance("abort", "t", &[]).expect(1);
+        db.relance("verify", "t", &[]).expect(0);
+    }
+    db.relance("rollback", "t", &[]).expect(0);
+    assert_eq!(ids(&db.rows("t").await), rows);
+}

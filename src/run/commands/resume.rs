@@ -51,7 +51,8 @@ async fn resume_swapped(
 ) -> Result<Ended> {
     ctx.say(format!("the swap landed as version {version}; tidying up"));
     let landed = async {
-        let source = open::at_version(live, journal.header().source_version).await?;
+        // What it was swapped in on, whatever a journal says that a run wrote which was taken over.
+        let source = open::at_version(live, version.saturating_sub(1)).await?;
         let plan = plan_staged(ctx, &source, &journal).await?;
         let swapped = open::at_version(live, version).await?;
         Ok((Session::of(ctx, source, plan, journal, run)?, swapped))
