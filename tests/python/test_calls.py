@@ -500,6 +500,9 @@ CLASSES = {
     "skipped_values": results.SkippedValues,
     "field": results.Field,
     "status": results.Status,
+    "store_estimate": results.StoreEstimate,
+    "store_figures": results.StoreFigures,
+    "phase_figures": results.PhaseFigures,
 }
 
 PARTS = {
