@@ -151,6 +151,9 @@ class Proxy:
                     return
                 if store is None:
                     store = await asyncio.open_connection("127.0.0.1", self.upstream, limit=1 << 20)
+                if request.headers.get("expect", "").lower() == "100-continue":
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    head = re.sub(rb"(?i)expect: 100-continue\r\n", b"", head)
                 kept = [] if action.twice else None
                 await self._send(head, reader, store[1], request, kept)
                 if action.twice:
@@ -180,8 +183,6 @@ class Proxy:
 
     async def _send(self, head: bytes, reader, writer, request: Request, kept) -> None:
         writer.write(head)
-        if request.headers.get("expect", "").lower() == "100-continue":
-            raise ConnectionError("no client of ours asks whether it may go on")
 
         async def one(piece: bytes) -> None:
             request.sent += len(piece)
