@@ -169,15 +169,13 @@ impl Error {
     /// The message and every cause, one a line, with `hide` replaced wherever it stands.
     pub fn report(&self, hide: &[String]) -> String {
         let mut lines = vec![self.message.clone()];
-        let mut cause = StdError::source(self);
-        while let Some(error) = cause {
+        for error in causes(self).skip(1) {
             let text = cause_text(error);
             let line = text.replace("\n  ", "; ");
             let known = lines.iter().any(|known| known.contains(&text) || known.contains(&line));
             if !known {
                 lines.push(text);
             }
-            cause = error.source();
         }
         redact(&lines.join("\n  because: "), hide)
     }
@@ -252,6 +250,13 @@ where
     }
 }
 
+/// `error`, what caused it, what caused that, and so on.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// Whether `error`, or anything that caused it, is the device being full.
 pub(crate) fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
     is_io(error, io::ErrorKind::StorageFull, "No space left on device")
@@ -260,15 +265,10 @@ pub(crate) fn is_storage_full(error: &(dyn StdError + 'static)) -> bool {
 /// Whether `error`, or anything that caused it, is of `kind`, or says so in the system's words: not everybody
 /// keeps what an error came from.
 fn is_io(error: &(dyn StdError + 'static), kind: io::ErrorKind, words: &str) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
+    causes(error).any(|error| {
         let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(|io| io.kind() == kind) || error.to_string().contains(words) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+        io.is_some_and(|io| io.kind() == kind) || error.to_string().contains(words)
+    })
 }
 
 /// What a cause says: relance's own may have several lines, which are escaped already.

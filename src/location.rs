@@ -46,6 +46,9 @@ const SAFE_SCHEMES: &[&str] = &[
     "goosefs",
 ];
 
+/// Variables of the environment that have the address of an S3.
+const S3_ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
+
 /// Schemes that other tools have for the same stores.
 const SCHEMES_MEANT: &[(&str, &str)] = &[
     ("s3a", "s3://"),
@@ -120,7 +123,7 @@ impl Location {
             return Ok(());
         }
         check(self.storage_options.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
-        for name in ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"] {
+        for name in S3_ENDPOINTS {
             if let (true, Ok(set)) = (self.database.starts_with("s3://"), std::env::var(name)) {
                 check_endpoint(&name.to_ascii_lowercase(), &set)?;
             }
@@ -136,16 +139,10 @@ impl Location {
                 .iter()
                 .any(|end| name.ends_with(end))
         };
-        let set = [
-            "AWS_ENDPOINT",
-            "AWS_ENDPOINT_URL",
-            "AWS_ENDPOINT_URL_S3",
-            "AZURE_STORAGE_ENDPOINT",
-            "GOOGLE_BASE_URL",
-        ];
         let given = self.storage_options.iter().find(|(name, _)| is_endpoint(name));
-        let set =
-            || set.iter().filter_map(|name| std::env::var(name).ok()).find(|url| !url.is_empty());
+        let mut names =
+            S3_ENDPOINTS.into_iter().chain(["AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL"]);
+        let set = || names.find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()));
         let endpoint = given.map(|(_, endpoint)| endpoint.clone()).or_else(set);
         endpoint.map(|endpoint| mask_secrets(&endpoint).into_owned())
     }

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, io, time::Duration};
 use uuid::Uuid;
 
 use crate::cancel::Cancel;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, causes};
 use crate::progress::{SharedProgress, note};
 
 /// Attempts in all. The stores' own clients try each request several times below this.
@@ -130,14 +130,11 @@ pub(crate) fn is_transient(error: &Error) -> bool {
 /// Whether a store's own `error` may pass by itself.
 pub(crate) fn passes(error: &(dyn StdError + 'static)) -> bool {
     let mut passes = false;
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        match verdict(error) {
-            Some(false) => return false,
-            Some(true) => passes = true,
-            None => {}
+    for verdict in causes(error).filter_map(verdict) {
+        if !verdict {
+            return false;
         }
-        cause = error.source();
+        passes = true;
     }
     passes
 }
@@ -193,20 +190,14 @@ fn verdict(error: &(dyn StdError + 'static)) -> Option<bool> {
 /// Whether `error` is a store's word that these credentials may not.
 pub(crate) fn is_denied(error: &(dyn StdError + 'static)) -> bool {
     use object_store::Error as Store;
-    let mut cause = Some(error);
-    while let Some(error) = cause {
+    causes(error).any(|error| {
         let store = error.downcast_ref::<Store>();
         let answer = error.downcast_ref::<Answer>();
-        if matches!(store, Some(Store::PermissionDenied { .. } | Store::Unauthenticated { .. }))
+        matches!(store, Some(Store::PermissionDenied { .. } | Store::Unauthenticated { .. }))
             || answer.is_some_and(|answer| {
                 ["401", "403", "AccessDenied"].iter().any(|code| answer.text.starts_with(code))
             })
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    })
 }
 
 /// `error` of a store in short, as [`Answer`]: what it answered, or why it could not be asked.
@@ -250,11 +241,7 @@ fn short_text(error: &object_store::Error, text: &str) -> Option<String> {
     if !text.contains("error sending request") {
         return None;
     }
-    let mut last: &(dyn StdError + 'static) = error;
-    while let Some(cause) = last.source() {
-        last = cause;
-    }
-    Some(format!("it cannot be reached: {last}"))
+    causes(error).last().map(|last| format!("it cannot be reached: {last}"))
 }
 
 /// Whether a store's answer is its last word: that there is something wrong with what is asked, an expired token among it.

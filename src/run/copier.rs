@@ -252,10 +252,8 @@ impl<'a> Copier<'a> {
             return Err(self.ctx.interrupted());
         }
         // After a short lap the swap's own look is soon enough: every request more is time in which others commit.
-        let news = match self.lap.took {
-            took if took < SHORT_LAP && self.followed => None,
-            _ => self.session.news(self.ctx).await?,
-        };
+        let looked_lately = self.followed && self.lap.began.elapsed() < SHORT_LAP;
+        let news = if looked_lately { None } else { self.session.news(self.ctx).await? };
         let Some(news) = news else {
             self.session.pinned().await?;
             return Ok(false);

@@ -101,26 +101,17 @@ impl Watch {
         self.state.traffic.received(self.phase(), bytes);
     }
 
-    /// Notes `text`, unless something of this outage was noted a moment ago.
-    fn tell(&self, text: impl FnOnce() -> String) {
+    /// Notes `text`, unless something of the same kind, of which `last` tells, was noted a moment ago.
+    fn tell(
+        &self,
+        last: impl FnOnce(&mut Health) -> &mut Option<Instant>,
+        text: impl FnOnce() -> String,
+    ) {
         let due = self.state.health(|health| {
-            let due = health.noted.is_none_or(|noted| noted.elapsed() >= NOTE_EVERY);
+            let last = last(health);
+            let due = last.is_none_or(|noted| noted.elapsed() >= NOTE_EVERY);
             if due {
-                health.noted = Some(Instant::now());
-            }
-            due
-        });
-        if due {
-            note(&self.progress, text());
-        }
-    }
-
-    /// Notes `text` about a request that takes long, unless one was noted a moment ago.
-    fn tell_waiting(&self, text: impl FnOnce() -> String) {
-        let due = self.state.health(|health| {
-            let due = health.waited.is_none_or(|waited| waited.elapsed() >= NOTE_EVERY);
-            if due {
-                health.waited = Some(Instant::now());
+                *last = Some(Instant::now());
             }
             due
         });
@@ -185,9 +176,10 @@ impl Watch {
                 let source = std::io::Error::new(std::io::ErrorKind::TimedOut, source);
                 return Err(Error::Generic { store: "object store", source: Box::new(source) });
             }
-            self.tell_waiting(|| {
-                format!("waiting for the store: {request} {path} has no answer for {seconds} s")
-            });
+            self.tell(
+                |health| &mut health.waited,
+                || format!("waiting for the store: {request} {path} has no answer for {seconds} s"),
+            );
         }
     }
 
@@ -235,7 +227,10 @@ impl Watch {
                 return Err(error);
             }
             let (request, path) = what;
-            self.tell(|| format!("the store does not do {request} {path}; trying again: {error}"));
+            self.tell(
+                |health| &mut health.noted,
+                || format!("the store does not do {request} {path}; trying again: {error}"),
+            );
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);
             tries += 1;

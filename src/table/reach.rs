@@ -1,8 +1,6 @@
 //! What to do about a store that cannot be reached, or does not let us in.
 
-use std::error::Error as StdError;
-
-use crate::error::Error;
+use crate::error::{Error, causes};
 use crate::location::Location;
 use crate::retry::{Answer, Away, NO_CREDENTIALS};
 
@@ -15,8 +13,7 @@ pub(crate) fn advised(error: Error, location: &Location) -> Error {
 }
 
 fn advice(error: &Error, location: &Location) -> Option<String> {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = cause {
+    causes(error).find_map(|error| {
         if error.is::<Away>() {
             let endpoint = location.endpoint().map(|endpoint| format!(" {endpoint}"));
             let endpoint = endpoint.unwrap_or_default();
@@ -24,12 +21,9 @@ fn advice(error: &Error, location: &Location) -> Option<String> {
                 "look whether the endpoint{endpoint}, the region and the network are right"
             ));
         }
-        if let Some(Answer { text, .. }) = error.downcast_ref::<Answer>() {
-            return advice_on(text).map(str::to_owned);
-        }
-        cause = error.source();
-    }
-    None
+        let answer = error.downcast_ref::<Answer>()?;
+        advice_on(&answer.text).map(str::to_owned)
+    })
 }
 
 /// What to do about this answer of a store.

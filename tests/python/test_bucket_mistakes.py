@@ -191,22 +191,28 @@ def test_a_last_word_is_not_asked_for_again(bucket):
     assert len(proxy.requests) <= 2
 
 
+class AmidStaging:
+    """Every request after that of the first staged file gets `action`."""
+
+    def __init__(self, action: Action):
+        self.action, self.begun = action, []
+
+    def __call__(self, request) -> Action:
+        if self.begun or is_staged_file(request):
+            self.begun.append(request)
+        return self.action if len(self.begun) > 1 else PASS
+
+
 @pytest.mark.parametrize("bucket, answer", [("s3", EXPIRED), ("azure", DENIED), ("gcs", DENIED)], indirect=["bucket"],
                          ids=["s3-expired", "azure-denied", "gcs-denied"])
 def test_credentials_that_end_while_it_stages(bucket, answer):
     bucket.make()
     before = bucket.rows()
-    begun: list = []
-
-    def rule(request):
-        if begun or is_staged_file(request):
-            begun.append(request)
-        return answer if len(begun) > 1 else PASS
-
-    with Proxy(bucket.store.port, rule) as proxy:
+    ends = AmidStaging(answer)
+    with Proxy(bucket.store.port, ends) as proxy:
         done = bucket.run("migrate", *ADD, code=1, port=proxy.port)
     assert "relance resume" in complaint(done.err)
-    assert len(begun) <= 30
+    assert len(ends.begun) <= 30
     assert bucket.rows() == before
     bucket.run("resume")
     assert bucket.rows() == general(before)
@@ -217,14 +223,7 @@ def test_credentials_that_end_while_it_stages(bucket, answer):
 def test_a_store_that_stays_away_is_given_up_and_resumed_later(bucket):
     bucket.make()
     before = bucket.rows()
-    begun: list = []
-
-    def rule(request):
-        if begun or is_staged_file(request):
-            begun.append(request)
-        return Action(reset=True) if len(begun) > 1 else PASS
-
-    with Proxy(bucket.store.port, rule) as proxy:
+    with Proxy(bucket.store.port, AmidStaging(Action(reset=True))) as proxy:
         done = bucket.run("migrate", *ADD, *SOON, code=1, port=proxy.port)
     assert "relance resume" in complaint(done.err)
     assert bucket.rows() == before

@@ -11,12 +11,14 @@ use crate::run::reclaim::{files_removed, remove_versions, versions_of};
 use crate::run::report::{Finalized, KeptVersion};
 use crate::run::{context::Context, staged::refuse_staged};
 use crate::table::history::TakenBack;
-use crate::table::{history, tag};
+use crate::table::{history, open::newest, tag};
 
 pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     let opener = ctx.opener();
     let live = open_live(ctx, &opener).await?;
     refuse_staged(ctx, &opener).await?;
+    // A migration may have ended between the two.
+    let live = newest(&live).await?;
     let Some((point, swapped)) = find_last_point(&live).await? else {
         return finalize_taken_back(ctx, &live, history).await;
     };

@@ -39,9 +39,10 @@ pub enum Writes {
 pub(crate) async fn run(ctx: &Context, writes: Writes) -> Result<RolledBack> {
     ctx.settings.validate()?;
     let opener = ctx.opener();
-    open_live(ctx, &opener).await?;
+    let live = open_live(ctx, &opener).await?;
     expect_tidied(ctx, &opener).await?;
-    let live = opener.live().await?;
+    // A migration may have ended between the two.
+    let live = open::newest(&live).await?;
     let (point, swapped) = last_point(ctx, &live).await?;
     let mut back = history::taken_back(&live, swapped).await?.into_iter();
     if let Some(back) = back.find(|back| back.id == point.id) {
