@@ -156,6 +156,12 @@ impl Error {
         self
     }
 
+    /// The same error, for another that it stops, without what it came from.
+    pub(crate) fn again(&self) -> Self {
+        let (message, details) = (self.message.clone(), self.details.clone());
+        Self { kind: self.kind, message, details, source: None }
+    }
+
     /// What it says, in one line.
     pub(crate) fn line(&self) -> String {
         self.message.replace("\n  ", "; ")

@@ -1,7 +1,7 @@
 //! Calls of a producer: a few at once, each tried again when it fails, and what it gives is looked at.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow::array::{
@@ -39,6 +39,8 @@ pub(super) struct Calls {
     field: ArrowField,
     batch_rows: usize,
     turns: Semaphore,
+    /// Why no more calls are made.
+    failed: OnceLock<Error>,
     parallel: usize,
     timeout: Option<Duration>,
     retries: u32,
@@ -62,6 +64,7 @@ impl Calls {
             field,
             batch_rows: batch_rows as usize,
             turns: Semaphore::new(parallel),
+            failed: OnceLock::new(),
             parallel,
             timeout: settings.by_timeout,
             retries: settings.by_retries,
@@ -77,7 +80,7 @@ impl Calls {
     }
 
     /// The values for the `pieces` of `inputs`, in order. Each is kept by `keep` as soon as it is there, whatever comes
-    /// before it.
+    /// before it. After one that failed no other begins: with the run that ends, what it gave would be lost.
     ///
     /// # Errors
     /// `Failed`, when the producer does, however often it is tried, and bad values are not to become null.
@@ -97,7 +100,10 @@ impl Calls {
                 // Until it is kept: so no more calls are lost with a run than are made at once.
                 let turn = self.turns.acquire().await;
                 let _turn = turn.doing(|| "call a producer".to_owned())?;
-                let provided = self.one(rows).await?;
+                self.failed.get().map_or(Ok(()), |failed| Err(failed.again()))?;
+                let provided = self.one(rows).await.inspect_err(|error| {
+                    self.failed.get_or_init(|| error.again());
+                })?;
                 keep(piece, provided.clone()).await?;
                 Ok(provided)
             }
