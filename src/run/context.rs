@@ -76,11 +76,15 @@ impl Context {
         if location.directory().is_some() {
             return Opener::of(location, self.wrapper.clone());
         }
-        let told = (&self.progress, &self.tally);
-        let watch = Watch::of(&self.store, told, &self.cancel, location.store_timeout());
         let mut all: Vec<Arc<dyn WrappingObjectStore>> = self.wrapper.iter().cloned().collect();
-        all.push(Arc::new(watch));
+        all.push(Arc::new(self.watch()));
         Opener::of(location, Some(Arc::new(ChainedWrappingObjectStore::new(all))))
+    }
+
+    /// Watches the requests to the store.
+    pub(crate) fn watch(&self) -> Watch {
+        let told = (&self.progress, &self.tally);
+        Watch::of(&self.store, told, &self.cancel, self.location.store_timeout())
     }
 
     pub(crate) fn say(&self, text: impl Into<String>) {

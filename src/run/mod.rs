@@ -33,6 +33,7 @@ mod session;
 mod staged;
 mod supplying;
 mod task;
+mod uploads;
 mod worker;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -245,7 +246,7 @@ impl Migration {
     /// `Failed`, when there is neither; `Locked`, when a migration is staged.
     ///
     /// # Crash
-    /// The newest version is not touched; what was not reclaimed is reclaimed by LanceDB's own cleanup.
+    /// The newest version is not touched; calling it again reclaims the rest.
     pub async fn finalize(&self, history: bool) -> Result<Finalized> {
         self.0.with_requests_logged(Box::pin(finalize::run(&self.0, history))).await
     }
@@ -262,7 +263,7 @@ impl Migration {
     ///
     /// # Errors
     /// `Failed`, when there is no rollback point; `Refused`, when a cleanup has taken the swapped version;
-    /// `Mismatch`, naming the column, on any difference.
+    /// `Mismatch`, naming the column, on any difference; `Interrupted`, when it was cancelled.
     pub async fn verify(&self) -> Result<Verified> {
         self.0.with_requests_logged(Box::pin(verify::run(&self.0))).await
     }

@@ -13,5 +13,6 @@ pub(crate) mod page;
 pub(crate) mod throttle;
 pub(crate) mod traffic;
 pub(crate) mod tree;
+pub(crate) mod uploads;
 pub(crate) mod watch;
 mod watched;

@@ -46,6 +46,18 @@ pub(crate) fn is_data_file(name: &str, id: &str) -> bool {
     stem.contains(&format!("-relance-{id}-"))
 }
 
+/// Whether the object at `path` in a table's folder is of the migration `id`: a data file or a sidecar of one, a deletion file, a
+/// transaction, or a file of an index.
+pub(crate) fn is_of(path: &Path, id: &str) -> bool {
+    let name = path.filename().unwrap_or_default();
+    is_data_file(&data_file_of(path), id)
+        || is_deletion_file(name, id)
+        || is_uuid(name.strip_suffix(".txn").unwrap_or_default(), id)
+        || path
+            .parts()
+            .any(|part| Uuid::try_parse(part.as_ref()).is_ok() && is_uuid(part.as_ref(), id))
+}
+
 /// The name of the data file that the object at `location` is, or is a sidecar of: those are in a folder of
 /// its name.
 pub(crate) fn data_file_of(location: &Path) -> String {
@@ -140,6 +152,19 @@ mod tests {
         assert!(is_uuid(&uuid.to_string(), ID));
         assert!(is_uuid(&uuid.simple().to_string(), ID));
         assert!(!is_uuid(&Uuid::nil().to_string(), ID));
+        let table = Path::from("db/t.lance");
+        let data = table.clone().join("data");
+        for ours in [
+            data.clone().join(new_data_file(ID)),
+            sidecars_of(&data.clone().join(new_data_file(ID))).join("1.blob"),
+            table.clone().join("_deletions").join(format!("1-7-{}.bin", new_deletion_number(ID))),
+            table.clone().join("_transactions").join(format!("7-{uuid}.txn")),
+            table.clone().join("_indices").join(uuid.to_string()).join("index.idx"),
+        ] {
+            assert!(is_of(&ours, ID) && !is_of(&ours, OTHER), "{ours}");
+        }
+        let others = data.join("101100101101010011010110a1b2c3d4e5f6a7b8c9d0e1f2a3.lance");
+        assert!(!is_of(&others, ID) && !is_of(&table.join(ID), ID));
         assert_ne!(uuid, new_uuid(ID));
     }
 }

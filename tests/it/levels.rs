@@ -105,6 +105,7 @@ const LIGHT: &[(&str, &[&str])] = &[
             "log",
             "num_cpus",
             "prost-types",
+            "quick-xml",
             "quick_cache",
             "rand",
             "serde",

@@ -146,6 +146,8 @@ class Handler(BaseHTTPRequestHandler):
             with LOCK:
                 names = [one["name"] for one in UPLOADS.values()]
             self.answer(200, json.dumps(names).encode())
+        elif "uploads" in query:
+            self.list_uploads(name.strip("/"), query)
         elif "list-type" in query:
             self.list(name.strip("/"), query)
         elif name == "":
@@ -175,6 +177,17 @@ class Handler(BaseHTTPRequestHandler):
         head = {"ETag": found["tag"], "Last_Modified": email.utils.formatdate(found["at"], usegmt=True)}
         head["x_goog_generation"] = str(found["generation"])
         self.answer(status, data, **head, **more, content_length=str(len(data)))
+
+    def list_uploads(self, bucket: str, query: dict) -> None:
+        prefix, after = query.get("prefix", [""])[0], query.get("key-marker", [""])[0]
+        with LOCK:
+            found = sorted((one["name"].partition("/")[2], key) for key, one in UPLOADS.items() if one["name"].startswith(f"{bucket}/"))
+        found = [one for one in found if one[0].startswith(prefix) and one > (after, query.get("upload-id-marker", ["~"])[0])]
+        texts = [f"<Upload><Key>{escape(name)}</Key><UploadId>{key}</UploadId></Upload>" for name, key in found[:2]]
+        if len(found) > 2:
+            texts.append(f"<NextKeyMarker>{escape(found[1][0])}</NextKeyMarker><NextUploadIdMarker>{found[1][1]}</NextUploadIdMarker>")
+        texts.append(f"<IsTruncated>{'true' if len(found) > 2 else 'false'}</IsTruncated>")
+        self.answer(200, f"<ListMultipartUploadsResult>{''.join(texts)}</ListMultipartUploadsResult>".encode())
 
     def list(self, bucket: str, query: dict) -> None:
         prefix, delimiter = query.get("prefix", [""])[0], query.get("delimiter", [""])[0]

@@ -161,6 +161,14 @@ class Store:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/tables/{quote(name)}") as answer:
             return answer.read()
 
+    def begin_upload(self, name: str) -> None:
+        """Begins an upload of an object that nobody ends."""
+        if self.kind == "s3":
+            _s3(self).create_multipart_upload(Bucket="tables", Key=name)
+        else:
+            url = f"http://127.0.0.1:{self.port}/tables/{quote(name)}?uploads"
+            urllib.request.urlopen(urllib.request.Request(url, method="POST")).close()
+
     def uploads(self) -> list:
         """Unfinished uploads: what no listing shows, and is paid for. Azure drops them by itself after a week, and has no call for it."""
         if self.kind == "s3":

@@ -10,6 +10,7 @@ use crate::run::hints::{landed, tell_left};
 use crate::run::lease::{checkpoint, expect_free_or_waiting, take_over};
 use crate::run::planning::open_live;
 use crate::run::reclaim::{named_by_all, stray_ids};
+use crate::run::uploads::Unfinished;
 use crate::run::{context::Context, report::Aborted, staged::nothing_staged};
 use crate::table::open::{Opener, newest};
 use crate::table::{history, orphans, tag};
@@ -18,14 +19,21 @@ use crate::{phase::Phase, process::ProcessId, table::orphans::Removed};
 pub(crate) async fn run(ctx: &Context) -> Result<Aborted> {
     let opener = ctx.opener();
     let live = open_live(ctx, &opener).await?;
-    let journal = match Opened::look(&opener).await? {
-        Opened::Nothing => return abort_nothing(ctx, &live, &opener).await,
-        Opened::Wreck(wreck) => return abort_wreck(ctx, &live, &wreck).await,
+    let unfinished = Unfinished::look(ctx, &opener, &live).await;
+    let aborted = drop_all(ctx, &opener, &live).await?;
+    unfinished.give_up(ctx, aborted.id.split(", ")).await;
+    Ok(aborted)
+}
+
+async fn drop_all(ctx: &Context, opener: &Opener, live: &Arc<Dataset>) -> Result<Aborted> {
+    let journal = match Opened::look(opener).await? {
+        Opened::Nothing => return abort_nothing(ctx, live, opener).await,
+        Opened::Wreck(wreck) => return abort_wreck(ctx, live, &wreck).await,
         Opened::Journal(journal) => *journal,
     };
     expect_free_or_waiting(ctx, &journal).await?;
-    match abort_staged(ctx, &live, journal).await {
-        Err(error) if is_storage_full(&error) => abort_full(ctx, &live, &opener, error).await,
+    match abort_staged(ctx, live, journal).await {
+        Err(error) if is_storage_full(&error) => abort_full(ctx, live, opener, error).await,
         done => done,
     }
 }

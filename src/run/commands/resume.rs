@@ -10,6 +10,7 @@ use crate::run::lease::{expect_free_or_waiting, take_over};
 use crate::run::planning::{expect_same_request, plan_staged};
 use crate::run::session::Session;
 use crate::run::supplying::resume_supply;
+use crate::run::uploads::Unfinished;
 use crate::run::{
     after::finish, commands::migrate::carry_out, context::Context, report::Ended,
     staged::open_staged,
@@ -24,8 +25,10 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     expect_free_or_waiting(ctx, &journal).await?;
     expect_same_request(ctx, &live, &journal)?;
     let running = Running::start(&ctx.run);
+    let unfinished = Unfinished::look(ctx, &ctx.opener(), &live).await;
     let live = take_over(ctx, &live, &mut journal, Phase::Plan).await?;
     let header = journal.header();
+    unfinished.give_up(ctx, [&*header.id].into_iter()).await;
     if let Some(version) = history::find_swap(&live, &header.id, header.first_version).await? {
         return Box::pin(resume_swapped(ctx, &live, journal, version, (began, running))).await;
     }

@@ -1,0 +1,75 @@
+//! Unfinished uploads of runs that died. The store bills for them until somebody gives them up.
+
+use lance::Dataset;
+use object_store::path::Path;
+
+use crate::error::{Doing as _, Result};
+use crate::plan::amounts::counted;
+use crate::run::context::Context;
+use crate::storage::names;
+use crate::storage::uploads::{Upload, Uploads};
+use crate::table::open::Opener;
+
+/// The uploads that were unfinished when somebody looked: none of whoever begins one later is among them.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished {
+    uploads: Option<Uploads>,
+    found: Vec<Upload>,
+    staging: Path,
+}
+
+impl Unfinished {
+    /// Looks for those below `live` and its staging table. That the store does not tell them is no error: it is noted, and
+    /// none counts as found.
+    pub(crate) async fn look(ctx: &Context, opener: &Opener, live: &Dataset) -> Self {
+        if ctx.location.directory().is_some() {
+            return Self::default();
+        }
+        match Self::looked(ctx, opener, &live.branch_location().path).await {
+            Ok(found) => found,
+            Err(error) => {
+                let why = error.report(&ctx.location.secrets()).replace('\n', " ");
+                ctx.say(format!("unfinished uploads are not looked for: {why}"));
+                Self::default()
+            }
+        }
+    }
+
+    async fn looked(ctx: &Context, opener: &Opener, table: &Path) -> Result<Self> {
+        let (_, staging) = opener.staging_place().await?;
+        let uploads = Uploads::of(&ctx.location.uri(), opener.params(), ctx.watch()).await;
+        let uploads = uploads.doing(|| format!("open the bucket of {}", ctx.location.uri()))?;
+        let Some(uploads) = uploads else { return Ok(Self::default()) };
+        let (mut found, staged) =
+            tokio::try_join!(uploads.below(table), uploads.below(&staging))
+                .doing(|| format!("list the unfinished uploads below {}", ctx.location.uri()))?;
+        found.extend(staged);
+        Ok(Self { uploads: Some(uploads), found, staging })
+    }
+
+    /// Gives up those of the staging table and of the migrations `ids`, whose runs are dead or were taken over. One that
+    /// cannot be given up is told.
+    pub(crate) async fn give_up<'a>(
+        self,
+        ctx: &Context,
+        ids: impl Iterator<Item = &'a str> + Clone,
+    ) {
+        let Some(uploads) = self.uploads else { return };
+        let is_ours = |path: &Path| {
+            path.prefix_matches(&self.staging) || ids.clone().any(|id| names::is_of(path, id))
+        };
+        let mut ended = 0;
+        for upload in self.found.iter().filter(|upload| is_ours(&upload.path)) {
+            match uploads.give_up(upload).await {
+                Ok(()) => ended += 1,
+                Err(error) => {
+                    ctx.say(format!("an unfinished upload of {} is left: {error}", upload.path));
+                }
+            }
+        }
+        if ended > 0 {
+            let count = counted(ended, "unfinished upload");
+            ctx.say(format!("gave up {count} of a run that died"));
+        }
+    }
+}
