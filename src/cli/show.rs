@@ -292,10 +292,17 @@ pub(super) fn status(tables: &[Looked]) -> String {
             lines.extend(point_lines(point));
         }
         lines.extend(table.pins.iter().map(|pin| {
-            format!(
-                "  a pin without a migration: version {} (migration {}); `relance abort` removes it",
-                pin.version, pin.id
-            )
+            let (version, id) = (pin.version, &pin.id);
+            if pin.finalize {
+                format!(
+                    "  a rollback point that was not given up to its end: version {version} (migration {id}); \
+                     `relance finalize` goes on"
+                )
+            } else {
+                format!(
+                    "  a pin without a migration: version {version} (migration {id}); `relance abort` removes it"
+                )
+            }
         }));
     }
     if lines.is_empty() {

@@ -15,6 +15,14 @@ pub(crate) async fn find_last_point(live: &Dataset) -> Result<Option<(RollbackPo
     Ok(points.into_iter().rev().find_map(|point| point.swapped.map(|swapped| (point, swapped))))
 }
 
+/// The same, or what is left of a later one that was not given up to its end.
+pub(crate) async fn find_last_left(live: &Dataset) -> Result<Option<(RollbackPoint, u64)>> {
+    let mut points = history::rollback_points(live).await?;
+    points.extend(history::strays(live, &points, None).await?);
+    let swapped = points.into_iter().filter_map(|point| point.swapped.map(|at| (point, at)));
+    Ok(swapped.max_by_key(|(_, at)| *at))
+}
+
 /// The rollback point of the last swap.
 pub(crate) async fn last_point(ctx: &Context, live: &Dataset) -> Result<(RollbackPoint, u64)> {
     let point = find_last_point(live).await?;

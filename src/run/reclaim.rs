@@ -13,7 +13,9 @@ use crate::table::{history, open, orphans};
 pub(crate) async fn stray_ids(live: &Arc<Dataset>) -> Result<BTreeSet<String>> {
     let points = history::rollback_points(live).await?;
     let strays = history::strays(live, &points, None).await?;
-    Ok(strays.into_iter().map(|stray| stray.id).collect())
+    // What is left of a rollback point is `finalize`'s.
+    let of_none = strays.into_iter().filter(|stray| stray.swapped.is_none());
+    Ok(of_none.map(|stray| stray.id).collect())
 }
 
 /// The names of the files that any version of `live` is made of, and the oldest version.

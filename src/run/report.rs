@@ -148,7 +148,7 @@ pub struct TableStatus {
     pub pins: Vec<PinStatus>,
 }
 
-/// A version that is kept for a migration that is not there.
+/// A version that is kept for a migration that is not there, or for a rollback point that was not given up to its end.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct PinStatus {
@@ -156,6 +156,8 @@ pub struct PinStatus {
     pub id: String,
     /// The version.
     pub version: u64,
+    /// Whether it is of a rollback point: `finalize` ends it then, and `abort` otherwise.
+    pub finalize: bool,
 }
 
 /// A staged migration.

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::chunk::{Origin, Signature, SourceFragment};
 use crate::error::{Doing, Result};
-use crate::plan::{Facts, IndexFacts, TableState};
+use crate::plan::{Facts, IndexFacts, TableState, requests::Commits};
 use crate::{location::Location, table::open::indices_of};
 
 /// Gathers what the planner needs to know of `dataset`, of whose `indices` the caller knows.
@@ -38,6 +38,7 @@ pub(crate) async fn facts(
         indices,
         state: state(dataset).await?,
         in_store: location.directory().is_none(),
+        commits: if location.has_unknown_commits() { Commits::Untried } else { Commits::Safe },
         free_bytes: location.directory().and_then(|place| fs4::available_space(place).ok()),
     })
 }

@@ -61,7 +61,8 @@ pub(crate) async fn rollback_points(live: &Dataset) -> Result<Vec<RollbackPoint>
 }
 
 /// Those of the `points` that were never swapped, and what is left of others' tags: they keep a version for a
-/// migration that is not there. That of the migration `staged` is at work.
+/// migration that is not there, or, where they are of a swap, for a rollback point that was not given up to its end. That of
+/// the migration `staged` is at work.
 ///
 /// # Errors
 /// `Failed`, when the tags cannot be read.
@@ -75,7 +76,15 @@ pub(crate) async fn strays(
     for (tag, version) in read_tags(live).await? {
         let id = tag.strip_prefix(TAG_PREFIX).and_then(|rest| rest.strip_suffix(SWAP_SUFFIX));
         let lone = id.filter(|id| points.iter().all(|point| point.id != *id));
-        strays.extend(lone.map(|id| RollbackPoint { id: id.to_owned(), version, swapped: None }));
+        let Some(id) = lone.map(str::to_owned) else { continue };
+        let there = transaction(live, version).await?;
+        let is_swap = there.is_some_and(|there| is_ours(&there, &id, Act::Swap));
+        strays.push(match version.checked_sub(1) {
+            Some(before) if is_swap => {
+                RollbackPoint { id, version: before, swapped: Some(version) }
+            }
+            _ => RollbackPoint { id, version, swapped: None },
+        });
     }
     strays.retain(|stray| Some(stray.id.as_str()) != staged);
     strays.sort_by(|a, b| (a.version, &a.id).cmp(&(b.version, &b.id)));

@@ -24,8 +24,9 @@ use serde::Deserialize;
 use crate::error::{Doing, Error, Result};
 use crate::plan::{IndexFacts, Rebuild};
 use crate::progress::{Amount, Event, SharedProgress};
+use crate::storage::names::new_uuid;
 use crate::table::commit::{Act, properties};
-use crate::{storage::names::new_uuid, table::open::indices_of};
+use crate::table::open::{indices_of, newest};
 
 /// What is needed to build an index again as it was.
 enum Recipe {
@@ -98,7 +99,11 @@ pub(crate) async fn facts(dataset: &Dataset) -> Result<Vec<IndexFacts>> {
     Ok(facts)
 }
 
-/// Builds the indices `wanted` that `live` lacks, as they are in `source`, and commits each to the live table.
+/// How often an index is built again over a version that others committed meanwhile.
+const BUILT_AGAIN: u32 = 3;
+
+/// Builds the indices `wanted` that `live` lacks, as they are in `source`, and commits each to the live table. One that
+/// cannot be committed beside what others did meanwhile is built again over what they left, if they did not build it.
 ///
 /// Gives back the newest version.
 ///
@@ -114,19 +119,28 @@ pub(crate) async fn rebuild(
     id: &str,
     progress: &SharedProgress,
 ) -> Result<Arc<Dataset>> {
-    let mut live = live.as_ref().clone();
-    for wanted in missing(&live, wanted).await? {
-        let built = build_one(source, &live, &wanted, id, progress).await.map_err(|error| {
+    let (mut live, mut again) = (live, 0);
+    while let Some(wanted) = missing(&live, wanted).await?.first() {
+        let built = build_one(source, &live, wanted, id, progress).await.map_err(|error| {
             error.with_advice(&format!(
                 "`relance resume` builds index `{name}` again, with `--drop-index {name}` it does without",
                 name = wanted.name
             ))
         })?;
-        let published = commit(Arc::new(live), vec![built], Vec::new(), id).await;
-        live = published.doing(|| format!("publish index `{}`", wanted.name))?;
-        progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
+        match commit(Arc::clone(&live), vec![built], Vec::new(), id).await {
+            Ok(published) => {
+                live = Arc::new(published);
+                again = 0;
+                progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
+            }
+            Err(lance::Error::RetryableCommitConflict { .. }) if again < BUILT_AGAIN => {
+                again += 1;
+                live = newest(&live).await?;
+            }
+            Err(error) => return Err(error).doing(|| format!("publish index `{}`", wanted.name)),
+        }
     }
-    Ok(Arc::new(live))
+    Ok(live)
 }
 
 /// Drops the indices of these `names` that `live` still has. Gives back the newest version.

@@ -179,15 +179,27 @@ async fn contents(dataset: &Dataset, version: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// `Failed`, when one is there and cannot be removed.
 pub(crate) async fn unpin(dataset: &Dataset, id: &str) -> Result<()> {
-    for tag in [swap_tag_of(id), tag_of(id)] {
-        match dataset.tags().delete(&tag).await {
-            Ok(()) | Err(lance::Error::RefNotFound { .. }) => {}
-            // What is no tag any more goes as a file.
-            Err(_) if is_damaged(dataset, &tag).await? => remove_tag_file(dataset, &tag).await?,
-            Err(error) => return Err(error).doing(|| format!("remove the tag {tag}")),
-        }
-    }
+    remove(dataset, &swap_tag_of(id)).await?;
+    remove(dataset, &tag_of(id)).await?;
     remove_half_written(dataset, id).await
+}
+
+/// Removes the tag of the rollback point of the migration `id`, so that a cleanup takes that version. The tag of the swap still
+/// tells of it, until [`unpin`].
+///
+/// # Errors
+/// `Failed`, when it is there and cannot be removed.
+pub(crate) async fn give_up_point(dataset: &Dataset, id: &str) -> Result<()> {
+    remove(dataset, &tag_of(id)).await
+}
+
+async fn remove(dataset: &Dataset, tag: &str) -> Result<()> {
+    match dataset.tags().delete(tag).await {
+        Ok(()) | Err(lance::Error::RefNotFound { .. }) => Ok(()),
+        // What is no tag any more goes as a file.
+        Err(_) if is_damaged(dataset, tag).await? => remove_tag_file(dataset, tag).await,
+        Err(error) => Err(error).doing(|| format!("remove the tag {tag}")),
+    }
 }
 
 /// Removes the tags of the migration `id` that were not written to their end: a store on a disk writes a file under

@@ -128,7 +128,8 @@ async fn recover(db: &Db, way: Way, act: Act) {
     let nobody = Mortal::never();
     let it = migration(db, way, &nobody);
     let staged = it.status().await.unwrap().staged;
-    let points = it.status().await.unwrap().rollback_points.len();
+    let status = it.status().await.unwrap();
+    let (points, half) = (status.rollback_points.len(), status.pins.iter().any(|pin| pin.finalize));
     match (act, staged) {
         (Act::Migrate | Act::Resume | Act::KeepWrites, Some(_)) => {
             // `resume` is given no changes: those of a way back are not those of the migration.
@@ -143,7 +144,7 @@ async fn recover(db: &Db, way: Way, act: Act) {
         (Act::Rollback, _) if points > 0 && has_n(db).await => {
             it.rollback(Writes::Refuse).await.map(drop).unwrap();
         }
-        (Act::Finalize, _) if points > 0 => it.finalize(false).await.map(drop).unwrap(),
+        (Act::Finalize, _) if points > 0 || half => it.finalize(false).await.map(drop).unwrap(),
         _ => {}
     }
 }

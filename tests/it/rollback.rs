@@ -93,7 +93,6 @@ async fn finalize_keeps_older_versions_unless_told() {
     assert_eq!(live.checkout_version(1).await.unwrap().count_rows(None).await.unwrap(), 100);
     db.relance("migrate", "t", &["--add", "m:int64=7"]).expect(0);
     db.relance("finalize", "t", &["--history"]).expect(0);
-    assert_eq!(db.open("t").await.versions().await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,6 +177,39 @@ async fn status_and_finalize_look_at_the_first_commits_only() {
     db.relance("status", "t", &[]).expect(0).says("at least 64 of 70 commits since by others");
     db.relance("finalize", "t", &[]).expect(0);
     assert_eq!(db.rows("t").await.num_rows(), 30);
+    assert_eq!(crate::support::walk::unreferenced(&db, "t").await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finalize_that_was_killed_is_done_again() {
+    let db = Db::new();
+    db.documents("t", 100, 50).await;
+    db.relance("migrate", "t", &["--add", "n:int64=7", "--strategy", "rewrite"]).expect(0);
+    db.relance("migrate", "t", &["--add", "m:int64=8"]).expect(0);
+    let live = db.open("t").await;
+    let tags = live.tags().list().await.unwrap();
+    let last =
+        tags.iter().filter(|(name, _)| !name.contains(".swap")).max_by_key(|(_, tag)| tag.version);
+    let (last, version) = last.map(|(name, tag)| (name.clone(), tag.version)).unwrap();
+    // What the last one has done when it is killed after its first step.
+    live.tags().delete(&last).await.unwrap();
+    let status = db.relance("status", "t", &["--json"]).expect(0).json();
+    let pin = &status["tables"][0]["pins"][0];
+    assert_eq!((&pin["finalize"], &pin["version"]), (&true.into(), &version.into()));
+    db.relance("status", "t", &[])
+        .expect(0)
+        .says("not given up to its end")
+        .says("`relance finalize`");
+    db.relance("abort", "t", &[]).expect(1).says("no migration of `t` is staged");
+    let ran = db.relance("finalize", "t", &["--json"]).expect(0).json();
+    assert_eq!(
+        (&ran["version"], &ran["id"]),
+        (&version.into(), &last.trim_start_matches("relance-").into())
+    );
+    let status = db.relance("status", "t", &["--json"]).expect(0).json();
+    assert_eq!(status["tables"][0]["pins"], serde_json::json!([]));
+    assert_eq!(status["tables"][0]["rollback_points"].as_array().unwrap().len(), 1);
+    db.relance("finalize", "t", &["--history"]).expect(0);
     assert_eq!(crate::support::walk::unreferenced(&db, "t").await, Vec::<String>::new());
 }
 

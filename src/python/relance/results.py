@@ -165,13 +165,15 @@ class JoinTrial(Record):
 
 
 class StoreEstimate(Record):
-    """Requests to an object store that write or list, and that read; the bytes each way; and what that costs."""
+    """Requests to an object store that write or list, and that read; the bytes each way; and what that costs. ``commits`` is whether
+    it commits safely: ``"safe"``, or ``"untried"``, which ``migrate`` tries."""
 
     writes: int
     reads: int
     bytes_sent: int
     bytes_received: int
     dollars: float
+    commits: str
 
 
 class Plan(Record):
@@ -404,10 +406,12 @@ class RollbackPoint(Record):
 
 
 class Pin(Record):
-    """A version that is kept for a migration that is not there; ``abort`` lets it go."""
+    """A version that is kept for a migration that is not there: ``abort`` lets it go; or for a rollback point that was not given
+    up to its end: ``finalize`` goes on."""
 
     id: str
     version: int
+    finalize: bool
 
 
 class TableStatus(Record):

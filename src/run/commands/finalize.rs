@@ -6,7 +6,7 @@ use lance::Dataset;
 
 use crate::error::{Error, Result};
 use crate::run::planning::open_live;
-use crate::run::point::{find_last_point, remove_leftovers};
+use crate::run::point::{find_last_left, remove_leftovers};
 use crate::run::reclaim::{files_removed, remove_versions, versions_of};
 use crate::run::report::{Finalized, KeptVersion};
 use crate::run::{context::Context, staged::refuse_staged};
@@ -19,11 +19,12 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     refuse_staged(ctx, &opener).await?;
     // A migration may have ended between the two.
     let live = newest(&live).await?;
-    let Some((point, swapped)) = find_last_point(&live).await? else {
+    let Some((point, swapped)) = find_last_left(&live).await? else {
         return finalize_taken_back(ctx, &live, history).await;
     };
     remove_leftovers(&live, &point, swapped).await?;
-    tag::unpin(&live, &point.id).await?;
+    // The other tag goes last: with it a second `finalize` finds what a killed one left.
+    tag::give_up_point(&live, &point.id).await?;
     let (mut older, kept) = (versions_of(&live).await?, kept_up_to(&live, point.version).await?);
     let tagged = |version: &u64| kept.iter().any(|kept| kept.version == *version);
     older.retain(|version| *version < point.version && !tagged(version));
@@ -32,6 +33,7 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
         gone.extend(older.iter().copied());
     }
     let stats = remove_versions(&live, gone).await?;
+    tag::unpin(&live, &point.id).await?;
     Ok(Finalized {
         table: ctx.table().to_owned(),
         id: point.id,

@@ -35,7 +35,10 @@ pub(crate) async fn run(ctx: &Context) -> Result<TableStatus> {
         let nulls = nulls_since(ctx, &live, swapped).await;
         rollback_points.push(PointStatus::of(&point, swapped, since, nulls));
     }
-    let pins = pins.into_iter().map(|pin| PinStatus { id: pin.id, version: pin.version });
+    let pins = pins.into_iter().map(|pin| {
+        let finalize = pin.swapped.is_some();
+        PinStatus { id: pin.id, version: pin.version, finalize }
+    });
     Ok(TableStatus {
         table: ctx.table().to_owned(),
         version: live.version_id(),
