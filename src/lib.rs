@@ -77,7 +77,7 @@ pub use error::{Error, Kind, Result};
 pub use location::{Location, STAGING_SUFFIX};
 pub use phase::Phase;
 pub use plan::cost::Cost;
-pub use plan::requests::{Prices, StoreEstimate};
+pub use plan::requests::{Commits, Prices, StoreEstimate};
 pub use plan::tuning::{Knobs, Trial, Tuned};
 pub use plan::{
     Example, Finding, IndexFacts, IndexFate, JoinTrial, Nulled, Plan, ProducerTrial, Request,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::error::{Error, Result};
 use crate::secret::{is_option, is_secret_name, mask_secrets, secrets_in};
-use crate::store_options::{check, check_endpoint};
+use crate::store_options::check;
 
 /// What the name of every staging table ends with.
 pub const STAGING_SUFFIX: &str = "__relance_staging";
@@ -48,6 +48,10 @@ const SAFE_SCHEMES: &[&str] = &[
 
 /// Variables of the environment that have the address of an S3.
 const S3_ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
+
+/// Those in which a mistake is looked for: `AWS_CONDITIONAL_PUT` among them.
+const S3_OPTIONS: [&str; 4] =
+    ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CONDITIONAL_PUT"];
 
 /// Schemes that other tools have for the same stores.
 const SCHEMES_MEANT: &[(&str, &str)] = &[
@@ -123,28 +127,40 @@ impl Location {
             return Ok(());
         }
         check(self.storage_options.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
-        for name in S3_ENDPOINTS {
-            if let (true, Ok(set)) = (self.database.starts_with("s3://"), std::env::var(name)) {
-                check_endpoint(&name.to_ascii_lowercase(), &set)?;
-            }
+        if !self.database.starts_with("s3://") {
+            return Ok(());
         }
-        Ok(())
+        // An endpoint that is given counts, and none of the environment then.
+        let has_endpoint = self.storage_options.keys().any(|name| is_endpoint(name));
+        let of_environment = S3_OPTIONS.into_iter().filter_map(|name| {
+            let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
+            (!has_endpoint || !is_endpoint(name)).then(|| (name.to_ascii_lowercase(), value))
+        });
+        let mut all: BTreeMap<String, String> = of_environment.collect();
+        all.extend(self.storage_options.clone());
+        check(all.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 
     /// The address of its object store, if it has one of its own, so that it need not be what its scheme says.
     pub(crate) fn endpoint(&self) -> Option<String> {
-        let is_endpoint = |name: &str| {
-            let name = name.to_ascii_lowercase();
-            ["endpoint", "endpoint_url", "base_url", "use_emulator"]
-                .iter()
-                .any(|end| name.ends_with(end))
-        };
         let given = self.storage_options.iter().find(|(name, _)| is_endpoint(name));
         let mut names =
             S3_ENDPOINTS.into_iter().chain(["AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL"]);
         let set = || names.find_map(|name| std::env::var(name).ok().filter(|url| !url.is_empty()));
         let endpoint = given.map(|(_, endpoint)| endpoint.clone()).or_else(set);
         endpoint.map(|endpoint| mask_secrets(&endpoint).into_owned())
+    }
+
+    /// Whether its object store has to be tried before anybody relies on its commits: what is said of S3, GCS and Azure, others say of
+    /// stores of their own too.
+    pub(crate) fn has_unknown_commits(&self) -> bool {
+        self.is_tried() && self.endpoint().is_some()
+    }
+
+    /// Whether it is in a store in which something can be written to try it.
+    pub(crate) fn is_tried(&self) -> bool {
+        let tried = ["s3://", "gs://", "az://", "abfss://"];
+        tried.iter().any(|scheme| self.database.starts_with(scheme))
     }
 
     /// How long its object store may be away.
@@ -213,6 +229,13 @@ impl Location {
     }
 }
 
+/// Whether the option `name` says where a store is.
+fn is_endpoint(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let ends = ["endpoint", "endpoint_url", "endpoint_url_s3", "base_url", "use_emulator"];
+    ends.iter().any(|end| name.ends_with(end))
+}
+
 fn check_table_name(table: &str) -> Result<()> {
     if is_option(table) {
         return Err(stray_option(table));
@@ -254,13 +277,17 @@ fn check_database(database: &str) -> Result<String> {
         ))
         .with_advice("give them with --storage-option KEY=VALUE, or in the environment"));
     }
-    match scheme {
+    // Lance reads it in small letters too.
+    let scheme = scheme.to_ascii_lowercase();
+    match scheme.as_str() {
         "db" => Err(Error::usage(
             "`db://` is LanceDB Cloud: its tables are behind a server, where relance cannot stage \
              files. Name the bucket or directory that holds the tables",
         )),
         "file" => absolute(rest),
-        known if SAFE_SCHEMES.contains(&known) => Ok(database.trim_end_matches('/').to_owned()),
+        known if SAFE_SCHEMES.contains(&known) => {
+            Ok(format!("{known}://{}", rest.trim_end_matches('/')))
+        }
         "s3+ddb" => Err(Error::refused(
             "`s3+ddb://` commits through a table in DynamoDB, which this build has no client for",
         )
@@ -319,6 +346,8 @@ mod tests {
         let kind = |database: &str, table: &str| Location::new(database, table).unwrap_err().kind();
         assert_eq!(kind("db://cloud", "t"), Kind::Usage);
         assert_eq!(kind("ftp://host/db", "t"), Kind::Refused);
+        let large = Location::new("S3://bucket/Db/", "t").unwrap();
+        assert_eq!(large.uri(), "s3://bucket/Db/t.lance");
         for (given, meant) in [("s3a", "s3://"), ("gcs", "gs://"), ("s3+ddb", "DynamoDB")] {
             let error = Location::new(&format!("{given}://b/db"), "t").unwrap_err();
             assert!(error.report(&[]).contains(meant), "{}", error.report(&[]));

@@ -85,7 +85,8 @@ const PREFIXES: [&str; 5] = ["aws_", "google_", "azure_storage_", "azure_", "gcs
 /// panic at the other.
 ///
 /// # Errors
-/// `Usage`, naming the option; its value is shown only where it is an endpoint without user and password.
+/// `Usage`, naming the option; its value is shown only where it is an endpoint without user and password. `Refused`, where
+/// it keeps the store from committing safely.
 pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<()> {
     for (name, value) in options.clone() {
         let lower = name.to_ascii_lowercase();
@@ -94,11 +95,19 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
                 .with_advice(&format!("did you mean `{meant}`?")));
         }
         check_endpoint(&lower, value)?;
+        if bare_name(&lower).1 == "conditional_put" && value.eq_ignore_ascii_case("disabled") {
+            let message = format!(
+                "the option `{name}` switches off what commits are made of: two writers of a table could both \
+                 believe that they committed"
+            );
+            return Err(Error::refused(message).with_advice("leave it out"));
+        }
     }
     let lower = options.map(|(name, value)| (name.to_ascii_lowercase(), value));
     let lower: Vec<_> = lower.collect();
     let is_plain = |(name, value): &&(String, &str)| {
-        let is_stores = ["endpoint", "endpoint_url"].contains(&bare_name(name).1);
+        let is_stores =
+            ["endpoint", "endpoint_url", "endpoint_url_s3"].contains(&bare_name(name).1);
         is_stores && value.starts_with("http://")
     };
     let allows = |name: &str, value: &str| {
@@ -118,7 +127,7 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
 }
 
 /// Fails when `value` is an endpoint and no URL.
-pub(crate) fn check_endpoint(name: &str, value: &str) -> Result<()> {
+fn check_endpoint(name: &str, value: &str) -> Result<()> {
     let is_endpoint = name.contains("endpoint") && !name.contains("fabric");
     let is_url = value.split_once("://").is_some_and(|(scheme, rest)| {
         matches!(scheme, "http" | "https") && !rest.is_empty() && url::Url::parse(value).is_ok()
@@ -177,6 +186,9 @@ mod tests {
             assert!(check([plain, allowed].into_iter()).is_ok(), "{allowed:?}");
         }
         assert!(check([plain, ("allow_http", "false")].into_iter()).is_err());
+        let unsafe_put = check([("AWS_CONDITIONAL_PUT", "Disabled")].into_iter()).unwrap_err();
+        assert_eq!(unsafe_put.kind(), crate::error::Kind::Refused);
+        assert_eq!(told("aws_conditional_put", "etag"), Ok(()));
         for (name, value) in [
             ("aws_endpoint", "https://127.0.0.1:9000"),
             ("endpoint", "https://host/path"),

@@ -237,7 +237,8 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
     match command {
         Command::Plan { place, changes, out, price, engine, output } => {
             let migration = migration(place, request::settings(&engine), &output, caller)?;
-            planned(&asked(migration, &changes).await?, out.as_deref(), price).await
+            let migration = asked(migration, &changes).await?;
+            planned(migration, caller, out.as_deref(), price).await
         }
         Command::Migrate { place, changes, plan, dry_run, engine, cutover, output } => {
             let settings = request::settings_to_swap(&engine, &cutover);
@@ -247,7 +248,7 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
                 None => asked(migration, &changes).await?,
             };
             if dry_run {
-                return planned(&migration, None, None).await;
+                return planned(migration, caller, None, None).await;
             }
             let ended = stoppable(migration, caller, async |m| m.migrate().await).await?;
             Ok(ended_printed(&ended))
@@ -260,7 +261,8 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             Ok(ended_printed(&ended))
         }
         Command::Abort { place, output } => {
-            let aborted = migration(place, default(), &output, caller)?.abort().await?;
+            let migration = migration(place, default(), &output, caller)?;
+            let aborted = stoppable(migration, caller, async |m| m.abort().await).await?;
             Ok(done(show::aborted(&aborted), to_json(&aborted)))
         }
         Command::Status { store, table, watch, output } => {
@@ -268,7 +270,8 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
         }
         Command::Verify { place, limits, output } => {
             let settings = request::settings_within(&limits);
-            let verified = migration(place, settings, &output, caller)?.verify().await?;
+            let migration = migration(place, settings, &output, caller)?;
+            let verified = stoppable(migration, caller, async |m| m.verify().await).await?;
             Ok(done(show::verified(&verified), to_json(&verified)))
         }
         Command::Rollback { place, discard_writes, keep_writes, limits, output } => {
@@ -281,7 +284,8 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
         }
         Command::Finalize { place, history, output } => {
             let migration = migration(place, default(), &output, caller)?;
-            let finalized = migration.finalize(history).await?;
+            let finalized =
+                stoppable(migration, caller, async |m| m.finalize(history).await).await?;
             Ok(done(show::finalized(&finalized), to_json(&finalized)))
         }
         Command::Tune { place, changes, engine, time, plot, output } => {
@@ -294,20 +298,25 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             Ok(done(show::tuned(&tuned), to_json(&tuned)))
         }
         Command::Sample { place, rows, dim, fragments, output: _ } => {
-            let location = location(place, caller)?;
-            let sampled = Sample { rows, dim, fragments }.make(&location).await?;
-            Ok(done(show::sampled(&sampled), to_json(&sampled)))
+            sampled(place, Sample { rows, dim, fragments }, caller).await
         }
     }
 }
 
+async fn sampled(place: TableArg, sample: Sample, caller: &mut Caller) -> Result<Printed> {
+    let location = location(place, caller)?;
+    let sampled = sample.make(&location).await?;
+    Ok(done(show::sampled(&sampled), to_json(&sampled)))
+}
+
 /// The plan of `migration`, which is written to `out` too.
 async fn planned(
-    migration: &Migration,
+    migration: Migration,
+    caller: &Caller,
     out: Option<&Path>,
     price: Option<Prices>,
 ) -> Result<Printed> {
-    let mut plan = migration.plan().await?;
+    let mut plan = stoppable(migration, caller, async |m| m.plan().await).await?;
     plan.store = plan.store.map(|store| store.at(&price.unwrap_or_default()));
     if let Some(out) = out {
         let text = format!("{:#}\n", to_json(&plan.saved()));

@@ -91,6 +91,18 @@ impl Cost {
     }
 }
 
+/// Bytes that are read to try the changes of `target` on every row, before anything is written.
+pub(super) fn tried_bytes(facts: &Facts, target: &Target) -> u64 {
+    let widths = Widths::of(facts);
+    let rows: u64 = facts.fragments.iter().map(|fragment| fragment.rows).sum();
+    let tried =
+        target.columns.iter().filter(|column| column.is_checked() && column.elsewhere().is_empty());
+    let mut names: Vec<&str> = tried.flat_map(Column::inputs).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.iter().map(|name| widths.named(name)).sum::<u64>().saturating_mul(rows)
+}
+
 /// About how many bytes a row of each column takes on storage.
 struct Widths<'a> {
     facts: &'a Facts,

@@ -167,6 +167,7 @@ impl Plan {
                 out,
                 "  requests   about {writes} that write or list, {reads} that read: ${dollars}"
             )?;
+            writeln!(out, "  commits    {}", store.commits.text())?;
         }
         for (strategy, cost) in &self.others {
             let (read, write) = (bytes_text(cost.read_bytes), bytes_text(cost.write_bytes));

@@ -7,6 +7,7 @@ use lance_file::version::ConcreteFileVersion;
 use serde::Serialize;
 
 use crate::chunk::{Signature, SourceFragment};
+use crate::plan::requests::Commits;
 
 /// What the planner needs to know of a table.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub(crate) struct Facts {
     pub state: TableState,
     /// Whether it lies in an object store, where every request takes its time.
     pub in_store: bool,
+    /// Whether that store has to be tried before anybody relies on its commits.
+    pub commits: Commits,
     /// Bytes free where the table is, if it is on a disk.
     pub free_bytes: Option<u64>,
 }

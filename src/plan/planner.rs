@@ -8,12 +8,14 @@ use chrono::{DateTime, Utc};
 use crate::chunk::{CHUNK_BYTES_MAX, Chunk, ChunkLimits, cut, store_chunk_bytes};
 use crate::error::{Error, Result};
 use crate::plan::choice::{choose, version_of_new_files};
+use crate::plan::cost::tried_bytes;
 use crate::plan::{
     Plan, check, cost::Cost, facts::Facts, indices::fates, request::Request,
     requests::StoreEstimate, strategy::Strategy,
 };
 use crate::schema::{sql::Sql, target::Target};
-use crate::{settings::ROWS_PER_FILE, storage_version::abilities};
+use crate::settings::{Preflight, ROWS_PER_FILE};
+use crate::storage_version::abilities;
 
 /// A run of small fragments that get one file each is closed after so many rows: longer ones gain nothing.
 const COLUMNS_CHUNK_ROWS: u64 = 1 << 17;
@@ -47,7 +49,11 @@ impl Plan {
         });
         let cost = Cost::of(facts, &target, strategy, &indices);
         let chunks = chunks(facts, request, strategy);
-        let store = || StoreEstimate::of(facts, strategy, &cost, chunks.len() as u64);
+        let tried = match request.preflight {
+            Preflight::Full => tried_bytes(facts, &target),
+            Preflight::Sample => 0,
+        };
+        let store = || StoreEstimate::of(facts, strategy, (&cost, tried), chunks.len() as u64);
         let plan = Self {
             table: facts.table.clone(),
             version: facts.version,

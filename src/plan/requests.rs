@@ -18,8 +18,10 @@ const LISTINGS: u64 = 4;
 /// (lance-io 14 `src/object_writer.rs`).
 const PART_BYTES: u64 = 5 << 20;
 const PARTS_ALIKE: u64 = 100;
-/// Reads of a file's footer, and of what the columns that are read have there.
+/// Reads of a file's footer, and of what the columns that are read have there. A file that is not larger than the first of these
+/// is read whole by it.
 const FOOTER_READS: u64 = 2;
+const FOOTER_BYTES: u64 = 64 << 10;
 
 /// What a migration asks of an object store, about, and what that costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -35,6 +37,31 @@ pub struct StoreEstimate {
     pub bytes_received: u64,
     /// What that costs.
     pub dollars: f64,
+    /// Whether the store commits safely.
+    pub commits: Commits,
+}
+
+/// Whether of two writers of one version of a table one is refused, which is what every commit relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Commits {
+    /// It is: the store is the provider's own.
+    Safe,
+    /// The store has an address of its own, and has to be tried.
+    Untried,
+}
+
+impl Commits {
+    /// In words.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Safe => "safe: this store writes where nothing is, or not at all",
+            Self::Untried => {
+                "not known for a store at an address of its own: `migrate` tries it before it writes anything else"
+            }
+        }
+    }
 }
 
 /// What a store costs, in dollars. The default is that of S3 in a region of its own, where traffic inside is free.
@@ -66,8 +93,13 @@ impl FromStr for Prices {
     /// `Usage`, for anything else.
     fn from_str(text: &str) -> Result<Self, Error> {
         let mut prices = Self::default();
+        let mut named: Vec<&str> = Vec::new();
         for part in text.split(',') {
             let (name, price) = part.split_once('=').unwrap_or((part, ""));
+            if named.contains(&name.trim()) {
+                return Err(Error::usage(format!("`{}` has two prices", name.trim())));
+            }
+            named.push(name.trim());
             let price: Option<f64> = price.trim().parse().ok();
             let price = price.filter(|price| price.is_finite() && *price >= 0.0);
             let known = match name.trim() {
@@ -90,11 +122,17 @@ impl FromStr for Prices {
 }
 
 impl StoreEstimate {
-    /// Of a plan for a table of these `facts` by `strategy`, which costs that much, in `chunks`.
-    pub(crate) fn of(facts: &Facts, strategy: Strategy, cost: &Cost, chunks: u64) -> Self {
+    /// Of a plan for a table of these `facts` by `strategy`, which costs that much and reads `tried` bytes more before that, in
+    /// `chunks`.
+    pub(crate) fn of(
+        facts: &Facts,
+        strategy: Strategy,
+        (cost, tried): (&Cost, u64),
+        chunks: u64,
+    ) -> Self {
         let fragments = facts.fragments.len() as u64;
         let (files, sources) = match strategy {
-            Strategy::Nothing => return Self::of_requests((2, 2), (0, 0)),
+            Strategy::Nothing => return Self::of_requests((2, 2), (0, 0), facts.commits),
             Strategy::Metadata => (0, 0),
             Strategy::Columns => (fragments, if cost.read_bytes == 0 { 0 } else { fragments }),
             Strategy::Rewrite => (chunks.max(1), fragments),
@@ -102,14 +140,24 @@ impl StoreEstimate {
         let each = |bytes: u64, count: u64| bytes.checked_div(count).unwrap_or(0);
         let pages = (fragments + files) / LISTED_AT_ONCE + 1;
         let writes = files * uploads(each(cost.write_bytes, files)) + pages * LISTINGS;
-        let read = sources * (FOOTER_READS + reads(each(cost.read_bytes, sources)));
+        let bytes: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
+        let is_small = each(bytes, fragments) <= FOOTER_BYTES;
+        let of_each =
+            |bytes| if is_small { 1 } else { FOOTER_READS + reads(each(bytes, fragments)) };
+        let read = if sources == 0 { 0 } else { fragments * of_each(cost.read_bytes) };
+        let before = if tried == 0 { 0 } else { fragments * of_each(tried) };
         let verify = files * reads(each(cost.verify_bytes, files));
-        let requests = (writes + WRITES_BESIDES, read + verify + READS_BESIDES);
-        Self::of_requests(requests, (cost.write_bytes, cost.read_bytes + cost.verify_bytes))
+        let requests = (writes + WRITES_BESIDES, before + read + verify + READS_BESIDES);
+        let received = tried.saturating_add(cost.read_bytes).saturating_add(cost.verify_bytes);
+        Self::of_requests(requests, (cost.write_bytes, received), facts.commits)
     }
 
-    fn of_requests((writes, reads): (u64, u64), (bytes_sent, bytes_received): (u64, u64)) -> Self {
-        let estimate = Self { writes, reads, bytes_sent, bytes_received, dollars: 0.0 };
+    fn of_requests(
+        (writes, reads): (u64, u64),
+        (bytes_sent, bytes_received): (u64, u64),
+        commits: Commits,
+    ) -> Self {
+        let estimate = Self { writes, reads, bytes_sent, bytes_received, dollars: 0.0, commits };
         estimate.at(&Prices::default())
     }
 
@@ -167,10 +215,13 @@ mod tests {
     fn prices_are_read_and_counted() {
         let prices: Prices = "received=0.09, reads=0".parse().unwrap();
         assert_eq!(prices, Prices { received: 0.09, reads: 0.0, ..Prices::default() });
-        let estimate = StoreEstimate::of_requests((2_000, 5_000), (0, 10_000_000_000));
+        let estimate =
+            StoreEstimate::of_requests((2_000, 5_000), (0, 10_000_000_000), Commits::Safe);
         assert!((estimate.dollars - 0.012).abs() < 1e-9);
         assert!((estimate.at(&prices).dollars - 0.91).abs() < 1e-9);
-        for wrong in ["", "writes", "writes=x", "writes=-1", "writes=inf", "put=1"] {
+        for wrong in
+            ["", "reads=1,reads=1", "writes", "writes=x", "writes=-1", "writes=inf", "put=1"]
+        {
             assert!(wrong.parse::<Prices>().is_err(), "{wrong}");
         }
     }

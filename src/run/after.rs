@@ -119,7 +119,7 @@ async fn finish_and_tidy(
     mut session: Box<Session>,
     swapped: &Arc<Dataset>,
 ) -> Result<Report> {
-    let report = match index_and_tidy(ctx, &mut session, swapped).await {
+    let mut report = match index_and_tidy(ctx, &mut session, swapped).await {
         Ok(report) => report,
         Err(error) => {
             // Lets go, so that nobody waits for a heartbeat. The first error is the one to tell.
@@ -131,6 +131,7 @@ async fn finish_and_tidy(
     // A run that was taken over must not remove what another one works with.
     checkpoint(ctx, &mut session.journal, Phase::Done, false).await?;
     session.journal.remove().await?;
+    report.store = ctx.store.traffic.figures();
     Ok(report)
 }
 

@@ -10,7 +10,7 @@ use crate::retry::{is_denied, retrying};
 use crate::run::context::Context;
 use crate::schema::column::Column;
 use crate::storage::{files::DataFiles, names};
-use crate::table::open::{data_files_of, store_of};
+use crate::table::open::data_files_of;
 
 /// Tries whether an empty object can be written beside the data of `live`, not twice, and removed: where the store is one
 /// of which that cannot be known, and where `plan` is one that reads rows before it writes any.
@@ -22,12 +22,9 @@ use crate::table::open::{data_files_of, store_of};
 /// # Crash
 /// The object is left; whatever looks for a migration's leftovers in this table removes it, and so does LanceDB's cleanup.
 pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<()> {
-    let is_known = ctx.location.endpoint().is_none();
+    let is_known = !ctx.location.has_unknown_commits();
     let reads = plan.target.columns.iter().any(Column::is_checked);
-    if ctx.location.directory().is_some() || plan.is_nothing() || (is_known && !reads) {
-        return Ok(());
-    }
-    if !["s3", "gs", "az", "abfss"].contains(&store_of(live).await?.scheme()) {
+    if !ctx.location.is_tried() || plan.is_nothing() || (is_known && !reads) {
         return Ok(());
     }
     let files = data_files_of(live).await?;
@@ -42,6 +39,9 @@ pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<
                        table can both believe that they committed";
         let advice = "ask for a newer version of its server: LanceDB's own commits are not safe on this one either";
         return Err(Error::refused(message).with_advice(advice));
+    }
+    if !is_known {
+        ctx.say("the store commits safely: a second object of one name was refused");
     }
     removed.map_err(|error| not_allowed(ctx, "remove", error))
 }

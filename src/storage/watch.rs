@@ -163,9 +163,12 @@ impl Watch {
     ) -> Result<T> {
         self.state.traffic.count(self.phase(), request);
         let began = Instant::now();
-        let most = self.time_of(request, tries);
+        let time = self.time_of(request, tries);
         let mut act = std::pin::pin!(act);
         loop {
+            // What can be done again by whoever goes on is not waited for by one who was asked to stop.
+            let stops = tries.is_some() && self.cancel.is_cancelled();
+            let most = if stops { time.min(FIRST_ANSWER) } else { time };
             let left = most.saturating_sub(began.elapsed());
             if let Ok(done) = tokio::time::timeout(QUIET.min(left), &mut act).await {
                 return done.map_err(in_short);

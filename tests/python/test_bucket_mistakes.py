@@ -339,17 +339,28 @@ def test_a_fragment_costs_a_few_requests(bucket):
 
 
 def test_requests_are_reported_as_they_were_made(bucket):
-    """What tidying up takes comes after the report: some requests of each kind, however many fragments there are."""
     told, requests = economy(bucket, 30)
     made: dict = {}
     for request in requests:
         made[kind_of(request)] = made.get(kind_of(request), 0) + 1
     assert told["requests"].keys() <= made.keys()
     late = {kind: count - told["requests"].get(kind, 0) for kind, count in made.items()}
-    assert all(0 <= count <= 8 for count in late.values()), late
+    # What LanceDB's own client asks, which looks at the table once, is not counted.
+    assert all(0 <= count <= 4 for count in late.values()), late
     sent = sum(request.sent for request in requests if request.method == "PUT")
     received = sum(request.received for request in requests if request.kind == "GET")
     assert 0 < told["bytes_sent"] <= sent and 0 < told["bytes_received"] <= received
+
+
+@S3
+@pytest.mark.parametrize("words", [ADD, ["--cast", "price:float32"], [*ADD, "--strategy", "rewrite"]], ids=["add", "cast", "rewrite"])
+def test_a_plan_tells_about_how_many_requests_there_will_be(bucket, words):
+    bucket.make(rows=1200, files=120)
+    told = bucket.run("plan", *words, "--json").json["store"]
+    made = bucket.run("migrate", *words, "--json").json["report"]["store"]["requests"]
+    writes, reads = (sum(made.get(kind, 0) for kind in kinds) for kinds in (("PUT", "POST", "COPY", "LIST"), ("GET", "HEAD")))
+    assert 0.6 < told["writes"] / writes < 1.7, (told, made)
+    assert 0.6 < told["reads"] / reads < 1.7, (told, made)
 
 
 def kind_of(request) -> str:

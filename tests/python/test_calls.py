@@ -5,6 +5,7 @@ import inspect
 import json
 import pickle
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -353,6 +354,16 @@ def test_settings_are_numbers_or_texts(db, place):
 
 def test_storage_options_are_texts_for_the_engine(db, place):
     assert relance.plan(place, CHANGES, storage_options={"timeout": 30}).rows == 500
+
+
+def test_a_store_that_does_not_answer_is_waited_for_as_long_as_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        options = {"aws_endpoint": address, "aws_region": "us-east-1", "allow_http": "true", "aws_access_key_id": "a"}
+        with pytest.raises(relance.FailedError, match="waited for 1 s"):
+            relance.status(("s3://bucket/db", "documents"), storage_options={**options, "aws_secret_access_key": "b"}, store_timeout=1)
+    with pytest.raises(relance.UsageError, match="soon"):
+        relance.status(("s3://bucket/db", "documents"), store_timeout="soon")
 
 
 def test_storage_options_of_a_connection_are_taken_over_and_can_be_overridden(db):

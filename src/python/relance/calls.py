@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Iterable
-from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, ParamSpec, TypeVar, Union
+from typing import Any, Callable, Coroutine, Dict, List, Mapping, Optional, ParamSpec, Tuple, TypeVar, Union
 
 from .changes import Change, asked, functions
 from .errors import UsageError
@@ -27,6 +27,9 @@ Table = Any
 
 #: What is asked for: changes and texts of them, in the order in which they are applied.
 Changes = Union[None, str, Change, Iterable[Union[str, Change]]]
+
+#: A number of seconds, or a text such as ``"10m"``.
+Time = Union[None, float, str, datetime.timedelta]
 
 #: A number of bytes, or a text such as ``"64MiB"``.
 Bytes = Union[None, int, str]
@@ -63,7 +66,7 @@ def _start(
     command: str,
     table: Table,
     make: Callable[[Dict[str, Any]], R],
-    storage_options: Optional[Mapping[str, Any]],
+    store: Tuple[Optional[Mapping[str, Any]], Time],
     progress: Progress,
     *,
     whole: bool = False,
@@ -72,6 +75,7 @@ def _start(
     held: Any = None,
     **more: Any,
 ) -> Job[R]:
+    storage_options, store_timeout = store
     place = place_of(table, storage_options, whole=whole)
     if whole and place.table is not None:
         raise UsageError("a database was expected, not a table")
@@ -79,6 +83,7 @@ def _start(
         raise UsageError("a schema to come to says what changes: leave the changes out")
     options, schema = ({}, None) if to is None else target(to, place)
     told = {"command": command, "database": place.database, "table": place.table, "storage_options": place.storage_options}
+    told["store_timeout"] = _text(store_timeout)
     return Job({**told, **options, **more}, schema, progress, make, given, held)
 
 
@@ -122,10 +127,10 @@ def _settings(
     verify: Optional[str] = None,
     hold: Union[bool, str] = False,
     max_rounds: Optional[int] = None,
-    cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
+    cutover_timeout: Time = None,
     by_parallel: Optional[int] = None,
     by_retries: Optional[int] = None,
-    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    by_timeout: Time = None,
     finite: bool = False,
 ) -> Dict[str, Any]:
     if verify is not None:
@@ -198,9 +203,10 @@ def _plan(
     max_rate: Bytes = None,
     by_parallel: Optional[int] = None,
     by_retries: Optional[int] = None,
-    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    by_timeout: Time = None,
     finite: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[Plan]:
     """Tells what ``migrate`` would do with the same arguments, and what it would cost. Writes nothing.
@@ -230,7 +236,7 @@ def _plan(
     settings = _settings(batch_size, workers, memory, max_rate, by_parallel=by_parallel, by_retries=by_retries,
                          by_timeout=by_timeout, finite=finite)
     given = functions(changes)
-    return _start("plan", table, functools.partial(_planned, given, changes), storage_options, progress, to=to, given=given,
+    return _start("plan", table, functools.partial(_planned, given, changes), (storage_options, store_timeout), progress, to=to, given=given,
                   held=changes, request=request, settings=settings)
 
 
@@ -258,12 +264,13 @@ def start(
     queue: Optional[int] = None,
     control: Union[None, str, "os.PathLike[str]"] = None,
     max_rounds: Optional[int] = None,
-    cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
+    cutover_timeout: Time = None,
     by_parallel: Optional[int] = None,
     by_retries: Optional[int] = None,
-    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    by_timeout: Time = None,
     finite: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[Migrated]:
     """Migrates a table: stages, catches up with what others write meanwhile, verifies, and swaps in one commit.
@@ -312,6 +319,8 @@ def start(
         (2), after which time one has failed, and whether numbers that are infinite or none are no values.
     storage_options : dict, optional
         Options of the object store, over those of the connection.
+    store_timeout : float or str, optional
+        How long an object store may be away before the call gives up. Default: five minutes.
     progress : optional
         True shows a bar (tqdm's, if it is installed, and lines on stderr otherwise); or a function that takes events, which
         are dicts with the fields of ``--progress json``; or a tqdm bar.
@@ -352,7 +361,7 @@ def start(
     saved = plan.saved if isinstance(plan, Plan) else plan
     if saved is not None and (to is not None or request != _request()):
         raise UsageError("a plan says what to do: leave out what else is asked of the table")
-    return _start("migrate", table, Migrated, storage_options, progress, to=to, given=given, held=(changes, plan), request=request,
+    return _start("migrate", table, Migrated, (storage_options, store_timeout), progress, to=to, given=given, held=(changes, plan), request=request,
                   settings=settings, planned=saved)
 
 
@@ -370,12 +379,13 @@ def start_resume(
     queue: Optional[int] = None,
     control: Union[None, str, "os.PathLike[str]"] = None,
     max_rounds: Optional[int] = None,
-    cutover_timeout: Union[None, float, str, datetime.timedelta] = None,
+    cutover_timeout: Time = None,
     by_parallel: Optional[int] = None,
     by_retries: Optional[int] = None,
-    by_timeout: Union[None, float, str, datetime.timedelta] = None,
+    by_timeout: Time = None,
     finite: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[Migrated]:
     """Goes on with the migration that is staged, wherever it stopped, on this machine or another. ``start_resume`` takes the
@@ -407,11 +417,17 @@ def start_resume(
     request = {"changes": asked(changes), "drop_indices": _names("drop_index", drop_index)}
     settings = _settings(batch_size, workers, memory, max_rate, queue, control, verify, hold, max_rounds, cutover_timeout,
                          by_parallel, by_retries, by_timeout, finite)
-    return _start("resume", table, Migrated, storage_options, progress, given=functions(changes), held=changes,
+    return _start("resume", table, Migrated, (storage_options, store_timeout), progress, given=functions(changes), held=changes,
                   request=request, settings=settings)
 
 
-def _abort(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None, progress: Progress = None) -> Job[Aborted]:
+def _abort(
+    table: Table,
+    *,
+    storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
+    progress: Progress = None,
+) -> Job[Aborted]:
     """Drops the migration that is staged, and every file that it wrote. The table is not touched.
 
     Raises
@@ -429,7 +445,7 @@ def _abort(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None,
     >>> relance.abort(("db", "documents")).files  # doctest: +SKIP
     3
     """
-    return _start("abort", table, Aborted, storage_options, progress)
+    return _start("abort", table, Aborted, (storage_options, store_timeout), progress)
 
 
 def _rollback(
@@ -441,6 +457,7 @@ def _rollback(
     memory: Bytes = None,
     max_rate: Bytes = None,
     storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[RolledBack]:
     """Takes the last swap back, in one commit.
@@ -469,7 +486,7 @@ def _rollback(
         raise UsageError("discard_writes and keep_writes exclude each other")
     writes = "discard" if discard_writes else "keep" if keep_writes else "refuse"
     settings = _settings(None, workers, memory, max_rate)
-    return _start("rollback", table, RolledBack, storage_options, progress, writes=writes, settings=settings)
+    return _start("rollback", table, RolledBack, (storage_options, store_timeout), progress, writes=writes, settings=settings)
 
 
 def _finalize(
@@ -477,6 +494,7 @@ def _finalize(
     *,
     history: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[Finalized]:
     """Gives up the rollback point of the last swap, and reclaims what only that version used.
@@ -499,7 +517,7 @@ def _finalize(
     >>> relance.finalize(("db", "documents")).bytes  # doctest: +SKIP
     1048576
     """
-    return _start("finalize", table, Finalized, storage_options, progress, history=history)
+    return _start("finalize", table, Finalized, (storage_options, store_timeout), progress, history=history)
 
 
 def _verify(
@@ -509,6 +527,7 @@ def _verify(
     memory: Bytes = None,
     max_rate: Bytes = None,
     storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[Verified]:
     """Compares every value of the swapped version with its rollback point, transformed again. Writes nothing.
@@ -527,10 +546,12 @@ def _verify(
     1000000
     """
     settings = _settings(None, workers, memory, max_rate)
-    return _start("verify", table, Verified, storage_options, progress, settings=settings)
+    return _start("verify", table, Verified, (storage_options, store_timeout), progress, settings=settings)
 
 
-def _status(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None) -> Job[TableStatus]:
+def _status(
+    table: Table, *, storage_options: Optional[Mapping[str, Any]] = None, store_timeout: Time = None
+) -> Job[TableStatus]:
     """Tells what is staged of a table, and where it can be rolled back to. Writes nothing.
 
     Raises
@@ -543,10 +564,12 @@ def _status(table: Table, *, storage_options: Optional[Mapping[str, Any]] = None
     >>> import relance
     >>> relance.status(("db", "documents")).staged  # doctest: +SKIP
     """
-    return _start("status", table, TableStatus, storage_options, None)
+    return _start("status", table, TableStatus, (storage_options, store_timeout), None)
 
 
-def _status_all(database: Any, *, storage_options: Optional[Mapping[str, Any]] = None) -> Job[Status]:
+def _status_all(
+    database: Any, *, storage_options: Optional[Mapping[str, Any]] = None, store_timeout: Time = None
+) -> Job[Status]:
     """Tells the same of every table of a database, which is its path or URI, or a connection.
 
     Examples
@@ -555,7 +578,7 @@ def _status_all(database: Any, *, storage_options: Optional[Mapping[str, Any]] =
     >>> [table.table for table in relance.status_all("db").tables]  # doctest: +SKIP
     ['documents']
     """
-    return _start("status", database, Status, storage_options, None, whole=True)
+    return _start("status", database, Status, (storage_options, store_timeout), None, whole=True)
 
 
 def _tune(
@@ -570,6 +593,7 @@ def _tune(
     queue: Optional[int] = None,
     verify: str = "full",
     storage_options: Optional[Mapping[str, Any]] = None,
+    store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[Tuned]:
     """Measures batch sizes, workers and queues on the table's first rows for about ``time``, and says which to use.
@@ -582,7 +606,7 @@ def _tune(
     """
     request = {"changes": asked(changes)}
     settings = _settings(batch_size, workers, memory, max_rate, queue, None, verify)
-    return _start("tune", table, Tuned, storage_options, progress, request=request, settings=settings, time=_text(time))
+    return _start("tune", table, Tuned, (storage_options, store_timeout), progress, request=request, settings=settings, time=_text(time))
 
 
 plan, plan_async = _blocking(_plan), _awaiting(_plan)

@@ -21,6 +21,8 @@ pub(crate) struct Asked {
     table: Option<String>,
     #[serde(default)]
     storage_options: BTreeMap<String, String>,
+    /// How long an object store may be away.
+    store_timeout: Option<String>,
     #[serde(default)]
     request: Request,
     /// A plan that was made before, as JSON.
@@ -140,7 +142,11 @@ impl Asked {
         // Where no table is named, any name does for the place of all.
         let table = self.table.as_deref().unwrap_or("any");
         let location = Location::new(&self.database, table)?;
-        Ok(location.with_storage_options(self.storage_options.clone()))
+        let location = location.with_storage_options(self.storage_options.clone());
+        Ok(match self.store_timeout.as_deref().map(parse_duration).transpose()? {
+            Some(timeout) => location.with_store_timeout(timeout),
+            None => location,
+        })
     }
 
     /// Does what is asked, and gives what `--json` prints of it.

@@ -54,7 +54,14 @@ pub(crate) async fn run(ctx: &Context) -> Result<Verified> {
     let with = (&pool, &throttle);
     let expected = digests(ctx, before, Some(Arc::clone(&transform)), with);
     let found = digests(ctx, after, None, with);
-    let ((expected, expected_rows), (found, found_rows)) = futures::try_join!(expected, found)?;
+    let both = async { futures::try_join!(expected, found) };
+    let ((expected, expected_rows), (found, found_rows)) = tokio::select! {
+        biased;
+        () = ctx.cancel.cancelled() => {
+            return Err(Error::interrupted("interrupted; nothing was found so far that differs"));
+        }
+        both = both => both?,
+    };
     if expected_rows != found_rows {
         return Err(Error::mismatch(format!(
             "version {swapped} has {found_rows} rows, its rollback point {expected_rows}"
