@@ -17,7 +17,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 impl Journal {
-    /// Creates the staging table. Only one run can: this is the lock.
+    /// Creates the staging table. Only one run can: this is the lock. It is to be [read back](Self::read_back) before anything
+    /// relies on it.
     ///
     /// # Errors
     /// `Locked`, when there is one already.
@@ -46,14 +47,25 @@ impl Journal {
             initial_bases: Some(bases),
         };
         let staging = create_staging(opener, operation, version, &header.id).await?;
-        // As others will read it, who have nothing of this run's in their memory.
-        let there = opener.without_caches().staging().await?;
-        let there = there.map(|there| Self::read(there, opener.location().table())).transpose()?;
-        let Some(there) = there.filter(|there| there.header == header && there.lease == lease)
-        else {
-            return Err(Error::failed("the journal does not read back as it was written"));
-        };
-        Ok(Self { staging, schema: Some(schema.clone()), ..there })
+        let written = Self::read(staging, opener.location().table())?;
+        Ok(Self { schema: Some(schema.clone()), ..written })
+    }
+
+    /// What makes sure that this journal reads back as it was written: as others will read it, who have nothing of this run's
+    /// in their memory.
+    pub(crate) fn read_back(&self, opener: &Opener) -> impl Future<Output = Result<()>> + use<> {
+        let (header, lease) = (self.header.clone(), self.lease.clone());
+        let opener = opener.without_caches();
+        async move {
+            let there = opener.staging().await?;
+            let there =
+                there.map(|there| Self::read(there, opener.location().table())).transpose()?;
+            let same = there.is_some_and(|there| there.header == header && there.lease == lease);
+            if same {
+                return Ok(());
+            }
+            Err(Error::failed("the journal does not read back as it was written"))
+        }
     }
 
     /// Reads the journal of the migration that is staged, if one is.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::plan::facts::{Facts, IndexFacts};
 use crate::plan::{indices::IndexFate, strategy::Strategy};
 use crate::schema::{column::Column, target::Target};
+use crate::settings::Preflight;
 
 /// What a plan costs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,8 +92,11 @@ impl Cost {
     }
 }
 
-/// Bytes that are read to try the changes of `target` on every row, before anything is written.
-pub(super) fn tried_bytes(facts: &Facts, target: &Target) -> u64 {
+/// Bytes that are read to try the changes of `target`, before anything is written: of every row, or next to none.
+pub(super) fn tried_bytes(facts: &Facts, target: &Target, preflight: Preflight) -> u64 {
+    if preflight == Preflight::Sample {
+        return 0;
+    }
     let widths = Widths::of(facts);
     let rows: u64 = facts.fragments.iter().map(|fragment| fragment.rows).sum();
     let tried =

@@ -14,7 +14,7 @@ use crate::plan::{
     requests::StoreEstimate, strategy::Strategy,
 };
 use crate::schema::{sql::Sql, target::Target};
-use crate::settings::{Preflight, ROWS_PER_FILE};
+use crate::settings::ROWS_PER_FILE;
 use crate::storage_version::abilities;
 
 /// A run of small fragments that get one file each is closed after so many rows: longer ones gain nothing.
@@ -49,10 +49,7 @@ impl Plan {
         });
         let cost = Cost::of(facts, &target, strategy, &indices);
         let chunks = chunks(facts, request, strategy);
-        let tried = match request.preflight {
-            Preflight::Full => tried_bytes(facts, &target),
-            Preflight::Sample => 0,
-        };
+        let tried = tried_bytes(facts, &target, request.preflight);
         let store = || StoreEstimate::of(facts, strategy, (&cost, tried), chunks.len() as u64);
         let plan = Self {
             table: facts.table.clone(),

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use lance::{Dataset, dataset::transaction::Operation};
+use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, amounts::counted};
@@ -29,8 +30,13 @@ pub(crate) async fn finish(
     session: Box<Session>,
     swapped: Arc<Dataset>,
 ) -> Result<Ended> {
+    // From the beginning, since a store takes its time. It ends with this.
+    let mut looking = JoinSet::new();
+    let (location, version) = (ctx.location.clone(), Arc::clone(&swapped));
+    let (rows, schema) = (session.rows_swapped(), session.plan.target.schema.clone());
+    looking.spawn(async move { look(&location, &version, rows, &schema).await });
     let session = Box::pin(look_after(ctx, session, &swapped)).await?;
-    let report = Box::pin(finish_and_tidy(ctx, session, &swapped)).await;
+    let report = Box::pin(finish_and_tidy(ctx, session, &swapped, looking)).await;
     let report = report.map_err(|error| unfinished(ctx, swapped.version_id(), error))?;
     ctx.begin_phase(Phase::Done, Amount::default());
     Ok(Ended::Swapped(report))
@@ -56,11 +62,14 @@ async fn look_after(
         sync_commit(swapped).await?;
         // A run that was taken over, and died as it woke up, may have left a journal of less than was swapped in: nothing can
         // be told by it.
-        let is_old = header.source_version != before;
-        if is_old || is_tagged_swap(swapped, &header.id, version).await? {
+        if header.source_version != before {
             return Ok(());
         }
-        published::inspect_swapped(session.intent(), swapped).await
+        // At once, since a store takes its time.
+        let inspecting = published::inspect_swapped(session.intent(), swapped);
+        let (tagged, inspected) =
+            tokio::join!(is_tagged_swap(swapped, &header.id, version), inspecting);
+        if tagged? { Ok(()) } else { inspected }
     };
     let error = match looked.await {
         Ok(()) => return Ok(session),
@@ -118,8 +127,9 @@ async fn finish_and_tidy(
     ctx: &Context,
     mut session: Box<Session>,
     swapped: &Arc<Dataset>,
+    looking: JoinSet<Result<Look>>,
 ) -> Result<Report> {
-    let mut report = match index_and_tidy(ctx, &mut session, swapped).await {
+    let mut report = match index_and_tidy(ctx, &mut session, swapped, looking).await {
         Ok(report) => report,
         Err(error) => {
             // Lets go, so that nobody waits for a heartbeat. The first error is the one to tell.
@@ -129,7 +139,7 @@ async fn finish_and_tidy(
         }
     };
     // A run that was taken over must not remove what another one works with.
-    checkpoint(ctx, &mut session.journal, Phase::Done, false).await?;
+    session.journal.expect_own().await?;
     session.journal.remove().await?;
     report.store = ctx.store.traffic.figures();
     Ok(report)
@@ -139,6 +149,7 @@ async fn index_and_tidy(
     ctx: &Context,
     session: &mut Session,
     swapped: &Arc<Dataset>,
+    mut looking: JoinSet<Result<Look>>,
 ) -> Result<Report> {
     let began = Instant::now();
     let id = session.journal.header().id.clone();
@@ -161,16 +172,20 @@ async fn index_and_tidy(
         ctx.say(format!("index `{name}` is dropped"));
     }
     session.took(Phase::Index, began);
-    let (rows, schema) = (session.rows_swapped(), session.plan.target.schema.clone());
     let (keep, first) = (orphans::named_by(swapped), session.journal.header().first_version);
     let both = async {
-        let looking = look(&ctx.location, swapped, rows, &schema);
-        tokio::try_join!(looking, orphans::find(&after, &id, &keep, first, None))
+        let looked = async {
+            let looked = looking.join_next().await;
+            let died = || Error::failed("the look at the table died; this is a bug in relance");
+            looked.ok_or_else(died)?.map_err(|error| died().caused_by(error))?
+        };
+        tokio::try_join!(looked, orphans::find(&after, &id, &keep, first, None))
     };
     let both = Box::pin(beating(ctx, &mut session.journal, Phase::Index, both));
     let (look, orphans) = both.await?;
     if look.failed.is_none() {
-        ctx.say(format!("LanceDB counts {} and sees every field", counted(rows, "row")));
+        let rows = counted(session.rows_swapped(), "row");
+        ctx.say(format!("LanceDB counts {rows} and sees every field"));
     }
     session.journal.clear_orphans(orphans).await?;
     if let Some(undo) = &session.journal.header().undo {

@@ -18,7 +18,7 @@ pub(crate) struct News {
 
 impl Session {
     /// The newest version of the table, if others have written since; looks at the same time how the pin stands, and then
-    /// whether the journal is still this run's own.
+    /// whether the journal is still this run's own. Where there is nothing new, whatever comes next looks at the journal.
     ///
     /// # Errors
     /// `Locked`, when another run took over; `Failed`, when it cannot be read.
@@ -28,15 +28,14 @@ impl Session {
         let look = || newest(&source);
         let look = retrying(&ctx.progress, &ctx.cancel, "looking at the table", look);
         let see = || tag::see_pin(&source, &id);
-        let own = async {
-            let pin = retrying(&ctx.progress, &ctx.cancel, "looking at the pin", see).await?;
-            // In this order: a run that takes over writes the journal first, and the pin then.
-            self.journal.expect_own().await?;
-            Ok::<_, Error>(pin)
-        };
-        let (live, pin) = tokio::join!(look, own);
-        let (pin, live) = (pin?, live?);
-        Ok((live.version_id() != source.version_id()).then_some(News { live, pin }))
+        let see = retrying(&ctx.progress, &ctx.cancel, "looking at the pin", see);
+        let (live, pin) = tokio::try_join!(look, see)?;
+        if live.version_id() == source.version_id() {
+            return Ok(None);
+        }
+        // In this order: a run that takes over writes the journal first, and the pin then.
+        self.journal.expect_own().await?;
+        Ok(Some(News { live, pin }))
     }
 
     /// Moves source, plan and journal to the [news](Self::news): what others left alone stays staged. The pin is on its way

@@ -58,9 +58,11 @@ pub(crate) async fn beating<T>(
     beat.tick().await;
     loop {
         tokio::select! {
-            done = &mut act => return done,
+            // Whoever asked to stop is not told that it went on because the rest was quick.
+            biased;
             error = &mut lost => return Err(error),
             () = ctx.cancel.cancelled() => return Err(ctx.interrupted()),
+            done = &mut act => return done,
             _ = beat.tick() => checkpoint(ctx, journal, phase, false).await?,
         }
     }

@@ -46,22 +46,21 @@ pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<
     removed.map_err(|error| not_allowed(ctx, "remove", error))
 }
 
-/// Writes a new object, and, unless it is known what becomes of it, a second one in its place. True, if that went.
+/// Writes a new object, and, unless it is known what becomes of it, a second one in its place at the same time. True, if both went.
 async fn twice(files: &dyn DataFiles, name: &Path, once: bool) -> Result<bool> {
-    let new = || files.store().put_opts(name, PutPayload::new(), PutMode::Create.into());
-    let doing = || format!("write {name}");
-    match new().await {
-        // A reply may have been lost, and the request sent again by the store's client.
-        Ok(_) | Err(StoreError::AlreadyExists { .. }) if once => return Ok(false),
-        Ok(_) => {}
-        Err(StoreError::AlreadyExists { .. }) => return Ok(false),
-        Err(error) => return Err(error).doing(doing),
+    let new = || async {
+        match files.store().put_opts(name, PutPayload::new(), PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            // Also where a reply was lost, and the request sent again by the store's client.
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
+            Err(error) => Err(error).doing(|| format!("write {name}")),
+        }
+    };
+    if once {
+        return new().await.map(|_| false);
     }
-    match new().await {
-        Ok(_) => Ok(true),
-        Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
-        Err(error) => Err(error).doing(doing),
-    }
+    let (first, second) = tokio::try_join!(new(), new())?;
+    Ok(first && second)
 }
 
 /// `error`, where it is that these credentials may not `what`: nothing has been written then.

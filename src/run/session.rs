@@ -77,7 +77,7 @@ impl Session {
     ) -> Result<Box<Self>> {
         expect_writable(ctx)?;
         let running = Running::start(&ctx.run);
-        let journal = create_journal(ctx, &planned, undo).await?;
+        let journal = Box::pin(create_journal(ctx, &planned, undo)).await?;
         let Planned { plan, live, supply, .. } = planned;
         let mut session = Self::of(ctx, live, plan, journal, (began, running))?;
         let supplied = begin_supply(&session.journal, &session.plan, supply).await;
@@ -276,10 +276,12 @@ async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) ->
         created => created.map_err(|error| not_allowed(ctx, "write", error))?,
     };
     let pin = || tag::pin(live, &id, plan.version);
-    let (beats, pinned) = tokio::join!(
+    let (read, beats, pinned) = tokio::join!(
+        journal.read_back(&opener),
         journal.begin_beats(&ctx.clock, &ctx.progress, &ctx.tally),
         retrying(&ctx.progress, &ctx.cancel, "pinning the source", pin),
     );
+    read?;
     beats.map_err(|error| kept(ctx, error))?;
     pinned.map_err(|error| kept(ctx, error))?;
     let (staging, tag) = (ctx.location.staging_table(), tag::tag_of(&id));

@@ -3,12 +3,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{
     Array, ArrayRef, FixedSizeListArray, Int64Array, LargeBinaryArray, RecordBatch, StructArray,
 };
 use arrow::datatypes::{DataType, Field, Schema};
+use lance::Dataset;
 use lance::dataset::WriteParams;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
+use lance::index::DatasetIndexExt;
 use lance_file::version::LanceFileVersion;
 use lance_io::object_store::WrappingObjectStore;
 use relance::{Cancel, Change, Ended, Event, Kind, Location, Migration, Progress, Strategy};
@@ -67,6 +71,53 @@ impl<F: Fn() + Send + Sync> Progress for AtTheSwap<F> {
     }
 }
 
+/// An index that others build, or a compaction of theirs, at the moment at which it would be published.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_published_beside_what_others_commit() {
+    for compacts in [false, true] {
+        let db = Db::new();
+        indexed_after_the_swap(&db).await;
+        let (uri, done) = (db.uri("t"), AtomicBool::new(false));
+        let swapped = db.open("t").await.version_id() + 1;
+        let others = Mortal::watched(move |path| {
+            // A swapped table has no index, so that whatever is written there is built for it.
+            let built = path.as_ref().contains("/t.lance/_indices/");
+            if !built || done.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            let uri = uri.clone();
+            let act = async move {
+                let mut live = Dataset::open(&uri).await.unwrap();
+                assert_eq!(live.version_id(), swapped);
+                if compacts {
+                    compact_files(&mut live, CompactionOptions::default(), None).await.unwrap();
+                } else {
+                    index_ids(&mut live).await;
+                }
+            };
+            let runtime = || tokio::runtime::Runtime::new().unwrap();
+            std::thread::spawn(move || runtime().block_on(act)).join().unwrap();
+        });
+        let ended = through(&db, &others).migrate().await.unwrap();
+        assert!(matches!(ended, Ended::Swapped(_)));
+        let live = db.open("t").await;
+        assert!(live.version_id() > swapped, "others committed");
+        let indices = live.load_indices().await.unwrap();
+        assert_eq!(indices.len(), 1, "{indices:?}");
+        let there: Vec<u64> = live.iter_fragments().map(|one| one.id).collect();
+        let covered = indices[0].fragment_bitmap.clone().unwrap();
+        assert_eq!(
+            covered.iter().map(u64::from).collect::<Vec<_>>(),
+            there,
+            "compacted: {compacts}"
+        );
+        let found = live.scan().filter("id = 150").unwrap().try_into_batch().await.unwrap();
+        assert_eq!(found.num_rows(), 1);
+        let left = crate::support::walk::unreferenced(&db, "t").await;
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_cannot_be_built_after_the_swap_is_left_for_resume() {
     let db = Db::new();
@@ -83,7 +134,7 @@ async fn an_index_that_cannot_be_built_after_the_swap_is_left_for_resume() {
     };
     assert_eq!(report.indices_rebuilt.len(), 1);
     let live = db.open("t").await;
-    assert_eq!(lance::index::DatasetIndexExt::load_indices(&live).await.unwrap().len(), 1);
+    assert_eq!(live.load_indices().await.unwrap().len(), 1);
     assert!(!db.staging_exists("t"));
     db.relance("verify", "t", &[]).expect(0);
 }
