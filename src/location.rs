@@ -11,6 +11,9 @@ use crate::store_options::check;
 /// What the name of every staging table ends with.
 pub const STAGING_SUFFIX: &str = "__relance_staging";
 
+/// What the name of a table of rows with bad values ends with.
+const QUARANTINE_SUFFIX: &str = "__relance_quarantine";
+
 /// How long an object store may be away before a command gives up.
 const STORE_TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -126,6 +129,9 @@ impl Location {
         if self.directory().is_some() {
             return Ok(());
         }
+        if self.store_timeout.is_zero() {
+            return Err(Error::usage("a store has no time to answer: its timeout is 0"));
+        }
         check(self.storage_options.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         if !self.database.starts_with("s3://") {
             return Ok(());
@@ -207,6 +213,11 @@ impl Location {
     /// The URI of the staging table's dataset.
     pub fn staging_uri(&self) -> String {
         format!("{}/{}.lance", self.database, self.staging_table())
+    }
+
+    /// The table beside it that takes rows with bad values.
+    pub(crate) fn put_aside(&self) -> Result<Self> {
+        self.sibling(&format!("{}{QUARANTINE_SUFFIX}", self.table))
     }
 
     /// The name of the table that the run `run` tries settings in.

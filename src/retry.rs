@@ -127,6 +127,11 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     error.source().is_some_and(passes)
 }
 
+/// Whether `error` came of a store that was away, or gives no answer.
+pub(crate) fn is_away(error: &Error) -> bool {
+    is_transient(error) || causes(error).any(<dyn StdError>::is::<Away>)
+}
+
 /// Whether a store's own `error` may pass by itself.
 pub(crate) fn passes(error: &(dyn StdError + 'static)) -> bool {
     let mut passes = false;

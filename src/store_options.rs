@@ -27,6 +27,7 @@ const KNOWN: &[&str] = &[
     "role_arn",
     "role_session_name",
     "endpoint_url_sts",
+    "endpoint_url_s3",
     "s3_express",
     "request_payer",
     "conditional_put",
@@ -102,13 +103,16 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
             );
             return Err(Error::refused(message).with_advice("leave it out"));
         }
+        if bare_name(&lower).1 == "conditional_put" && value != "etag" {
+            return Err(Error::usage(format!("the option `{name}` is `etag`, or left out")));
+        }
     }
     let lower = options.map(|(name, value)| (name.to_ascii_lowercase(), value));
     let lower: Vec<_> = lower.collect();
     let is_plain = |(name, value): &&(String, &str)| {
         let is_stores =
             ["endpoint", "endpoint_url", "endpoint_url_s3"].contains(&bare_name(name).1);
-        is_stores && value.starts_with("http://")
+        is_stores && value.to_ascii_lowercase().starts_with("http://")
     };
     let allows = |name: &str, value: &str| {
         ["allow_http", "use_emulator"].contains(&bare_name(name).1)
@@ -130,7 +134,9 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
 fn check_endpoint(name: &str, value: &str) -> Result<()> {
     let is_endpoint = name.contains("endpoint") && !name.contains("fabric");
     let is_url = value.split_once("://").is_some_and(|(scheme, rest)| {
-        matches!(scheme, "http" | "https") && !rest.is_empty() && url::Url::parse(value).is_ok()
+        matches!(&*scheme.to_ascii_lowercase(), "http" | "https")
+            && !rest.is_empty()
+            && url::Url::parse(value).is_ok()
     });
     if !is_endpoint || is_url {
         return Ok(());
@@ -189,6 +195,7 @@ mod tests {
         let unsafe_put = check([("AWS_CONDITIONAL_PUT", "Disabled")].into_iter()).unwrap_err();
         assert_eq!(unsafe_put.kind(), crate::error::Kind::Refused);
         assert_eq!(told("aws_conditional_put", "etag"), Ok(()));
+        assert!(told("aws_conditional_put", "").is_err() && told("conditional_put", "x").is_err());
         for (name, value) in [
             ("aws_endpoint", "https://127.0.0.1:9000"),
             ("endpoint", "https://host/path"),

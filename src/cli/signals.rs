@@ -78,8 +78,8 @@ async fn listen(
     let text = "stopping at the next safe place; asked once more, it ends at once";
     progress.event(Event::Note(text.to_owned()));
     stops.next().await;
-    let text = "ended at once, as after a crash: `relance status` tells what is there, and `relance \
-                resume` goes on";
+    let text = "ended at once, as after a crash: `relance status` tells what is there, and where \
+                something is staged, `relance resume` goes on";
     // Nobody reads a closed stderr.
     let _ = writeln!(io::stderr().lock(), "error: {text}");
     leave();

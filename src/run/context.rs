@@ -11,9 +11,10 @@ use crate::progress::{Amount, Event, SharedProgress, Silent, note};
 use crate::tally::{Tallied, Tally};
 use crate::{
     cancel::Cancel,
-    error::Error,
+    error::{Error, Kind, Result},
     location::Location,
     phase::Phase,
+    retry::is_away,
     settings::Settings,
     storage::watch::{StoreState, Watch},
     supply::Functions,
@@ -97,10 +98,21 @@ impl Context {
     }
 
     /// Does `command`, and logs what it asked of the store.
-    pub(crate) async fn with_requests_logged<T>(&self, command: impl Future<Output = T>) -> T {
+    ///
+    /// # Errors
+    /// Those of `command`; `Interrupted`, where it was asked to stop and ended since the store was away.
+    pub(crate) async fn with_requests_logged<T>(
+        &self,
+        command: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let done = command.await;
         self.store.traffic.log();
-        done
+        done.map_err(|error| {
+            if error.kind() == Kind::Failed && self.cancel.is_cancelled() && is_away(&error) {
+                return Error::interrupted("interrupted while the store was away").caused_by(error);
+            }
+            error
+        })
     }
 
     /// The error of a run that was asked to stop.

@@ -19,8 +19,11 @@ use crate::retry::Answer;
 use crate::storage::traffic::Request;
 use crate::storage::watch::Watch;
 
-/// Pages of a list, of a thousand each: more than anybody has.
-const PAGES_MAX: usize = 1_000;
+/// Pages of a list, of a thousand each, that are looked at: others are of the next run.
+const PAGES_MAX: usize = 100;
+
+/// What such a list is called.
+const LIST: &[u8] = b"<ListMultipartUploadsResult";
 
 /// An upload that was begun and did not end.
 #[derive(Debug, Clone)]
@@ -81,16 +84,19 @@ impl Uploads {
             let mut query = vec![("uploads", String::new()), ("prefix", prefix.clone())];
             query.extend(after.iter().cloned());
             let what = (Request::List, prefix.as_str());
-            let page = self.watch.again(what, || self.page(query.clone())).await?;
+            let page = self.watch.aside(what, || self.page(query.clone())).await?;
             for one in page.uploads {
                 all.push(Upload { path: Path::parse(&one.key)?, id: one.id });
             }
             let next = page.next_key.filter(|_| page.is_truncated);
             let Some(next) = next else { return Ok(all) };
-            after = vec![("key-marker", next)];
+            let before = std::mem::replace(&mut after, vec![("key-marker", next)]);
             after.extend(page.next_id.map(|id| ("upload-id-marker", id)));
+            if after == before {
+                return Ok(all);
+            }
         }
-        Err(unexpected("the list of unfinished uploads has no end"))
+        Ok(all)
     }
 
     fn page(&self, query: Query) -> BoxFuture<'_, Result<Page>> {
@@ -108,8 +114,7 @@ impl Uploads {
                 let answer = Answer { text, is_final };
                 return Err(Error::Generic { store: "object store", source: Box::new(answer) });
             }
-            let page = quick_xml::de::from_reader(body.as_ref());
-            page.map_err(|_| unexpected("its list of unfinished uploads cannot be read"))
+            read_page(body.as_ref())
         })
     }
 
@@ -156,6 +161,13 @@ struct Page {
     next_id: Option<String>,
     #[serde(default, rename = "Upload")]
     uploads: Vec<Listed>,
+}
+
+/// Reads a page. Others than of this kind would be read as empty ones.
+fn read_page(text: &[u8]) -> Result<Page> {
+    let unread = || unexpected("its list of unfinished uploads cannot be read");
+    let is_one = text.windows(LIST.len()).any(|word| word == LIST);
+    if is_one { quick_xml::de::from_reader(text).map_err(|_| unread()) } else { Err(unread()) }
 }
 
 #[derive(Debug, Deserialize)]
@@ -339,11 +351,16 @@ mod tests {
             <IsTruncated>true</IsTruncated><Upload><Key>a/b &amp; c</Key><UploadId>u1</UploadId>\
             <Owner><ID>o</ID></Owner></Upload><CommonPrefixes><Prefix>p</Prefix></CommonPrefixes>\
             <Upload><Key>k2</Key><UploadId>u2</UploadId></Upload></ListMultipartUploadsResult>";
-        let page: Page = quick_xml::de::from_str(page).unwrap();
+        let page = read_page(page.as_bytes()).unwrap();
         let keys: Vec<_> = page.uploads.iter().map(|one| (&*one.key, &*one.id)).collect();
         assert_eq!(keys, [("a/b & c", "u1"), ("k2", "u2")]);
         assert!(page.is_truncated && page.next_key.as_deref() == Some("k2"));
-        let none: Page = quick_xml::de::from_str("<ListMultipartUploadsResult/>").unwrap();
+        let none = read_page(b"<ListMultipartUploadsResult/>").unwrap();
         assert!(!none.is_truncated && none.uploads.is_empty());
+        for other in
+            [&b""[..], b"<html/>", b"<ListBucketResult/>", b"{}", b"<ListMultipartUploadsResult"]
+        {
+            assert!(read_page(other).is_err(), "{other:?}");
+        }
     }
 }

@@ -23,6 +23,8 @@ const FIRST_ANSWER: Duration = Duration::from_secs(6);
 /// Time for which one request is tried again and again while others are answered.
 const ALONE: Duration = Duration::from_mins(1);
 const ALONE_TRIES: u32 = 3;
+/// Time for a request that nothing depends on.
+const ASIDE: Duration = Duration::from_secs(8);
 /// Time in which a store that was given up is not asked again: others ask more than once, after pauses.
 const GIVEN_UP: Duration = Duration::from_secs(5);
 /// Time in which a listing that was refused for good is not asked for again.
@@ -277,6 +279,32 @@ impl Watch {
             request == Request::List && of == path && at.elapsed() < REFUSED
         };
         refused.filter(same).map(|(_, _, answer)| answer)
+    }
+
+    /// Does what nothing depends on: for a short time and twice at most, and whatever becomes of it says nothing of the store.
+    pub(crate) async fn aside<T, F>(
+        &self,
+        what: (Request, &str),
+        mut act: impl FnMut() -> F + Send,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        let mut once = async || {
+            let asked = tokio::time::timeout(ASIDE, self.watched(what, Some(0), act()));
+            asked.await.unwrap_or_else(|_| {
+                let text = format!("it gives no answer to {} in {} s", what.0, ASIDE.as_secs());
+                let answer = Answer { text, is_final: true };
+                Err(Error::Generic { store: "object store", source: Box::new(answer) })
+            })
+        };
+        match once().await {
+            Err(error) if passes(&error) => {
+                tokio::time::sleep(PAUSE.0).await;
+                once().await
+            }
+            done => done,
+        }
     }
 
     /// Does what is done once only.

@@ -69,6 +69,8 @@ class Action:
     cut_after: Optional[int] = None
     #: Nothing happens, and the connection stays open.
     hang: bool = False
+    #: A bit of its body is turned over before the store sees it.
+    damage: bool = False
 
 
 THROTTLED = (503, b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>')
@@ -155,7 +157,7 @@ class Proxy:
                     writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     head = re.sub(rb"(?i)expect: 100-continue\r\n", b"", head)
                 kept = [] if action.twice else None
-                await self._send(head, reader, store[1], request, kept)
+                await self._send(head, reader, store[1], request, kept, action.damage)
                 if action.twice:
                     await self._answer(store[0], None, request, None)
                     store[1].write(b"".join([head, *kept]))
@@ -181,10 +183,12 @@ class Proxy:
         self.requests.append(request)
         return request
 
-    async def _send(self, head: bytes, reader, writer, request: Request, kept) -> None:
+    async def _send(self, head: bytes, reader, writer, request: Request, kept, damage: bool) -> None:
         writer.write(head)
 
         async def one(piece: bytes) -> None:
+            if damage and request.sent == 0:
+                piece = piece[:99] + bytes([piece[99] ^ 1]) + piece[100:]
             request.sent += len(piece)
             if kept is not None:
                 kept.append(piece)

@@ -6,9 +6,9 @@ import lance
 import numpy
 import pyarrow as pa
 import pytest
-from buckets import TABLE, Bucket, Killer, documents, general, is_staged_file
+from buckets import TABLE, Bucket, Killer, counted, documents, general, is_staged_file
 from lancedb.index import BTree, IvfPq
-from proxy import PASS, Proxy
+from proxy import PASS, Action, Proxy
 from support import until
 
 ADD = ["--add", "category:string=general"]
@@ -310,6 +310,49 @@ def test_uploads_that_a_killed_run_began_are_given_up(bucket, then):
     done = bucket.run(then)
     assert "gave up 1 unfinished upload" in done.err
     assert len(theirs) == 4 and sorted(bucket.uploads()) == sorted(theirs), "those of others are none of its business"
+
+
+ODD_ANSWERS = {
+    "501": Action(answer=(501, b"")),
+    "403": Action(answer=(403, b"<Error><Code>AccessDenied</Code></Error>")),
+    "html": Action(answer=(200, b"<html><body>no store</body></html>")),
+    "hang": Action(hang=True),
+    "reset": Action(reset=True),
+}
+
+
+@pytest.mark.parametrize("then", ["resume", "abort"])
+@pytest.mark.parametrize("how", ODD_ANSWERS)
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_a_store_that_does_not_list_uploads_is_no_obstacle(bucket, how, then):
+    bucket.make()
+    before = bucket.rows()
+    bucket.run("migrate", *ADD, "--hold")
+    listing = counted(lambda request: request.method == "GET" and "uploads=" in request.query, lambda _: ODD_ANSWERS[how])
+    with Proxy(bucket.store.port, listing) as proxy:
+        done = bucket.run(then, port=proxy.port)
+    assert done.err.count("unfinished uploads are not looked for") == 1
+    assert "X-Amz" not in done.said
+    assert bucket.rows() == (general(before) if then == "resume" else before)
+    bucket.assert_clean()
+
+
+@pytest.mark.parametrize("more", [{}, {"aws_checksum_algorithm": "SHA256"}], ids=["plain", "checksums"])
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_bytes_that_are_damaged_on_their_way_are_never_swapped_in(bucket, more):
+    """A bit of the second part of a staged file is another one. Either the store refuses it, or it does not read back."""
+    bucket.make(rows=4000, files=1, data=large)
+    before = bucket.rows()
+    with Proxy(bucket.store.port, counted(part, lambda n: Action(damage=n == 2))) as proxy:
+        done = bucket.start("migrate", *WHOLE, port=proxy.port, more=more).ended()
+        refused = [request.status for request in proxy.requests if part(request) and request.status >= 400]
+    if more:
+        assert refused, "the store takes what its checksum is not of"
+    assert (done.code == 0 and refused) or (done.code in (1, 4) and bucket.rows() == before), done.said
+    if done.code != 0:
+        bucket.run("resume")
+    assert bucket.rows() == general(before)
+    bucket.assert_clean()
 
 
 def test_uploads_of_an_interrupted_run_are_given_up(bucket):

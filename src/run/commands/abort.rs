@@ -19,7 +19,7 @@ use crate::{phase::Phase, process::ProcessId, table::orphans::Removed};
 pub(crate) async fn run(ctx: &Context) -> Result<Aborted> {
     let opener = ctx.opener();
     let live = open_live(ctx, &opener).await?;
-    let unfinished = Unfinished::look(ctx, &opener, &live).await;
+    let unfinished = Unfinished::uploads_now(ctx, &opener, &live).await;
     let aborted = drop_all(ctx, &opener, &live).await?;
     unfinished.give_up(ctx, aborted.id.split(", ")).await;
     Ok(aborted)

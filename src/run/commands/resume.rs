@@ -25,7 +25,7 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     expect_free_or_waiting(ctx, &journal).await?;
     expect_same_request(ctx, &live, &journal)?;
     let running = Running::start(&ctx.run);
-    let unfinished = Unfinished::look(ctx, &ctx.opener(), &live).await;
+    let unfinished = Unfinished::uploads_now(ctx, &ctx.opener(), &live).await;
     let live = take_over(ctx, &live, &mut journal, Phase::Plan).await?;
     let header = journal.header();
     unfinished.give_up(ctx, [&*header.id].into_iter()).await;

@@ -25,9 +25,6 @@ use crate::{
     run::context::Context, settings::OnBadValue, supply::Supply,
 };
 
-/// What is added to a table's name for its quarantine.
-const SUFFIX: &str = "__relance_quarantine";
-
 /// The column that tells which migration a row was copied by.
 const MIGRATION: &str = "_relance_migration";
 
@@ -42,7 +39,7 @@ pub(crate) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Result<()> 
     if plan.before.fields_pre_order().any(LanceField::is_blob) {
         return Err(Error::refused("rows with blobs cannot be copied to a quarantine"));
     }
-    let place = quarantine_place(ctx)?;
+    let place = ctx.location.put_aside()?;
     let Some(there) = ctx.opener_of(&place).found().await? else { return Ok(()) };
     let names = |schema: &ArrowSchema| -> Vec<(String, DataType)> {
         let fields = schema.fields().iter();
@@ -79,7 +76,7 @@ pub(crate) async fn quarantine(
     let Some(trial) = trial_of(ctx, source, plan, u64::MAX, supply)? else {
         return Ok((known, false));
     };
-    let place = quarantine_place(ctx)?;
+    let place = ctx.location.put_aside()?;
     let writer = QuarantineWriter {
         opener: ctx.opener_of(&place),
         place,
@@ -141,10 +138,6 @@ async fn copy_bad(
         copied.push((origin, rows));
     }
     Ok(copied)
-}
-
-fn quarantine_place(ctx: &Context) -> Result<Location> {
-    ctx.location.sibling(&format!("{}{SUFFIX}", ctx.table()))
 }
 
 /// The source fragments whose bad rows this run has copied, as they were then, and how many they have.
