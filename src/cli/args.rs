@@ -399,7 +399,8 @@ pub(super) enum HoldArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum VerifyArg {
-    /// Every value, by digest
+    /// Every value, by digest: all of it is read back, as `full=read` says
+    #[value(alias = "full=read")]
     Full,
     /// Counts, schema and first rows
     Quick,

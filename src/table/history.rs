@@ -296,6 +296,22 @@ pub(crate) async fn taken_back(live: &Dataset, after: u64) -> Result<Vec<TakenBa
     Ok(back.collect())
 }
 
+/// The swaps of any migration after the version `after` that were not taken back, in the last [`ROLLBACK_MAX`] commits.
+///
+/// # Errors
+/// `Failed`, when a transaction cannot be read.
+pub(crate) async fn swaps_since(live: &Dataset, after: u64) -> Result<Vec<u64>> {
+    let head = live.version_id();
+    let first = head.saturating_sub(ROLLBACK_MAX).max(after) + 1;
+    let back: Vec<TakenBack> = taken_back(live, after).await?;
+    let made = transactions(live, first, head).await?;
+    let swaps = made.into_iter().filter(|(_, made)| {
+        let id = made.as_ref().and_then(|made| id_of(made, Act::Swap));
+        id.is_some_and(|id| back.iter().all(|back| back.id != id))
+    });
+    Ok(swaps.map(|(version, _)| version).collect())
+}
+
 /// The transactions that made the versions from `first` to `last`.
 async fn transactions(
     live: &Dataset,

@@ -180,6 +180,36 @@ async fn status_and_finalize_look_at_the_first_commits_only() {
     assert_eq!(crate::support::walk::unreferenced(&db, "t").await, Vec::<String>::new());
 }
 
+/// The tag of one migration keeps the rollback point of the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_migrations_are_given_up_one_after_the_other() {
+    for history in [&[][..], &["--history"]] {
+        let db = Db::new();
+        db.documents("t", 400, 100).await;
+        for (name, write) in [("a", false), ("b", true), ("c", false)] {
+            let add = format!("{name}:int64=7");
+            db.relance("migrate", "t", &["--add", &add, "--strategy", "rewrite"]).expect(0);
+            if write {
+                db.open("t").await.delete("id = 3").await.unwrap();
+            }
+        }
+        let before = db.rows("t").await;
+        for _ in 0..3 {
+            db.relance("finalize", "t", history).expect(0);
+        }
+        db.relance("finalize", "t", history).expect(1).says("no rollback point");
+        let live = db.open("t").await;
+        let there: Vec<u64> =
+            live.versions().await.unwrap().iter().map(|version| version.version).collect();
+        // Swaps are 2, 3 and 5; without the history, 3 is nobody's rollback point and was followed by a write.
+        let kept: &[u64] = if history.is_empty() { &[3, 5] } else { &[5] };
+        assert_eq!(there, kept, "{history:?}");
+        assert_eq!(db.rows("t").await, before);
+        let left = crate::support::walk::unreferenced(&db, "t").await;
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finalize_that_was_killed_is_done_again() {
     let db = Db::new();

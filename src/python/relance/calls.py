@@ -134,7 +134,7 @@ def _settings(
     finite: bool = False,
 ) -> Dict[str, Any]:
     if verify is not None:
-        _one_of("verify", verify, ("full", "quick"))
+        _one_of("verify", verify, ("full", "full=read", "quick"))
     if not isinstance(hold, bool):
         _one_of("hold", hold, ("exit", "wait"))
     return {
@@ -144,7 +144,7 @@ def _settings(
         "max_rate": _text(max_rate),
         "queue": queue,
         "control": None if control is None else os.fspath(control),
-        "verify": verify,
+        "verify": None if verify is None else verify.removesuffix("=read"),
         "hold": hold if isinstance(hold, str) else "exit" if hold else None,
         "max_rounds": max_rounds,
         "cutover_timeout": _text(cutover_timeout),

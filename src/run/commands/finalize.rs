@@ -34,16 +34,44 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     }
     let stats = remove_versions(&live, gone).await?;
     tag::unpin(&live, &point.id).await?;
+    let (mut files, mut bytes) = (files_removed(&stats), stats.bytes_removed);
+    let between = left_between(&live, point.version, history).await?;
+    if !between.is_empty() {
+        let stats = remove_versions(&live, between).await?;
+        files += files_removed(&stats);
+        bytes += stats.bytes_removed;
+    }
     Ok(Finalized {
         table: ctx.table().to_owned(),
         id: point.id,
         version: point.version,
         rolled_back: false,
-        files: files_removed(&stats),
-        bytes: stats.bytes_removed,
+        files,
+        bytes,
         older_versions: if history { 0 } else { older.len() as u64 },
         kept,
     })
+}
+
+/// What only the tags of a migration kept, which are gone: of its rollback point, the version `before`, and of its swap, the
+/// next one. That is the swapped version, where it was the rollback point of the migration after it, and so on; with `history`
+/// every version before the last swap.
+async fn left_between(live: &Dataset, before: u64, history: bool) -> Result<Vec<u64>> {
+    let live = newest(live).await?;
+    let swaps = history::swaps_since(&live, before + 1).await?;
+    let Some(last) = swaps.iter().max() else { return Ok(Vec::new()) };
+    let mut there = versions_of(&live).await?;
+    let tagged: Vec<u64> = history::read_tags(&live).await?.into_values().collect();
+    there.retain(|version| (before + 1..*last).contains(version) && !tagged.contains(version));
+    if history {
+        return Ok(there);
+    }
+    if tagged.contains(&before) {
+        // The tag of an earlier migration keeps it: what is after it goes with that one.
+        return Ok(Vec::new());
+    }
+    let points = (before + 1..*last).take_while(|version| swaps.contains(&(version + 1)));
+    Ok(points.filter(|version| there.contains(version)).collect())
 }
 
 /// The versions up to `last` that tags keep, and the tags.
