@@ -126,7 +126,7 @@ impl Uploads {
         let what = (Request::Delete, upload.path.as_ref());
         let ended = self
             .watch
-            .again(what, || self.bucket.uploads().abort_multipart(&upload.path, &upload.id));
+            .aside(what, || self.bucket.uploads().abort_multipart(&upload.path, &upload.id));
         match ended.await {
             Err(Error::NotFound { .. }) => Ok(()),
             ended => ended,

@@ -337,6 +337,20 @@ def test_a_store_that_does_not_list_uploads_is_no_obstacle(bucket, how, then):
     bucket.assert_clean()
 
 
+@pytest.mark.parametrize("then", ["resume", "abort"])
+@pytest.mark.parametrize("how", ["501", "403", "hang", "reset"])
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_a_store_that_gives_no_upload_up_is_no_obstacle(bucket, how, then):
+    before = ended_while_uploading(bucket, signal.SIGKILL)
+    left = bucket.uploads()
+    ending = counted(lambda request: request.method == "DELETE" and "uploadId=" in request.query, lambda _: ODD_ANSWERS[how])
+    with Proxy(bucket.store.port, ending) as proxy:
+        done = bucket.run(then, "--store-timeout", "20s", port=proxy.port)
+    assert done.err.count("an unfinished upload of") == 1 and "is left" in done.err
+    assert bucket.rows() == (general(before) if then == "resume" else before)
+    assert bucket.uploads() == left
+
+
 @pytest.mark.parametrize("more", [{}, {"aws_checksum_algorithm": "SHA256"}], ids=["plain", "checksums"])
 @pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_bytes_that_are_damaged_on_their_way_are_never_swapped_in(bucket, more):
