@@ -119,8 +119,24 @@ pub(crate) async fn rebuild(
     id: &str,
     progress: &SharedProgress,
 ) -> Result<Arc<Dataset>> {
-    let (mut live, mut again) = (live, 0);
-    while let Some(wanted) = missing(&live, wanted).await?.first() {
+    let mut live = live;
+    for wanted in missing(&live, wanted).await? {
+        live = publish(source, live, &wanted, id, progress).await?;
+        progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
+    }
+    Ok(live)
+}
+
+/// Builds the index `wanted` and commits it to the live table.
+async fn publish(
+    source: &Dataset,
+    mut live: Arc<Dataset>,
+    wanted: &Rebuild,
+    id: &str,
+    progress: &SharedProgress,
+) -> Result<Arc<Dataset>> {
+    let mut again = 0;
+    loop {
         let built = build_one(source, &live, wanted, id, progress).await.map_err(|error| {
             error.with_advice(&format!(
                 "`relance resume` builds index `{name}` again, with `--drop-index {name}` it does without",
@@ -128,19 +144,16 @@ pub(crate) async fn rebuild(
             ))
         })?;
         match commit(Arc::clone(&live), vec![built], Vec::new(), id).await {
-            Ok(published) => {
-                live = Arc::new(published);
-                again = 0;
-                progress.event(Event::Advanced(Amount { chunks: 1, ..Amount::default() }));
-            }
-            Err(lance::Error::RetryableCommitConflict { .. }) if again < BUILT_AGAIN => {
-                again += 1;
-                live = newest(&live).await?;
-            }
+            Ok(published) => return Ok(Arc::new(published)),
+            Err(lance::Error::RetryableCommitConflict { .. }) if again < BUILT_AGAIN => {}
             Err(error) => return Err(error).doing(|| format!("publish index `{}`", wanted.name)),
         }
+        again += 1;
+        live = newest(&live).await?;
+        if missing(&live, std::slice::from_ref(wanted)).await?.is_empty() {
+            return Ok(live);
+        }
     }
-    Ok(live)
 }
 
 /// Drops the indices of these `names` that `live` still has. Gives back the newest version.
