@@ -285,15 +285,32 @@ impl TakenBack {
 /// # Errors
 /// `Failed`, when a transaction cannot be read.
 pub(crate) async fn taken_back(live: &Dataset, after: u64) -> Result<Vec<TakenBack>> {
+    Ok(taken_back_in(&last_transactions(live, after).await?))
+}
+
+/// The transactions of the last [`ROLLBACK_MAX`] commits, as far as they come after the version `after`.
+async fn last_transactions(live: &Dataset, after: u64) -> Result<Vec<(u64, Option<Transaction>)>> {
     let head = live.version_id();
-    let first = head.saturating_sub(ROLLBACK_MAX).max(after) + 1;
-    let back = transactions(live, first, head).await?.into_iter().filter_map(|(version, made)| {
-        let made = made?;
-        let id = id_of(&made, Act::Rollback)?.to_owned();
+    transactions(live, head.saturating_sub(ROLLBACK_MAX).max(after) + 1, head).await
+}
+
+fn taken_back_in(made: &[(u64, Option<Transaction>)]) -> Vec<TakenBack> {
+    let back = made.iter().filter_map(|(version, made)| {
+        let made = made.as_ref()?;
+        let id = id_of(made, Act::Rollback)?.to_owned();
         let Operation::Restore { version: restored } = made.operation else { return None };
-        Some(TakenBack { id, restored, version })
+        Some(TakenBack { id, restored, version: *version })
     });
-    Ok(back.collect())
+    back.collect()
+}
+
+/// Whether `version` is the swap of any migration.
+///
+/// # Errors
+/// `Failed`, when its transaction cannot be read.
+pub(crate) async fn is_swap(live: &Dataset, version: u64) -> Result<bool> {
+    let made = transaction(live, version).await?;
+    Ok(made.is_some_and(|made| id_of(&made, Act::Swap).is_some()))
 }
 
 /// The swaps of any migration after the version `after` that were not taken back, in the last [`ROLLBACK_MAX`] commits.
@@ -301,15 +318,13 @@ pub(crate) async fn taken_back(live: &Dataset, after: u64) -> Result<Vec<TakenBa
 /// # Errors
 /// `Failed`, when a transaction cannot be read.
 pub(crate) async fn swaps_since(live: &Dataset, after: u64) -> Result<Vec<u64>> {
-    let head = live.version_id();
-    let first = head.saturating_sub(ROLLBACK_MAX).max(after) + 1;
-    let back: Vec<TakenBack> = taken_back(live, after).await?;
-    let made = transactions(live, first, head).await?;
-    let swaps = made.into_iter().filter(|(_, made)| {
+    let made = last_transactions(live, after).await?;
+    let back = taken_back_in(&made);
+    let swaps = made.iter().filter(|(_, made)| {
         let id = made.as_ref().and_then(|made| id_of(made, Act::Swap));
         id.is_some_and(|id| back.iter().all(|back| back.id != id))
     });
-    Ok(swaps.map(|(version, _)| version).collect())
+    Ok(swaps.map(|(version, _)| *version).collect())
 }
 
 /// The transactions that made the versions from `first` to `last`.

@@ -1,6 +1,6 @@
 //! `finalize`: gives up the rollback point.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lance::Dataset;
 
@@ -25,9 +25,12 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     remove_leftovers(&live, &point, swapped).await?;
     // The other tag goes last: with it a second `finalize` finds what a killed one left.
     tag::give_up_point(&live, &point.id).await?;
-    let (mut older, kept) = (versions_of(&live).await?, kept_up_to(&live, point.version).await?);
+    let (there, tags) = (versions_of(&live).await?, history::read_tags(&live).await?);
+    let kept = kept_up_to(&tags, point.version);
     let tagged = |version: &u64| kept.iter().any(|kept| kept.version == *version);
-    older.retain(|version| *version < point.version && !tagged(version));
+    let older = there.iter().copied();
+    let older = older.filter(|version| *version < point.version && !tagged(version));
+    let older: Vec<u64> = older.collect();
     let mut gone = vec![point.version];
     if history {
         gone.extend(older.iter().copied());
@@ -35,7 +38,9 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
     let stats = remove_versions(&live, gone).await?;
     tag::unpin(&live, &point.id).await?;
     let (mut files, mut bytes) = (files_removed(&stats), stats.bytes_removed);
-    let between = left_between(&live, point.version, history).await?;
+    let theirs = tags.into_iter().filter(|(tag, _)| *tag != tag::swap_tag_of(&point.id));
+    let theirs = theirs.map(|(_, version)| version).collect();
+    let between = left_between(&live, point.version, (there, theirs), history).await?;
     if !between.is_empty() {
         let stats = remove_versions(&live, between).await?;
         files += files_removed(&stats);
@@ -56,31 +61,38 @@ pub(crate) async fn run(ctx: &Context, history: bool) -> Result<Finalized> {
 /// What only the tags of a migration kept, which are gone: of its rollback point, the version `before`, and of its swap, the
 /// next one. That is the swapped version, where it was the rollback point of the migration after it, and so on; with `history`
 /// every version before the last swap.
-async fn left_between(live: &Dataset, before: u64, history: bool) -> Result<Vec<u64>> {
-    let live = newest(live).await?;
-    let swaps = history::swaps_since(&live, before + 1).await?;
-    let Some(last) = swaps.iter().max() else { return Ok(Vec::new()) };
-    let mut there = versions_of(&live).await?;
-    let tagged: Vec<u64> = history::read_tags(&live).await?.into_values().collect();
-    there.retain(|version| (before + 1..*last).contains(version) && !tagged.contains(version));
-    if history {
-        return Ok(there);
-    }
-    if tagged.contains(&before) {
-        // The tag of an earlier migration keeps it: what is after it goes with that one.
+///
+/// Versions that are `there` go, but for those that are `tagged` by others.
+async fn left_between(
+    live: &Dataset,
+    before: u64,
+    (mut there, tagged): (Vec<u64>, HashSet<u64>),
+    history: bool,
+) -> Result<Vec<u64>> {
+    let (first, head) = (before + 1, live.version_id());
+    there.retain(|version| (first..head).contains(version) && !tagged.contains(version));
+    // What others still tag goes with the last of their tags, and what is after it then. The commits are read only where
+    // anything may go: they can be many.
+    let goes = !there.is_empty()
+        && (history || !tagged.contains(&before) && history::is_swap(live, first + 1).await?);
+    if !goes {
         return Ok(Vec::new());
     }
-    let points = (before + 1..*last).take_while(|version| swaps.contains(&(version + 1)));
-    Ok(points.filter(|version| there.contains(version)).collect())
+    let swaps = history::swaps_since(live, first).await?;
+    let last = swaps.iter().max().copied().unwrap_or_default();
+    let points = (first..last).take_while(|version| swaps.contains(&(version + 1))).count() as u64;
+    let end = if history { last } else { first + points };
+    there.retain(|version| *version < end);
+    Ok(there)
 }
 
 /// The versions up to `last` that tags keep, and the tags.
-async fn kept_up_to(live: &Dataset, last: u64) -> Result<Vec<KeptVersion>> {
-    let tags = history::read_tags(live).await?.into_iter();
-    let kept = tags.map(|(tag, version)| KeptVersion { version, tag });
-    let mut kept: Vec<_> = kept.filter(|kept| kept.version <= last).collect();
+fn kept_up_to(tags: &HashMap<String, u64>, last: u64) -> Vec<KeptVersion> {
+    let kept = tags.iter().filter(|(_, version)| **version <= last);
+    let kept = kept.map(|(tag, version)| KeptVersion { version: *version, tag: tag.clone() });
+    let mut kept: Vec<_> = kept.collect();
     kept.sort();
-    Ok(kept)
+    kept
 }
 
 /// Reclaims what swaps that were rolled back left, where there is no rollback point.
@@ -109,7 +121,7 @@ async fn finalize_taken_back(
     if with_history {
         gone.extend(there.into_iter().filter(|older| *older < version));
     }
-    let mut kept = kept_up_to(live, version).await?;
+    let mut kept = kept_up_to(&history::read_tags(live).await?, version);
     kept.retain(|kept| gone.contains(&kept.version));
     let stats = remove_versions(live, gone.into_iter().collect()).await?;
     Ok(Finalized {
