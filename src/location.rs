@@ -52,10 +52,6 @@ const SAFE_SCHEMES: &[&str] = &[
 /// Variables of the environment that have the address of an S3.
 const S3_ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
 
-/// Those in which a mistake is looked for: `AWS_CONDITIONAL_PUT` among them.
-const S3_OPTIONS: [&str; 4] =
-    ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CONDITIONAL_PUT"];
-
 /// Schemes that other tools have for the same stores.
 const SCHEMES_MEANT: &[(&str, &str)] = &[
     ("s3a", "s3://"),
@@ -132,18 +128,17 @@ impl Location {
         if self.store_timeout.is_zero() {
             return Err(Error::usage("a store has no time to answer: its timeout is 0"));
         }
-        check(self.storage_options.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
-        if !self.database.starts_with("s3://") {
-            return Ok(());
+        let mut all = self.storage_options.clone();
+        if self.database.starts_with("s3://") {
+            // An endpoint that is given counts, and none of the environment then.
+            let has_endpoint = all.keys().any(|name| is_endpoint(name));
+            for name in S3_ENDPOINTS.into_iter().chain(["AWS_CONDITIONAL_PUT"]) {
+                let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+                if let Some(value) = value.filter(|_| !has_endpoint || !is_endpoint(name)) {
+                    all.entry(name.to_ascii_lowercase()).or_insert(value);
+                }
+            }
         }
-        // An endpoint that is given counts, and none of the environment then.
-        let has_endpoint = self.storage_options.keys().any(|name| is_endpoint(name));
-        let of_environment = S3_OPTIONS.into_iter().filter_map(|name| {
-            let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
-            (!has_endpoint || !is_endpoint(name)).then(|| (name.to_ascii_lowercase(), value))
-        });
-        let mut all: BTreeMap<String, String> = of_environment.collect();
-        all.extend(self.storage_options.clone());
         check(all.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 

@@ -119,6 +119,12 @@ impl fmt::Display for Answer {
 
 impl StdError for Answer {}
 
+impl From<Answer> for object_store::Error {
+    fn from(answer: Answer) -> Self {
+        Self::Generic { store: "object store", source: Box::new(answer) }
+    }
+}
+
 /// Whether `error` may pass by itself: something between here and the store, not the store's own word.
 pub(crate) fn is_transient(error: &Error) -> bool {
     if !matches!(error.kind(), Kind::Failed | Kind::Mismatch) {

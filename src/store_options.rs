@@ -96,15 +96,8 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
                 .with_advice(&format!("did you mean `{meant}`?")));
         }
         check_endpoint(&lower, value)?;
-        if bare_name(&lower).1 == "conditional_put" && value.eq_ignore_ascii_case("disabled") {
-            let message = format!(
-                "the option `{name}` switches off what commits are made of: two writers of a table could both \
-                 believe that they committed"
-            );
-            return Err(Error::refused(message).with_advice("leave it out"));
-        }
-        if bare_name(&lower).1 == "conditional_put" && value != "etag" {
-            return Err(Error::usage(format!("the option `{name}` is `etag`, or left out")));
+        if bare_name(&lower).1 == "conditional_put" {
+            check_conditional_put(name, value)?;
         }
     }
     let lower = options.map(|(name, value)| (name.to_ascii_lowercase(), value));
@@ -128,6 +121,21 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
         }
         _ => Ok(()),
     }
+}
+
+/// Fails when `value` is another way to commit than that which the stores have.
+fn check_conditional_put(name: &str, value: &str) -> Result<()> {
+    if value == "etag" {
+        return Ok(());
+    }
+    if !value.eq_ignore_ascii_case("disabled") {
+        return Err(Error::usage(format!("the option `{name}` is `etag`, or left out")));
+    }
+    let message = format!(
+        "the option `{name}` switches off what commits are made of: two writers of a table could both \
+         believe that they committed"
+    );
+    Err(Error::refused(message).with_advice("leave it out"))
 }
 
 /// Fails when `value` is an endpoint and no URL.

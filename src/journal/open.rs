@@ -57,11 +57,8 @@ impl Journal {
         let (header, lease) = (self.header.clone(), self.lease.clone());
         let opener = opener.without_caches();
         async move {
-            let there = opener.staging().await?;
-            let there =
-                there.map(|there| Self::read(there, opener.location().table())).transpose()?;
-            let same = there.is_some_and(|there| there.header == header && there.lease == lease);
-            if same {
+            let there = Self::open(&opener).await?;
+            if there.is_some_and(|there| there.header == header && there.lease == lease) {
                 return Ok(());
             }
             Err(Error::failed("the journal does not read back as it was written"))

@@ -42,7 +42,7 @@ impl Cost {
         indices: &[(IndexFacts, IndexFate)],
     ) -> Self {
         let widths = Widths::of(facts);
-        let rows: u64 = facts.fragments.iter().map(|fragment| fragment.rows).sum();
+        let rows = facts.rows();
         let (read_bytes, write_bytes) = match strategy {
             Strategy::Nothing | Strategy::Metadata => (0, 0),
             Strategy::Columns => {
@@ -54,13 +54,10 @@ impl Cost {
                     names.extend(column.inputs());
                     width = width.saturating_add(widths.derived(column, field));
                 }
-                names.sort_unstable();
-                names.dedup();
-                let read: u64 = names.iter().map(|name| widths.named(name)).sum();
-                (read.saturating_mul(rows), width.saturating_mul(rows))
+                (widths.all(names).saturating_mul(rows), width.saturating_mul(rows))
             }
             Strategy::Rewrite => {
-                let read: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
+                let read = facts.bytes();
                 let columns = target.columns.iter().zip(&target.schema.fields);
                 let derived = columns.filter(|(column, _)| !column.is_kept());
                 let added: u64 = derived.map(|(column, field)| widths.derived(column, field)).sum();
@@ -98,13 +95,9 @@ pub(super) fn tried_bytes(facts: &Facts, target: &Target, preflight: Preflight) 
         return 0;
     }
     let widths = Widths::of(facts);
-    let rows: u64 = facts.fragments.iter().map(|fragment| fragment.rows).sum();
     let tried =
         target.columns.iter().filter(|column| column.is_checked() && column.elsewhere().is_empty());
-    let mut names: Vec<&str> = tried.flat_map(Column::inputs).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.iter().map(|name| widths.named(name)).sum::<u64>().saturating_mul(rows)
+    widths.all(tried.flat_map(Column::inputs).collect()).saturating_mul(facts.rows())
 }
 
 /// About how many bytes a row of each column takes on storage.
@@ -116,9 +109,7 @@ struct Widths<'a> {
 
 impl<'a> Widths<'a> {
     fn of(facts: &'a Facts) -> Self {
-        let rows: u64 = facts.fragments.iter().map(|fragment| fragment.rows).sum();
-        let bytes: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
-        let row = bytes.checked_div(rows).unwrap_or(0);
+        let row = facts.bytes().checked_div(facts.rows()).unwrap_or(0);
         let known: u64 =
             facts.schema.fields.iter().filter_map(|field| width(&field.data_type())).sum();
         let open = facts.schema.fields.iter().filter(|field| width(&field.data_type()).is_none());
@@ -129,6 +120,13 @@ impl<'a> Widths<'a> {
     fn named(&self, name: &str) -> u64 {
         let field = self.facts.schema.field(name);
         field.and_then(|field| width(&field.data_type())).unwrap_or(self.unknown)
+    }
+
+    /// Of the columns `names` together, each once.
+    fn all(&self, mut names: Vec<&str>) -> u64 {
+        names.sort_unstable();
+        names.dedup();
+        names.iter().map(|name| self.named(name)).sum()
     }
 
     /// Of a derived column.

@@ -35,6 +35,17 @@ pub(crate) struct Facts {
     pub free_bytes: Option<u64>,
 }
 
+impl Facts {
+    pub(super) fn rows(&self) -> u64 {
+        self.fragments.iter().map(|fragment| fragment.rows).sum()
+    }
+
+    /// Bytes of all data files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.fragments.iter().map(|fragment| fragment.bytes).sum()
+    }
+}
+
 /// What Lance keeps beside rows that a rewrite would lose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]

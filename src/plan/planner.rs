@@ -61,7 +61,7 @@ impl Plan {
             store: facts.in_store.then(store),
             cost,
             others: others.collect(),
-            rows: facts.fragments.iter().map(|fragment| fragment.rows).sum(),
+            rows: facts.rows(),
             fragments: facts.fragments.len() as u64,
             written: match strategy {
                 Strategy::Rewrite => (0..target.columns.len()).collect(),
@@ -92,8 +92,7 @@ fn chunks(facts: &Facts, request: &Request, strategy: Strategy) -> Vec<Chunk> {
     };
     let spread = facts.in_store && strategy == Strategy::Columns;
     let fragments = if spread { STORE_CHUNK_FRAGMENTS } else { usize::MAX };
-    let all: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
-    let bytes = if facts.in_store { store_chunk_bytes(all) } else { CHUNK_BYTES_MAX };
+    let bytes = if facts.in_store { store_chunk_bytes(facts.bytes()) } else { CHUNK_BYTES_MAX };
     let limits = ChunkLimits { rows: rows_max, bytes, fragments };
     cut(&facts.fragments, &facts.staged, limits)
 }

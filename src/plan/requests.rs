@@ -140,11 +140,10 @@ impl StoreEstimate {
         let each = |bytes: u64, count: u64| bytes.checked_div(count).unwrap_or(0);
         let pages = (fragments + files) / LISTED_AT_ONCE + 1;
         let writes = files * uploads(each(cost.write_bytes, files)) + pages * LISTINGS;
-        let bytes: u64 = facts.fragments.iter().map(|fragment| fragment.bytes).sum();
-        let is_small = each(bytes, fragments) <= FOOTER_BYTES;
+        let is_small = each(facts.bytes(), fragments) <= FOOTER_BYTES;
         let of_each =
             |bytes| if is_small { 1 } else { FOOTER_READS + reads(each(bytes, fragments)) };
-        let read = if sources == 0 { 0 } else { fragments * of_each(cost.read_bytes) };
+        let read = sources * of_each(cost.read_bytes);
         let before = if tried == 0 { 0 } else { fragments * of_each(tried) };
         let verify = files * reads(each(cost.verify_bytes, files));
         let requests = (writes + WRITES_BESIDES, before + read + verify + READS_BESIDES);

@@ -152,7 +152,12 @@ mod tests {
         assert!(is_uuid(&uuid.to_string(), ID));
         assert!(is_uuid(&uuid.simple().to_string(), ID));
         assert!(!is_uuid(&Uuid::nil().to_string(), ID));
-        let table = Path::from("db/t.lance");
+        assert_ne!(uuid, new_uuid(ID));
+    }
+
+    #[test]
+    fn objects_of_a_table_tell_whose_they_are() {
+        let (table, uuid) = (Path::from("db/t.lance"), new_uuid(ID));
         let data = table.clone().join("data");
         for ours in [
             data.clone().join(new_data_file(ID)),
@@ -165,6 +170,5 @@ mod tests {
         }
         let others = data.join("101100101101010011010110a1b2c3d4e5f6a7b8c9d0e1f2a3.lance");
         assert!(!is_of(&others, ID) && !is_of(&table.join(ID), ID));
-        assert_ne!(uuid, new_uuid(ID));
     }
 }

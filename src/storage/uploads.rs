@@ -8,7 +8,7 @@ use std::fmt;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lance_io::object_store::ObjectStoreParams;
-use object_store::client::{HttpClient, HttpError, HttpErrorKind, HttpRequest};
+use object_store::client::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{Error, MultipartId, Result};
@@ -111,8 +111,7 @@ impl Uploads {
                 let is_final =
                     status.is_client_error() && ![408, 425, 429].contains(&status.as_u16());
                 let text = format!("it does not list unfinished uploads: {status}");
-                let answer = Answer { text, is_final };
-                return Err(Error::Generic { store: "object store", source: Box::new(answer) });
+                return Err(Answer { text, is_final }.into());
             }
             read_page(body.as_ref())
         })
@@ -145,8 +144,15 @@ fn not_answered(error: &HttpError) -> Error {
 }
 
 fn unexpected(text: &str) -> Error {
-    let answer = Answer { text: text.to_owned(), is_final: true };
-    Error::Generic { store: "object store", source: Box::new(answer) }
+    Answer { text: text.to_owned(), is_final: true }.into()
+}
+
+/// A request for what is at `url`.
+fn request_of(url: &Url) -> Result<HttpRequest> {
+    let mut request = HttpRequest::new(HttpRequestBody::empty());
+    let uri = url.as_str().parse();
+    *request.uri_mut() = uri.map_err(|_| unexpected("its address is no URL"))?;
+    Ok(request)
 }
 
 /// A page of the list, as S3 and GCS both give it.
@@ -186,12 +192,12 @@ mod s3 {
     use object_store::aws::{
         AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Key, resolve_bucket_region,
     };
-    use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
+    use object_store::client::{HttpConnector, ReqwestConnector};
     use object_store::signer::{SignedUrlOptions, Signer};
 
     use super::{
-        Bucket, HttpClient, HttpRequest, MultipartStore, ObjectStoreParams, Path, Query, Result,
-        Url, async_trait, unexpected,
+        Bucket, HttpClient, HttpRequest, HttpRequestBody, MultipartStore, ObjectStoreParams, Path,
+        Query, Result, Url, async_trait, request_of,
     };
 
     /// How long a signed request may wait to be sent.
@@ -239,13 +245,10 @@ mod s3 {
         }
 
         async fn signed(&self, query: Query) -> Result<HttpRequest> {
-            let mut request = HttpRequest::new(HttpRequestBody::empty());
             let options = SignedUrlOptions::default().with_query(query);
-            let method = request.method().clone();
-            let url = self.signed_url_opts(method, &Path::default(), VALID, &options).await?;
-            let uri = url.as_str().parse();
-            *request.uri_mut() = uri.map_err(|_| unexpected("its endpoint is no URL"))?;
-            Ok(request)
+            // A request that is told no other method is a GET.
+            let get = HttpRequest::new(HttpRequestBody::empty()).method().clone();
+            request_of(&self.signed_url_opts(get, &Path::default(), VALID, &options).await?)
         }
     }
 }
@@ -254,7 +257,7 @@ mod s3 {
 mod gcs {
     use lance_io::object_store::StorageOptions;
     use object_store::StaticCredentialProvider;
-    use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
+    use object_store::client::{HttpConnector, ReqwestConnector};
     use object_store::gcp::{
         GcpCredential, GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey as Key,
     };
@@ -262,7 +265,7 @@ mod gcs {
 
     use super::{
         Bucket, HttpClient, HttpRequest, MultipartStore, ObjectStoreParams, Query, Result, Url,
-        async_trait, unexpected,
+        async_trait, request_of, unexpected,
     };
 
     const ADDRESS: &str = "https://storage.googleapis.com";
@@ -327,9 +330,7 @@ mod gcs {
             let credential = self.store.credentials().get_credential().await?;
             let mut url = self.address.clone();
             url.query_pairs_mut().extend_pairs(query);
-            let mut request = HttpRequest::new(HttpRequestBody::empty());
-            let uri = url.as_str().parse();
-            *request.uri_mut() = uri.map_err(|_| unexpected("its address is no URL"))?;
+            let mut request = request_of(&url)?;
             if !credential.bearer.is_empty() {
                 let bearer = format!("Bearer {}", credential.bearer).parse();
                 let bearer = bearer.map_err(|_| unexpected("its token is no text"))?;

@@ -207,7 +207,7 @@ impl Watch {
                 return Err(away_error(away));
             }
             if let Some(answer) = self.refused(what) {
-                return Err(Error::Generic { store: "object store", source: Box::new(answer) });
+                return Err(answer.into());
             }
             let error = match self.watched(what, Some(tries), act()).await {
                 Ok(done) => {
@@ -294,8 +294,7 @@ impl Watch {
             let asked = tokio::time::timeout(ASIDE, self.watched(what, Some(0), act()));
             asked.await.unwrap_or_else(|_| {
                 let text = format!("it gives no answer to {} in {} s", what.0, ASIDE.as_secs());
-                let answer = Answer { text, is_final: true };
-                Err(Error::Generic { store: "object store", source: Box::new(answer) })
+                Err(Answer { text, is_final: true }.into())
             })
         };
         match once().await {
