@@ -139,6 +139,10 @@ async fn create_staging(
             // The reply may have been lost: then it is ours.
             Ok(Some(there)) if is_of(&there, id) => Ok(there),
             Ok(Some(_)) => Err(locked(opener)),
+            // Somebody's was there, and has ended since.
+            Ok(None) if matches!(error, lance::Error::DatasetAlreadyExists { .. }) => {
+                Err(locked(opener))
+            }
             _ => Err(error).doing(|| format!("create the staging table {uri}")),
         },
     }
