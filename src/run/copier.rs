@@ -20,6 +20,7 @@ use crate::run::{
     session::Session, worker::Worker,
 };
 use crate::span::{self, Doing};
+use crate::table::history::is_of_gone;
 use crate::{limits::MemoryPlan, phase::Phase, retry::retrying, settings::Verify, spent::GoesOn};
 
 /// The same for the largest tables.
@@ -212,7 +213,12 @@ impl<'a> Copier<'a> {
                         control.hear(&self.session.throttle, &self.ctx.progress);
                     }
                 }
-                done = self.running.join_next_with_id() => self.take_in(done)?,
+                done = self.running.join_next_with_id() => {
+                    if let Err(error) = self.take_in(done) {
+                        let news = self.session.news_after(self.ctx, error).await?;
+                        self.follow(news).await?;
+                    }
+                }
             }
         }
     }
@@ -255,8 +261,10 @@ impl<'a> Copier<'a> {
         let looked_lately = self.followed && self.lap.began.elapsed() < SHORT_LAP;
         let news = if looked_lately { None } else { self.session.news(self.ctx).await? };
         let Some(news) = news else {
-            self.session.pinned().await?;
-            return Ok(false);
+            let Err(error) = self.session.pinned().await else { return Ok(false) };
+            let news = self.session.news_after(self.ctx, error).await?;
+            self.follow(news).await?;
+            return Ok(true);
         };
         let rounds = self.session.rounds;
         if rounds.give_up(&self.ctx.settings, everything) {
@@ -295,10 +303,12 @@ impl<'a> Copier<'a> {
     }
 
     /// Moves the plan to the `news`; what is in progress for fragments that are still there goes on.
-    async fn follow(&mut self, news: News) -> Result<()> {
+    async fn follow(&mut self, mut news: News) -> Result<()> {
         self.lap = Lap { began: Instant::now(), ended: None, took: self.lap.took, rows: 0 };
         self.followed = true;
-        self.session.move_to(self.ctx, news).await?;
+        while let Err(error) = self.session.move_to(self.ctx, news).await {
+            news = self.session.news_after(self.ctx, error).await?;
+        }
         fill_joins(self.ctx, self.session).await?;
         self.executor = Arc::new(Worker::of(self.ctx, self.session).await?);
         self.places = places(&self.session.plan.chunks);
@@ -366,14 +376,19 @@ impl<'a> Copier<'a> {
     ) -> Result<()> {
         let (id, done) = match done {
             None => return Ok(()),
-            Some(Ok((id, done))) => (id, done?),
+            Some(Ok(done)) => done,
             Some(Err(error)) => {
                 let died = Error::failed("a worker died; this is a bug in relance");
                 return Err(died.caused_by(error));
             }
         };
-        self.in_flight.remove(&id);
-        let Done { mut record, fragments } = done;
+        let task = self.in_flight.remove(&id);
+        let place = task.as_ref().and_then(|task| self.places.get(&signatures(&task.origins)));
+        let Done { mut record, fragments } = match done {
+            // It read a version that others have cleaned away, and which is not the source any more.
+            Err(error) if place.is_none() && is_of_gone(&error) => return Ok(()),
+            done => done?,
+        };
         let place = self.places.get(&signatures(&record.origins));
         let Some(chunk) = place.and_then(|place| self.session.plan.chunks.get(*place)) else {
             // Its fragments are gone from the table: so is the need for it.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use lance::Dataset;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journal::Journal;
 use crate::retry::retrying;
 use crate::run::{context::Context, planning::plan_staged, session::Session};
-use crate::table::{history, history::RollbackPoint, open::newest, tag};
+use crate::table::history::{self, RollbackPoint, is_of_gone};
+use crate::table::{open::newest, tag};
 
 /// A version that others have made, and the pin as it stood.
 pub(crate) struct News {
@@ -24,6 +25,26 @@ impl Session {
     /// `Locked`, when another run took over; `Failed`, when it cannot be read.
     pub(crate) async fn news(&mut self, ctx: &Context) -> Result<Option<News>> {
         self.pinned().await?;
+        self.look(ctx).await
+    }
+
+    /// The newest version, after the `error` that something of the source is gone: others have compacted the table, and
+    /// cleaned it up before the source was pinned.
+    ///
+    /// # Errors
+    /// `error`, where it says anything else, or the source is the newest version; those of [`news`](Self::news).
+    pub(crate) async fn news_after(&mut self, ctx: &Context, error: Error) -> Result<News> {
+        if error.kind() != Kind::Failed || !is_of_gone(&error) {
+            return Err(error);
+        }
+        // What is gone cannot be pinned either.
+        let _ = self.pinned().await;
+        let news = self.look(ctx).await?.ok_or(error)?;
+        ctx.say(format!("version {} was cleaned away by others", self.source.version_id()));
+        Ok(news)
+    }
+
+    async fn look(&mut self, ctx: &Context) -> Result<Option<News>> {
         let (source, id) = (Arc::clone(&self.source), self.journal.header().id.clone());
         let look = || newest(&source);
         let look = retrying(&ctx.progress, &ctx.cancel, "looking at the table", look);
@@ -88,6 +109,29 @@ impl Session {
     pub(crate) async fn lags(&self, ctx: &Context) -> Result<bool> {
         lags(ctx, &self.source).await
     }
+}
+
+/// Times that what was cleaned away is looked for again in a newer version.
+const GONE_TRIES: u32 = 5;
+
+/// Does `act`, which begins with the newest version and writes nothing; again, where others have compacted and cleaned up what
+/// it reads meanwhile.
+///
+/// # Errors
+/// Those of `act`.
+pub(crate) async fn on_what_is_there<T, A: Future<Output = Result<T>>>(
+    ctx: &Context,
+    mut act: impl FnMut() -> A,
+) -> Result<T> {
+    for _ in 1..GONE_TRIES {
+        match act().await {
+            Err(error) if error.kind() == Kind::Failed && is_of_gone(&error) => {
+                ctx.say("others have cleaned away what was read; the newest version is looked at");
+            }
+            done => return done,
+        }
+    }
+    act().await
 }
 
 /// Whether the live table has moved on from `source`.

@@ -10,12 +10,12 @@ use arrow::datatypes::Int64Type;
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
 
-use relance::{Change, Hold, Settings};
+use relance::{Cancel, Change, Ended, Hold, Settings};
 
 use crate::support::books::{merge, update};
-use crate::support::gate::Quick;
+use crate::support::gate::{Gate, Quick, Told, gated};
 use crate::support::walk::unreferenced;
-use crate::support::{Db, assert_kept, documents, index_ids, ran, small, wait_until};
+use crate::support::{Db, assert_kept, documents, index_ids, ran, rows_of, small, wait_until};
 
 const ADD: &[&str] = &["--add", "n:int64=7", "--rows-per-file", "200"];
 
@@ -277,6 +277,42 @@ async fn a_column_that_somebody_adds_is_named() {
     let twice = lance::dataset::NewColumnTransform::SqlExpressions(twice);
     live.add_columns(twice, None, None).await.unwrap();
     db.relance("resume", "t", &[]).expect(3).says("column `twice` is new");
+}
+
+/// Others commit, compact and clean up before the version that was seen is pinned: what has to be read of it is gone, and
+/// what they made of it is in the newest version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_version_that_is_cleaned_away_before_it_is_pinned_is_passed_over() {
+    let db = Db::new();
+    let before = rows_of(&db.documents("t", 500, 100).await).await;
+    // The first pin passes, the second one waits.
+    let (gate, told) = (Gate::after("_refs/tags", 1), Arc::<Told>::default());
+    let cancel = Cancel::default();
+    let run = gated(&db, &gate).settings(Settings { hold: Hold::Wait, ..small() });
+    // What reads a column.
+    let run = run.change(Change::parse("compute", "m=id + 1").unwrap());
+    let run = run.progress(Arc::clone(&told) as _).cancel(cancel.clone());
+    let run = tokio::spawn(async move { run.migrate().await });
+    let block = |what: &str, there: &dyn Fn() -> bool| {
+        tokio::task::block_in_place(|| wait_until(what, there));
+    };
+    block("what is held", &|| told.says("verified 500 rows"));
+    let known = db.files();
+    let live = db.append("t", documents(500, 100)).await;
+    let added = db.files().into_iter().filter(|file| !known.contains(file));
+    let data: Vec<_> = added.filter(|(file, _)| file.contains("t.lance/data/")).collect();
+    assert_eq!(data.len(), 1, "{data:?}");
+    std::fs::remove_file(&data[0].0).unwrap();
+    block("the pin", &|| gate.waiting() > 0);
+    let mut old = live.checkout_version(1).await.unwrap();
+    old.restore().await.unwrap();
+    gate.open();
+    block("a look at what is there", &|| told.says("caught up with version 3"));
+    cancel.cancel();
+    assert!(matches!(run.await.unwrap().unwrap(), Ended::Held(_)));
+    assert!(told.says("version 2 was cleaned away by others"));
+    db.relance("resume", "t", &[]).expect(0);
+    assert_migrated(&db, &before).await;
 }
 
 /// The highest field id is looked up in the files that are there: it shrinks when a compaction takes the last

@@ -8,11 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use relance::{
-    Cancel, Change, Clock, Ended, Event, Hold, Kind, Location, Migration, Phase, Progress,
-    Settings, Writes,
+    Cancel, Clock, Ended, Event, Hold, Kind, Migration, Phase, Progress, Settings, Writes,
 };
 
-use crate::support::gate::{Gate, Gated, Quick};
+use crate::support::gate::{Gate, Quick, Told, gated};
 use crate::support::walk::unreferenced;
 use crate::support::{Db, assert_kept, documents, ran, small, wait_until};
 
@@ -346,24 +345,6 @@ async fn a_beat_in_the_future_is_watched_and_does_not_lock_the_table() {
     assert_kept(&before, &db.rows("t").await);
 }
 
-/// What a run says.
-#[derive(Debug, Default)]
-struct Told(Mutex<Vec<String>>);
-
-impl Told {
-    fn says(&self, text: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|note| note.contains(text))
-    }
-}
-
-impl Progress for Told {
-    fn event(&self, event: Event) {
-        if let Event::Note(text) = event {
-            self.0.lock().unwrap().push(text);
-        }
-    }
-}
-
 /// The files of the staging table, but for the beats.
 fn journal_files(db: &Db) -> Vec<(String, u64)> {
     let folder = db.staging("t");
@@ -412,14 +393,6 @@ async fn old_versions_of_the_journal_are_removed() {
     db.relance("resume", "t", &[]).expect(0);
     assert_kept(&before, &db.rows("t").await);
     assert_eq!(unreferenced(&db, "t").await, Vec::<String>::new());
-}
-
-/// A migration through a store, some of whose writes wait or fail, with quick beats.
-fn gated(db: &Db, gate: &Arc<Gate>) -> Migration {
-    let location = Location::new(&format!("file-object-store://{}", db.text()), "t").unwrap();
-    let migration = Migration::of(location).change(Change::parse_add("n:int64=7").unwrap());
-    let migration = migration.rows_per_file(100).settings(small());
-    migration.clock(Arc::new(Quick::default())).store_wrapper(Arc::new(Gated(Arc::clone(gate))))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,17 +12,28 @@ use crate::run::cutover::{Swap, indices::build_indices, swap};
 use crate::run::preflight::{preflight, quarantine::quarantine};
 use crate::run::probe::probe;
 use crate::run::{
-    after::finish, context::Context, hints::kept, hold::hold, planning::plan_head, report::Ended,
-    session::Session, staged::refuse_staged, supplying::close_supply,
+    after::finish, context::Context, head::on_what_is_there, hints::kept, hold::hold,
+    planning::Planned, planning::plan_head, report::Ended, session::Session, staged::refuse_staged,
+    supplying::close_supply,
 };
-use crate::{phase::Phase, settings::Hold};
+use crate::{phase::Phase, settings::Hold, table::open::Opener};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;
     let opener = ctx.opener();
     let began = Instant::now();
-    let planning = Box::pin(plan_head(ctx, &opener));
-    let looking = Box::pin(refuse_staged(ctx, &opener));
+    let planned = on_what_is_there(ctx, || Box::pin(plan_and_try(ctx, &opener))).await?;
+    if planned.plan.is_nothing() {
+        return Ok(Ended::Nothing(Box::new(planned.plan)));
+    }
+    let session = Box::pin(Session::begin(ctx, planned, None, began)).await?;
+    Box::pin(carry_out(ctx, session)).await
+}
+
+/// Plans, and tries the plan on the rows; nothing is written for it but what shows whether anything can be.
+async fn plan_and_try(ctx: &Context, opener: &Opener) -> Result<Planned> {
+    let planning = Box::pin(plan_head(ctx, opener));
+    let looking = Box::pin(refuse_staged(ctx, opener));
     // At once, since a store takes its time; what is wrong with the plan is told first.
     let planned = match select(planning, looking).await {
         Either::Left((planned, looking)) => {
@@ -37,13 +48,9 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
         }
     };
     let (live, plan) = (Arc::clone(&planned.live), planned.plan.clone());
-    let (planned, ()) =
-        tokio::try_join!(Box::pin(preflight(ctx, planned)), Box::pin(probe(ctx, &live, &plan)))?;
-    if planned.plan.is_nothing() {
-        return Ok(Ended::Nothing(Box::new(planned.plan)));
-    }
-    let session = Box::pin(Session::begin(ctx, planned, None, began)).await?;
-    Box::pin(carry_out(ctx, session)).await
+    let (preflight, probe) =
+        (Box::pin(preflight(ctx, planned)), Box::pin(probe(ctx, &live, &plan)));
+    tokio::try_join!(preflight, probe).map(|(planned, ())| planned)
 }
 
 /// Stage, catch up, verify, hold, swap, and what comes after.

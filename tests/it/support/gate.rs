@@ -1,8 +1,8 @@
 //! An object store whose writes can be made to wait, or to fail, by their path; and a clock that does not.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,8 +16,10 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
-use relance::Clock;
+use relance::{Change, Clock, Event, Location, Migration, Progress};
 use tokio::sync::Semaphore;
+
+use crate::support::{Db, small};
 
 /// Writes of paths that hold `part` wait, or fail.
 #[derive(Debug)]
@@ -154,6 +156,32 @@ impl ObjectStore for Store {
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
         self.gate.pass(to).await?;
         self.inner.rename_opts(from, to, options).await
+    }
+}
+
+/// A migration through a store, some of whose writes wait or fail, with quick beats.
+pub fn gated(db: &Db, gate: &Arc<Gate>) -> Migration {
+    let location = Location::new(&format!("file-object-store://{}", db.text()), "t").unwrap();
+    let migration = Migration::of(location).change(Change::parse_add("n:int64=7").unwrap());
+    let migration = migration.rows_per_file(100).settings(small());
+    migration.clock(Arc::new(Quick::default())).store_wrapper(Arc::new(Gated(Arc::clone(gate))))
+}
+
+/// What a run says.
+#[derive(Debug, Default)]
+pub struct Told(Mutex<Vec<String>>);
+
+impl Told {
+    pub fn says(&self, text: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|note| note.contains(text))
+    }
+}
+
+impl Progress for Told {
+    fn event(&self, event: Event) {
+        if let Event::Note(text) = event {
+            self.0.lock().unwrap().push(text);
+        }
     }
 }
 
