@@ -14,7 +14,7 @@ use crate::run::{context::Context, session::Session};
 use crate::schema::path::{field_at, find};
 use crate::schema::{change::Change, filled::filled, show::field_text};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
-use crate::table::history::is_tagged_swap;
+use crate::table::history::{is_of_gone, is_tagged_swap};
 use crate::table::look::{Look, look};
 use crate::table::{index, open::newest, orphans, tag};
 use crate::verify::{published, published::sync_commit};
@@ -80,6 +80,15 @@ async fn look_after(
     let operation = Operation::Restore { version: before };
     let put_back = exactly_next(swapped, operation, None, properties(&id, Act::Rollback)).await;
     let put_back = put_back.map_err(|failed| {
+        if is_of_gone(&failed) {
+            let (table, abort) = (ctx.table(), command(ctx, "abort"));
+            let message = format!(
+                "version {version} was swapped in and is not whole, and version {before} is gone: others dropped \
+                 `{table}` at that moment"
+            );
+            let advice = format!("{abort} removes what is left of it");
+            return Error::mismatch(message).with_advice(&advice).caused_by(failed);
+        }
         let message = format!(
             "version {version} was swapped in and is not whole, and version {before} could not be put back"
         );

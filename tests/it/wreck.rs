@@ -283,3 +283,83 @@ async fn a_pin_that_was_moved_after_the_swap_does_not_lose_the_way_back() {
     db.relance("rollback", "t", &[]).expect(0);
     assert_eq!(ids(&db.rows("t").await), rows);
 }
+
+/// Others drop the table while a migration of it is held. One of the same name that they make then is not touched.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_staged_of_a_table_that_was_dropped_can_be_dropped() {
+    for again in [false, true] {
+        let db = held().await;
+        std::fs::remove_dir_all(db.table("t")).unwrap();
+        if again {
+            db.documents("t", 30, 10).await;
+        } else {
+            db.relance("resume", "t", &[]).expect(1).says("no table");
+        }
+        db.relance("abort", "t", &[]).expect(0);
+        assert!(!db.staging_exists("t") && db.table("t").exists() == again);
+        if again {
+            assert_eq!(ids(&db.rows("t").await).len(), 30);
+            db.relance("migrate", "t", ADD).expect(0);
+        } else {
+            db.relance("abort", "t", &[]).expect(1).says("no table");
+        }
+        assert!(db.relance("status", "other", &[]).expect(0).stderr.is_empty());
+    }
+}
+
+/// The same where the journal cannot be read either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wreck_of_a_table_that_was_dropped_can_be_dropped() {
+    let db = held().await;
+    std::fs::remove_dir_all(db.table("t")).unwrap();
+    for manifest in manifests(&db, "t__relance_staging") {
+        std::fs::write(manifest, b"no manifest").unwrap();
+    }
+    db.relance("abort", "t", &[]).expect(0);
+    assert!(!db.staging_exists("t") && !db.table("t").exists());
+    db.relance("abort", "t", &[]).expect(1).says("no table");
+}
+
+/// Others drop the table at the very moment of the swap: the swapped version is all that is left, and names files that are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_dropped_at_the_swap_can_be_dropped_for_good() {
+    for tagged in [false, true] {
+        let db = held().await;
+        let (table, done) = (db.table("t"), std::sync::Mutex::new(false));
+        let version = db.open("t").await.version_id();
+        let landed = format!("{:020}.manifest", u64::MAX - (version + 1));
+        let others = Mortal::watched(move |path| {
+            let mut done = done.lock().unwrap();
+            let of_table = path.as_ref().contains("/t.lance/_versions/");
+            if *done || !of_table || path.filename() != Some(landed.as_str()) {
+                return;
+            }
+            *done = true;
+            for folder in ["data", "_transactions", "_refs"] {
+                if folder != "_refs" || !tagged {
+                    let _ = std::fs::remove_dir_all(table.join(folder));
+                }
+            }
+            for file in std::fs::read_dir(table.join("_versions")).unwrap() {
+                let file = file.unwrap().path();
+                if !file.ends_with(&landed) {
+                    std::fs::remove_file(file).unwrap();
+                }
+            }
+        });
+        let location = Location::new(&format!("file-object-store://{}", db.text()), "t").unwrap();
+        let run = || Migration::of(location.clone()).settings(small());
+        let error = run().store_wrapper(Arc::new(Wrap(others))).resume().await.unwrap_err();
+        assert_eq!(error.kind(), relance::Kind::Mismatch, "{}", error.report(&[]));
+        let said = error.report(&[]);
+        assert!(said.contains("others dropped `t` at that moment"), "{said}");
+        assert!(run().resume().await.is_err());
+        run().abort().await.unwrap();
+        // Lance's store for tests of stores knows no folders, and leaves them.
+        let left: Vec<_> = db.files().into_iter().map(|(file, _)| file).collect();
+        assert!(!db.staging_exists("t"));
+        assert!(!left.iter().any(|file| file.contains("/t.lance/")), "{left:?}");
+        db.documents("t", 30, 10).await;
+        db.relance("migrate", "t", ADD).expect(0);
+    }
+}

@@ -6,6 +6,7 @@ use lance::Dataset;
 
 use crate::error::{Error, Result, is_storage_full};
 use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
+use crate::run::commands::dropped;
 use crate::run::hints::{landed, tell_left};
 use crate::run::lease::{checkpoint, expect_free_or_waiting, take_over};
 use crate::run::planning::open_live;
@@ -14,11 +15,19 @@ use crate::run::uploads::Unfinished;
 use crate::run::{context::Context, report::Aborted, staged::nothing_staged};
 use crate::table::open::{Opener, newest};
 use crate::table::{history, orphans, tag};
-use crate::{phase::Phase, process::ProcessId, table::orphans::Removed};
+use crate::{phase::Phase, table::orphans::Removed};
 
 pub(crate) async fn run(ctx: &Context) -> Result<Aborted> {
     let opener = ctx.opener();
-    let live = open_live(ctx, &opener).await?;
+    let live = match open_live(ctx, &opener).await {
+        // Some stores list the folder of a table that was dropped, and a run may have left something in it.
+        Err(gone) if opener.found().await?.is_none() => {
+            let (id, removed, left) = dropped::abort_dropped(ctx, &opener, gone).await?;
+            tell_left(ctx, &left);
+            return Ok(aborted(ctx, id, removed, left));
+        }
+        live => live?,
+    };
     let unfinished = Unfinished::uploads_now(ctx, &opener, &live).await;
     let aborted = drop_all(ctx, &opener, &live).await?;
     unfinished.give_up(ctx, aborted.id.split(", ")).await;
@@ -32,7 +41,7 @@ async fn drop_all(ctx: &Context, opener: &Opener, live: &Arc<Dataset>) -> Result
         Opened::Journal(journal) => *journal,
     };
     expect_free_or_waiting(ctx, &journal).await?;
-    match abort_staged(ctx, live, journal).await {
+    match abort_staged(ctx, opener, live, journal).await {
         Err(error) if is_storage_full(&error) => abort_full(ctx, live, opener, error).await,
         done => done,
     }
@@ -51,15 +60,32 @@ async fn abort_nothing(ctx: &Context, live: &Arc<Dataset>, opener: &Opener) -> R
 }
 
 /// Drops the migration of `journal`, which is not running.
-async fn abort_staged(ctx: &Context, live: &Arc<Dataset>, mut journal: Journal) -> Result<Aborted> {
+async fn abort_staged(
+    ctx: &Context,
+    opener: &Opener,
+    live: &Arc<Dataset>,
+    mut journal: Journal,
+) -> Result<Aborted> {
     let header = journal.header().clone();
     let point = history::rollback_point(live, &header.id).await?;
-    if let Some(version) = point.and_then(|point| point.swapped) {
+    let alone = async |live: &Dataset, version| {
+        Ok::<_, Error>(
+            live.version_id() == version && dropped::is_swapped_alone(live, &header.id).await?,
+        )
+    };
+    if let Some(version) = point.and_then(|point| point.swapped)
+        && !alone(live, version).await?
+    {
         return Err(landed(ctx, version));
     }
     // Taking the migration over stops a run that is slow, not dead, before it can name a file that is removed here.
     let live = take_over(ctx, live, &mut journal, Phase::Plan).await?;
     if let Some(version) = history::find_swap(&live, &header.id, header.first_version).await? {
+        if alone(&live, version).await? {
+            let (id, removed, left) = dropped::abort_swapped(ctx, opener, &live, journal).await?;
+            tell_left(ctx, &left);
+            return Ok(aborted(ctx, id, removed, left));
+        }
         return Err(landed(ctx, version));
     }
     // Nobody adopts what the journal does not name: forgotten first, removed then.
@@ -129,11 +155,7 @@ async fn abort_pins(ctx: &Context, live: &Arc<Dataset>) -> Result<Option<Aborted
 /// # Crash
 /// Calling it again removes the rest. The live table is not touched.
 async fn abort_wreck(ctx: &Context, live: &Dataset, wreck: &Wreck) -> Result<Aborted> {
-    if wreck.is_running(ctx.clock.now(), &ProcessId::current()) {
-        let table = ctx.table();
-        return Err(Error::locked(format!("a migration of `{table}` is running"))
-            .with_advice("wait for it, or stop it first"));
-    }
+    dropped::expect_dead(ctx, wreck)?;
     let mut ids: Vec<String> = wreck.id.iter().cloned().collect();
     for point in history::rollback_points(live).await? {
         if point.swapped.is_none() && !ids.contains(&point.id) {

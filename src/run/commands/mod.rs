@@ -1,6 +1,7 @@
 //! One file for each command, which reads top to bottom.
 
 pub(crate) mod abort;
+mod dropped;
 pub(crate) mod finalize;
 pub(crate) mod migrate;
 pub(crate) mod nulls;
