@@ -22,6 +22,8 @@ pub(crate) struct MemoryPlan {
     /// Keys of rows that others moved, of which it is known what a producer gave: a quarter. Beyond, they are computed
     /// again.
     pub moved_keys: u64,
+    /// Files that were sent to a store and are verified here, if it confirms them: a quarter, in place of as many batches.
+    pub sent: u64,
     /// What a join holds of both sides while it sorts them: a quarter, since reading and writing go on beside it.
     pub sorts: u64,
     /// Tasks at once for each processor that may work.
@@ -54,6 +56,7 @@ impl MemoryPlan {
             open_pages: memory / 4,
             read_ahead: (memory / 8).min(READ_AHEAD_MAX),
             moved_keys: memory / 4,
+            sent: 0,
             sorts: memory / 4,
             workers: settings.workers,
             small_tasks: SMALL_TASKS_A_WORKER,
@@ -67,7 +70,8 @@ impl MemoryPlan {
             return self;
         }
         let (small_tasks, large_tasks) = (STORE_TASKS_A_WORKER, STORE_LARGE_TASKS_A_WORKER);
-        Self { small_tasks, large_tasks, ..self }
+        let half = self.batches / 2;
+        Self { small_tasks, large_tasks, batches: half, sent: half, ..self }
     }
 
     /// Whether a task that holds `held` bytes may join `running` others, which hold `in_use`. One may in any case.

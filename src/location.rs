@@ -164,6 +164,11 @@ impl Location {
         tried.iter().any(|scheme| self.database.starts_with(scheme))
     }
 
+    /// Whether its object store tells a checksum of each object that is known here: the tags of S3 are.
+    pub(crate) fn tells_checksums(&self) -> bool {
+        self.database.starts_with("s3://")
+    }
+
     /// How long its object store may be away.
     pub(crate) fn store_timeout(&self) -> Duration {
         self.store_timeout

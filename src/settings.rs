@@ -65,10 +65,26 @@ const AUTO_COLUMN_BYTES: u64 = 8 << 10;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Verify {
-    /// Every value of every staged column is read back and compared by digest.
+    /// Every value of every staged column is decoded and compared by digest. What an object store confirms to have, by its
+    /// own checksum of these very bytes, is decoded before they are let go of; all else is read back.
     Full,
+    /// The same, and everything is read back, whatever a store says.
+    #[serde(rename = "full=read")]
+    Read,
     /// Row counts, schema and the first rows of every staged file.
     Quick,
+}
+
+impl Verify {
+    /// Whether every value is compared.
+    pub(crate) fn is_full(self) -> bool {
+        self != Self::Quick
+    }
+
+    /// What a journal says of it; what was not read back stands beside it.
+    pub(crate) fn as_recorded(self) -> Self {
+        if self.is_full() { Self::Full } else { Self::Quick }
+    }
 }
 
 /// How a migration is run. Every field has a default, and none changes the result.

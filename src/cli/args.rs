@@ -399,9 +399,11 @@ pub(super) enum HoldArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum VerifyArg {
-    /// Every value, by digest: all of it is read back, as `full=read` says
-    #[value(alias = "full=read")]
+    /// Every value, by digest; what a store confirms by its own checksum need not be read back
     Full,
+    /// Every value, by digest, and everything is read back
+    #[value(name = "full=read")]
+    Read,
     /// Counts, schema and first rows
     Quick,
 }

@@ -126,6 +126,7 @@ pub(super) fn settings(engine: &Engine) -> Settings {
         control: control.clone(),
         verify: match verify {
             VerifyArg::Full => Verify::Full,
+            VerifyArg::Read => Verify::Read,
             VerifyArg::Quick => Verify::Quick,
         },
         by_parallel: calls.by_parallel,

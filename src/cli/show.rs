@@ -34,12 +34,16 @@ pub(super) fn report(report: &Report) -> String {
     }
     let values = report.skipped_values.iter().filter_map(SkippedValues::text);
     lines.extend(values.map(|text| format!("  values     {text}")));
-    let verified = match report.verified {
-        Verify::Full if report.values_nulled.is_empty() => "every value verified",
-        Verify::Full => "every value verified to be what was made",
-        Verify::Quick => "verified quickly",
+    let verified = match (report.verified, report.values_nulled.is_empty()) {
+        (Verify::Quick, _) => "verified quickly",
+        (Verify::Full | Verify::Read, true) => "every value verified",
+        (Verify::Full | Verify::Read, false) => "every value verified to be what was made",
     };
     lines.push(format!("  rows       {}, {verified}", count_text(report.rows)));
+    if report.bytes_confirmed > 0 {
+        let bytes = bytes_text(report.bytes_confirmed);
+        lines.push(format!("  confirmed  {bytes} by the store's own checksums, not read back"));
+    }
     let nulled = report.values_nulled.iter();
     lines.extend(nulled.map(|nulled| format!("  to null    {}", nulled.text())));
     lines.push(format!(

@@ -114,6 +114,15 @@ pub(crate) struct ChunkRecord {
     pub copied: bool,
     /// How its files were compared with the digests, if they were.
     pub verified: Option<Verify>,
+    /// Bytes of its files that were not read back for it, since the store confirmed them by its own checksum.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub confirmed: u64,
+}
+
+/// Whether there are none of them.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl ChunkRecord {
@@ -124,6 +133,15 @@ impl ChunkRecord {
         }
         if let Some(fragment) = self.beside.remove(old) {
             self.beside.insert(new.to_owned(), fragment);
+        }
+    }
+
+    /// Whether it was verified, and less than is `asked`.
+    pub(crate) fn is_verified_less_than(&self, asked: Verify) -> bool {
+        match asked {
+            Verify::Quick => false,
+            Verify::Full => self.verified == Some(Verify::Quick),
+            Verify::Read => self.verified == Some(Verify::Quick) || self.confirmed > 0,
         }
     }
 

@@ -22,6 +22,8 @@ const PARTS_ALIKE: u64 = 100;
 /// is read whole by it.
 const FOOTER_READS: u64 = 2;
 const FOOTER_BYTES: u64 = 64 << 10;
+/// Bytes of a file up to which it is likely to be kept until the store confirms it.
+const HELD_BYTES: u64 = 32 << 20;
 
 /// What a migration asks of an object store, about, and what that costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -145,9 +147,20 @@ impl StoreEstimate {
             |bytes| if is_small { 1 } else { FOOTER_READS + reads(each(bytes, fragments)) };
         let read = sources * of_each(cost.read_bytes);
         let before = if tried == 0 { 0 } else { fragments * of_each(tried) };
-        let verify = files * reads(each(cost.verify_bytes, files));
+        let held = each(cost.write_bytes, files) <= HELD_BYTES || strategy == Strategy::Rewrite;
+        let (verify, read_back) = if facts.tells_checksums && held {
+            // Files of many constants are listed; of copied pages, the footer and the first rows are read.
+            let of_file = if strategy == Strategy::Rewrite {
+                FOOTER_READS + 1
+            } else {
+                u64::from(cost.read_bytes > 0)
+            };
+            (files * of_file, 0)
+        } else {
+            (files * reads(each(cost.verify_bytes, files)), cost.verify_bytes)
+        };
         let requests = (writes + WRITES_BESIDES, before + read + verify + READS_BESIDES);
-        let received = tried.saturating_add(cost.read_bytes).saturating_add(cost.verify_bytes);
+        let received = tried.saturating_add(cost.read_bytes).saturating_add(read_back);
         Self::of_requests(requests, (cost.write_bytes, received), facts.commits)
     }
 

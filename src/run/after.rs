@@ -230,6 +230,7 @@ fn report_of(
         fragments_after: swapped.count_fragments() as u64,
         bytes_written: files.map(|file| file.bytes).sum(),
         verified: ctx.settings.verify,
+        bytes_confirmed: session.journal.records().map(|record| record.confirmed).sum(),
         values_nulled: session.values_nulled(),
         rounds: u64::from(session.rounds.count),
         swapped_after: session.swapped_after,

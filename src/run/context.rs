@@ -12,10 +12,12 @@ use crate::tally::{Tallied, Tally};
 use crate::{
     cancel::Cancel,
     error::{Error, Kind, Result},
+    limits::MemoryPlan,
     location::Location,
     phase::Phase,
     retry::is_away,
-    settings::Settings,
+    settings::{Settings, Verify},
+    storage::sent::KeepsSent,
     storage::watch::{StoreState, Watch},
     supply::Functions,
     table::open::Opener,
@@ -86,6 +88,14 @@ impl Context {
     pub(crate) fn watch(&self) -> Watch {
         let told = (&self.progress, &self.tally);
         Watch::of(&self.store, told, &self.cancel, self.location.store_timeout())
+    }
+
+    /// Where what is sent to the store is kept, if it is to be verified before it is let go of.
+    pub(crate) fn keeps_sent(&self) -> Option<KeepsSent> {
+        let in_store = self.location.directory().is_none();
+        let keeps = in_store && self.settings.verify == Verify::Full;
+        let room = MemoryPlan::of(&self.settings).for_store(in_store).sent;
+        keeps.then(|| KeepsSent { files: Arc::clone(&self.store.sent), room })
     }
 
     pub(crate) fn say(&self, text: impl Into<String>) {

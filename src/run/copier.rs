@@ -10,7 +10,7 @@ use tokio::time::interval;
 
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
-use crate::plan::amounts::counted;
+use crate::plan::amounts::{bytes_text, counted};
 use crate::plan::catchup::{Need, Rounds};
 use crate::progress::{Amount, Event};
 use crate::run::lease::{BEAT, checkpoint, store_time};
@@ -123,9 +123,10 @@ fn check_whole(ctx: &Context, session: &Session) -> Result<()> {
     let now = store_time(ctx, &session.journal);
     for chunk in &session.plan.chunks {
         let record = session.journal.record(chunk.id);
-        let quick = record.is_some_and(|record| record.verified == Some(Verify::Quick));
-        let ready = matches!(session.journal.need(chunk, now), Need::Nothing | Need::Renew)
-            && !(quick && ctx.settings.verify == Verify::Full);
+        let asked = ctx.settings.verify;
+        let less = record.is_some_and(|record| record.is_verified_less_than(asked));
+        let ready =
+            matches!(session.journal.need(chunk, now), Need::Nothing | Need::Renew) && !less;
         let wanted = if session.plan.is_aligned() { chunk.physical_rows() } else { chunk.rows() };
         let found = record.map(|record| record.rows_left() + record.left_out);
         if !ready || found != Some(wanted) {
@@ -143,13 +144,20 @@ pub(crate) fn tell_verified(ctx: &Context, session: &Session) {
     let plan = &session.plan;
     let (rows, chunks) = (counted(plan.rows, "row"), counted(plan.chunks.len() as u64, "chunk"));
     let nulled = session.values_nulled();
-    let mut how = match ctx.settings.verify {
-        Verify::Full if nulled.is_empty() => "every value read back and equal",
+    let confirmed = session.journal.records().map(|record| record.confirmed).sum();
+    let mut how = match (ctx.settings.verify, nulled.is_empty()) {
+        (Verify::Quick, _) => "counts and first rows read back",
+        (_, true) if confirmed == 0 => "every value read back and equal",
+        (_, true) => "every value equal",
         // What was made of some is not what they were.
-        Verify::Full => "every value read back and equal to what was made",
-        Verify::Quick => "counts and first rows read back",
+        (_, false) if confirmed == 0 => "every value read back and equal to what was made",
+        (_, false) => "every value equal to what was made",
     }
     .to_owned();
+    if confirmed > 0 {
+        let bytes = bytes_text(confirmed);
+        how = format!("{how}; {bytes} not read back: the store's own checksums confirm them");
+    }
     for nulled in &nulled {
         how = format!("{how}; {}", nulled.text());
     }

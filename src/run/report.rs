@@ -89,6 +89,8 @@ pub struct Report {
     pub bytes_written: u64,
     /// How the staged files were verified: compared with what was made.
     pub verified: crate::settings::Verify,
+    /// Bytes that were not read back for it, since the store confirmed them by its own checksum; 0 on a disk.
+    pub bytes_confirmed: u64,
     /// Values that did not go through and became null, as told to.
     pub values_nulled: Vec<Nulled>,
     /// Rounds of catching up with writers after everything was staged.

@@ -97,13 +97,14 @@ impl Session {
         (began, running): (Instant, Running),
     ) -> Result<Box<Self>> {
         let settings = &ctx.settings;
+        let memory = MemoryPlan::of(settings).for_store(ctx.location.directory().is_none());
         ctx.progress.event(Event::Migration(journal.header().id.clone()));
         Ok(Box::new(Self {
             source,
             plan,
             journal,
             pool: Pool::of(settings.workers)?,
-            budget: Budget::of(MemoryPlan::of(settings).batches),
+            budget: Budget::of(memory.batches),
             throttle: Arc::new(Throttle::of(settings.max_rate)),
             began,
             staged_first: None,
@@ -185,8 +186,7 @@ impl Session {
     /// `Failed`, when they cannot be listed.
     pub(crate) async fn inspect(&mut self, ctx: &Context) -> Result<()> {
         let there = staged_files(&self.source, &self.journal.header().id).await?;
-        let full = ctx.settings.verify == Verify::Full;
-        let (mut quick, mut distrusted, mut gone) = (0, Vec::new(), Vec::new());
+        let (mut less, mut distrusted, mut gone) = (0, Vec::new(), Vec::new());
         for record in self.journal.records() {
             let chunk = record.chunk;
             let found = |file: &StagedFile| there.get(&file.name);
@@ -196,15 +196,18 @@ impl Session {
             } else if record.files.iter().any(|file| found(file) != Some(file)) {
                 ctx.say(touched_text(chunk));
                 distrusted.push(chunk);
-            } else if full && record.verified == Some(Verify::Quick) {
-                quick += 1;
+            } else if record.is_verified_less_than(ctx.settings.verify) {
+                less += 1;
                 distrusted.push(chunk);
             }
         }
-        if quick > 0 {
-            let were = if quick == 1 { "was" } else { "were" };
-            let quick = counted(quick, "chunk");
-            ctx.say(format!("{quick} {were} verified quickly; now in full"));
+        if less > 0 {
+            let (was, now) = match ctx.settings.verify {
+                Verify::Read => ("not read back in full", "now it is"),
+                Verify::Full | Verify::Quick => ("verified quickly", "now in full"),
+            };
+            let were = if less == 1 { "was" } else { "were" };
+            ctx.say(format!("{} {were} {was}; {now}", counted(less, "chunk")));
         }
         for chunk in gone {
             self.journal.forget(chunk);

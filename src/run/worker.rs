@@ -48,6 +48,7 @@ impl Worker {
                 directory: live.data_dir(),
                 rows_max: if plan.is_aligned() { u64::MAX } else { header.rows_per_file },
                 throttle: Arc::clone(&session.throttle),
+                sent: ctx.keeps_sent(),
                 ..FileSpec::of(plan, &ctx.settings)
             },
             pool: session.pool.clone(),
@@ -74,7 +75,7 @@ impl Worker {
             let fragments = std::mem::take(&mut staged.fragments);
             (staged.fragments, beside) = self.beside(chunk, fragments)?;
         }
-        let done = self.verify(staged, chunk.origins(), beside).await?;
+        let done = self.verify(staged, self.verify, (chunk.origins(), beside)).await?;
         self.wrote(&done.record);
         Ok(done)
     }
@@ -83,10 +84,10 @@ impl Worker {
     async fn verify(
         &self,
         staged: Staged,
-        origins: Vec<Origin>,
-        beside: BTreeMap<String, u64>,
+        how: Verify,
+        (origins, beside): (Vec<Origin>, BTreeMap<String, u64>),
     ) -> Result<Done> {
-        let (staged, how) = self.verifier.verify(staged, self.verify).await?.into_parts();
+        let (staged, how, confirmed) = self.verifier.verify(staged, how).await?.into_parts();
         let (digests, copied) = (staged.digests(), staged.is_copied());
         let record = ChunkRecord {
             chunk: staged.chunk,
@@ -100,7 +101,8 @@ impl Worker {
             files: self.files_of(&staged.fragments).await?,
             digests,
             copied,
-            verified: Some(how),
+            verified: Some(how.as_recorded()),
+            confirmed,
         };
         Ok(Done { record, fragments: staged.fragments })
     }
@@ -119,7 +121,7 @@ impl Worker {
             ..Staged::default()
         };
         let ChunkRecord { origins, deleted, deletions, beside, .. } = record;
-        let Done { record, fragments } = self.verify(staged, origins, beside).await?;
+        let Done { record, fragments } = self.verify(staged, self.verify, (origins, beside)).await?;
         Ok(Done { record: ChunkRecord { deleted, deletions, ..record }, fragments })
     }
 
@@ -159,7 +161,7 @@ impl Worker {
         let Some((done, left)) = self.deleter.delete(chunk, done).await? else {
             return self.stage_and_verify(chunk).await;
         };
-        if self.verify == Verify::Full {
+        if self.verify.is_full() {
             // The digests that were taken when it was staged are of other rows.
             let expected = self.stager.expect(chunk).await?;
             self.verifier.verify_left(chunk.id, &left, expected).await?;

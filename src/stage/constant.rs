@@ -22,6 +22,7 @@ use crate::limits::{
 };
 use crate::stage::file::{EncodedFiles, FileSpec};
 use crate::storage::page::{self, Blocks, ColumnPart, PageFile};
+use crate::storage::sent::Keeps;
 use crate::storage::{names::new_data_file, throttle::Throttle};
 use crate::table::source::{Batches, bare};
 use crate::transform::pool::{Digests, Pool};
@@ -159,10 +160,15 @@ impl Constants {
         let (files, path) = (spec.files(), spec.path(&name));
         let first = constant.staged.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !first.is_some_and(|first| files.link(&first, &path)) {
+            let sent = spec.sent.as_ref();
+            let sending = sent.and_then(|sent| sent.keep_sent(&path, Keeps::All));
             let mut writer = files.create(&path, &spec.throttle).await?;
             writer.write_all(&constant.bytes).await.doing(|| format!("write {name}"))?;
             // The trait's own: the other one leaves the file unfinished.
             Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {name}"))?;
+            if let Some(sending) = sending {
+                sending.finish();
+            }
             *constant.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         }
         let mut fragment = constant.fragment.clone();
@@ -363,6 +369,7 @@ mod tests {
             rows_max: u64::MAX,
             cache_bytes: 8 << 20,
             throttle: Arc::new(Throttle::of(None)),
+            sent: None,
         };
         let transform = Transform::of(&target, &[1], None);
         let (width, pool) = (Width { bytes, columns: 1 }, Pool::of(1).unwrap());

@@ -14,7 +14,8 @@ use crate::plan::columns::{ColumnSource, is_encoded_alike};
 use crate::progress::{Amount, Event};
 use crate::stage::file::FileBuilder;
 use crate::stage::{Expectation, Staged, Stager};
-use crate::storage::page::{self, ColumnPart, CopiedColumns, PageFile, ReadBack, ReadBackHashes};
+use crate::storage::page::{self, ColumnPart, CopiedColumns, OpenFile, PageFile};
+use crate::storage::page::{ReadBack, ReadBackHashes};
 use crate::transform::digest::Digest;
 
 /// A source fragment whose pages can be copied, as far as the manifest tells.
@@ -71,7 +72,7 @@ impl Stager {
         let rows = chunk.rows();
         let mut file = FileBuilder::copied(&self.files).await?;
         file.rows = rows;
-        let (columns, expectations, seen) = match self.copy_into(&mut file, chunk, &inputs).await {
+        let (columns, expectations, back) = match self.copy_into(&mut file, chunk, &inputs).await {
             Ok(copied) => copied,
             Err(error) => {
                 file.discard().await;
@@ -79,6 +80,10 @@ impl Stager {
             }
         };
         let fragments = vec![file.finish(Some(&columns)).await?];
+        let seen = match back {
+            Some(back) => back.finish().await,
+            None => ReadBackHashes::default(),
+        };
         self.files.throttle.wait().await;
         let chunk = chunk.id;
         Ok(Some(Staged { chunk, fragments, expectations, rows, seen, ..Staged::default() }))
@@ -123,17 +128,19 @@ impl Stager {
     }
 
     /// Copies the pages of `inputs` and those of the constants into `file`. Gives its columns, what they have to
-    /// read back as, and what was read back of them already.
+    /// read back as, and what reads them back.
     async fn copy_into(
         &self,
         file: &mut FileBuilder<'_>,
         chunk: &Chunk,
         inputs: &CopyInputs,
-    ) -> Result<(Vec<Arc<ColumnInfo>>, Vec<Expectation>, ReadBackHashes)> {
+    ) -> Result<(Vec<Arc<ColumnInfo>>, Vec<Expectation>, Option<ReadBack>)> {
         let path = file.path();
-        // What an object store writes is not there yet.
         let back = self.reads_back.then(|| self.files.files().local_file(&path).ok()).flatten();
-        let back = back.flatten().map(ReadBack::of);
+        let back = back.flatten().map(|file| OpenFile::Disk(Arc::new(file)));
+        // What an object store writes is not there yet.
+        let sent = file.sent.as_ref().map(|sent| OpenFile::Sent(Arc::clone(&sent.file)));
+        let back = back.or(sent).map(ReadBack::of);
         let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
         let mut told =
             CopyProgress { rows: chunk.rows(), bytes: page::bytes_of(&columns), done: 0 };
@@ -141,7 +148,8 @@ impl Stager {
             self.progress.event(Event::Advanced(told.more(bytes)));
             self.files.throttle.wait()
         });
-        let copied = copied.await?;
+        let mut copied = copied.await?;
+        let back = copied.back.take();
         let mut constants = (Vec::new(), Vec::new());
         if self.columns.sources.iter().any(|source| matches!(source, ColumnSource::Constant)) {
             let throttle = &self.files.throttle;
@@ -149,7 +157,7 @@ impl Stager {
             constants = self.constants.copy_pages(rows, &mut file.writer, throttle).await?;
         }
         let (columns, expectations) = self.in_order(inputs, &copied, constants)?;
-        Ok((columns, expectations, copied.seen))
+        Ok((columns, expectations, back))
     }
 
     /// The columns, and what they have to read back as, in the table's order: those that were `copied`, and the

@@ -15,6 +15,7 @@ use object_store::path::Path;
 use crate::error::{Doing, Result};
 use crate::limits::{MemoryPlan, PAGE_BYTES};
 use crate::storage::files::{self, DataFiles};
+use crate::storage::sent::{Keeps, KeepsSent, Sending, SentFile};
 use crate::storage::{blob::Sidecars, names::new_data_file, throttle::Throttle};
 use crate::{plan::Plan, settings::Settings};
 
@@ -34,6 +35,8 @@ pub(crate) struct FileSpec {
     /// Bytes that wait for their page to be full, all columns of a file together.
     pub cache_bytes: u64,
     pub throttle: Arc<Throttle>,
+    /// Where what is sent is kept until it is verified, if it is.
+    pub sent: Option<KeepsSent>,
 }
 
 impl FileSpec {
@@ -48,6 +51,7 @@ impl FileSpec {
             rows_max: u64::MAX,
             cache_bytes: MemoryPlan::of(settings).open_pages,
             throttle: Arc::new(Throttle::of(settings.max_rate)),
+            sent: None,
         }
     }
 
@@ -63,7 +67,13 @@ impl FileSpec {
     /// Removes the files of `fragments`, as far as that goes: a later `abort` finds the rest by name.
     pub(super) async fn discard(&self, fragments: Vec<Fragment>) {
         let files = fragments.iter().flat_map(|fragment| &fragment.files);
+        files.clone().for_each(|file| drop(self.take_sent(&file.path)));
         let _ = self.files().remove_whole(files.map(|file| self.path(&file.path)).collect()).await;
+    }
+
+    /// What was sent of the file `name`, if it was kept.
+    pub(crate) fn take_sent(&self, name: &str) -> Option<Arc<SentFile>> {
+        self.sent.as_ref()?.files.take(&self.path(name))
     }
 
     /// The fragment of the file `name`, which has `rows` and `bytes`.
@@ -97,6 +107,8 @@ pub(super) struct FileBuilder<'a> {
     pub rows: u64,
     /// What pages are copied to.
     pub writer: FileWriter,
+    /// What is sent of it, if that is kept.
+    pub sent: Option<Sending>,
     sidecars: Sidecars,
 }
 
@@ -104,24 +116,28 @@ impl<'a> FileBuilder<'a> {
     /// A file whose columns are encoded from batches.
     pub(super) async fn encoded(spec: &'a FileSpec) -> Result<Self> {
         let (version, schema) = (spec.version, spec.schema.clone());
-        Self::create(spec, |object| create_writer(version, object, schema, spec.options())).await
+        let create = |object| create_writer(version, object, schema, spec.options());
+        Self::create(spec, Keeps::All, create).await
     }
 
     /// A file whose columns are copied as pages.
     pub(super) async fn copied(spec: &'a FileSpec) -> Result<Self> {
-        Self::create(spec, |object| create_lazy_writer(spec.version, object, spec.options())).await
+        let create = |object| create_lazy_writer(spec.version, object, spec.options());
+        Self::create(spec, Keeps::Unread, create).await
     }
 
     async fn create(
         spec: &'a FileSpec,
+        keeps: Keeps,
         writer: impl FnOnce(Box<dyn Writer>) -> lance::Result<FileWriter>,
     ) -> Result<Self> {
         let name = new_data_file(&spec.id);
-        let files = spec.files();
-        let object = files.create(&spec.path(&name), &spec.throttle).await?;
+        let (files, path) = (spec.files(), spec.path(&name));
+        let object = files.create(&path, &spec.throttle).await?;
         let writer = writer(object).doing(|| format!("write {name}"))?;
         let sidecars = Sidecars::of(&files, &spec.directory, &name, &spec.throttle);
-        Ok(Self { spec, name, rows: 0, writer, sidecars })
+        let sent = spec.sent.as_ref().and_then(|sent| sent.keep_sent(&path, keeps));
+        Ok(Self { spec, name, rows: 0, writer, sent, sidecars })
     }
 
     pub(super) fn path(&self) -> Path {
@@ -138,7 +154,12 @@ impl<'a> FileBuilder<'a> {
     /// Finishes it; where its `columns` were copied as pages, they are all of its `rows`.
     pub(super) async fn finish(mut self, columns: Option<&[Arc<ColumnInfo>]>) -> Result<Fragment> {
         match self.finish_in_place(columns).await {
-            Ok(summary) => Ok(self.spec.fragment(self.name, &summary)),
+            Ok(summary) => {
+                if let Some(sent) = self.sent {
+                    sent.finish();
+                }
+                Ok(self.spec.fragment(self.name, &summary))
+            }
             Err(error) => {
                 self.discard().await;
                 Err(error)

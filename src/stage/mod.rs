@@ -6,7 +6,7 @@ mod copied;
 mod encoded;
 mod file;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use lance_table::format::Fragment;
 
@@ -14,12 +14,13 @@ use crate::chunk::{Chunk, ChunkId};
 use crate::error::{Error, Result};
 use crate::limits::{CONSTANT_BATCH_BYTES, MemoryPlan};
 use crate::plan::{Nulled, Plan, columns::WrittenColumns};
-use crate::settings::{BatchSize, OnBadValue, Settings, Verify};
+use crate::settings::{BatchSize, OnBadValue, Settings};
 pub(crate) use crate::stage::{constant::Constants, encoded::hidden_of, file::FileSpec};
 use crate::table::source::{ScanLimits, Source, What};
 use crate::transform::{Transform, digest::Digest, pool::Pool};
 use crate::{
-    budget::Budget, progress::SharedProgress, storage::page::ReadBackHashes, supply::Supply,
+    budget::Budget, progress::SharedProgress, storage::page::ReadBackHashes,
+    storage::sent::SentFile, supply::Supply,
 };
 
 /// What stages chunks of one plan; shared by all tasks.
@@ -85,6 +86,8 @@ pub(crate) struct Staged {
     pub nulled: Vec<Nulled>,
     /// What was read back of copied pages already.
     pub seen: ReadBackHashes,
+    /// Files, by name, that the store confirms to have as they were sent, and that are kept here.
+    pub held: HashMap<String, Arc<SentFile>>,
 }
 
 impl Stager {
@@ -99,7 +102,7 @@ impl Stager {
         let constant_batch =
             if asked == BatchSize::Auto { BatchSize::Bytes(CONSTANT_BATCH_BYTES) } else { asked };
         let constant_rows = constant_batch.rows(width);
-        let own = FileSpec { schema: columns.constant_schema(plan), ..files.clone() };
+        let own = FileSpec { schema: columns.constant_schema(plan), sent: None, ..files.clone() };
         let (transform, constant) = (plan.transform(), columns.constant_transform(plan));
         Self {
             source,
@@ -114,7 +117,7 @@ impl Stager {
             queue: settings.queue,
             budget,
             supply,
-            reads_back: settings.verify == Verify::Full,
+            reads_back: settings.verify.is_full(),
             progress,
         }
     }

@@ -83,6 +83,20 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// What a listing tells of `file`. An error, when it is not there.
     async fn head(&self, file: &Path) -> Result<ObjectMeta>;
 
+    /// The same, and the store's tag of what it has, where it has one.
+    async fn head_tagged(&self, file: &Path) -> Result<(ObjectMeta, Option<String>)> {
+        Ok((self.head(file).await?, None))
+    }
+
+    /// The same of every data file of the migration `id` in `directory`.
+    async fn list_tagged(
+        &self,
+        directory: &Path,
+        id: &str,
+    ) -> Result<Vec<(ObjectMeta, Option<String>)>> {
+        Ok(self.list(directory, id).await?.into_iter().map(|meta| (meta, None)).collect())
+    }
+
     /// All of `file`, which is a small one.
     async fn read(&self, file: &Path) -> Result<Bytes>;
 

@@ -10,6 +10,7 @@ pub(crate) mod names;
 mod object;
 mod pace;
 pub(crate) mod page;
+pub(crate) mod sent;
 pub(crate) mod throttle;
 pub(crate) mod traffic;
 pub(crate) mod tree;

@@ -91,13 +91,22 @@ impl DataFiles for Objects {
     }
 
     async fn list_whole(&self, directory: &Path, id: &str) -> Result<Vec<ObjectMeta>> {
+        let listed = self.list_tagged(directory, id).await?;
+        Ok(listed.into_iter().map(|(meta, _)| meta).collect())
+    }
+
+    async fn list_tagged(
+        &self,
+        directory: &Path,
+        id: &str,
+    ) -> Result<Vec<(ObjectMeta, Option<String>)>> {
         let listed = self.store.list(Some(directory.clone())).try_filter(|meta| {
             let name = data_file_of(&meta.location);
             let ours = is_data_file(&name, id) || is_probe(&name);
             ready(ours && self.is_without_links(directory, &meta.location))
         });
         listed
-            .map_ok(|meta| self.as_told(meta))
+            .map_ok(|meta| (self.as_told(meta.clone()), meta.e_tag))
             .try_collect()
             .await
             .doing(|| format!("list {directory}"))
@@ -118,8 +127,13 @@ impl DataFiles for Objects {
     }
 
     async fn head(&self, file: &Path) -> Result<ObjectMeta> {
-        let meta = self.store.inner.head(file).await;
-        Ok(self.as_told(meta.doing(|| format!("look at {file}"))?))
+        Ok(self.head_tagged(file).await?.0)
+    }
+
+    async fn head_tagged(&self, file: &Path) -> Result<(ObjectMeta, Option<String>)> {
+        let meta = self.store.inner.head(file).await.doing(|| format!("look at {file}"))?;
+        let tag = meta.e_tag.clone();
+        Ok((self.as_told(meta), tag))
     }
 
     async fn read(&self, file: &Path) -> Result<Bytes> {

@@ -11,6 +11,7 @@ use crate::phase::Phase;
 use crate::progress::{SharedProgress, note};
 use crate::retry::{Answer, Away, in_short, passes};
 use crate::storage::pace::Pace;
+use crate::storage::sent::Sent;
 use crate::storage::traffic::{Request, Traffic};
 use crate::tally::Tally;
 
@@ -39,6 +40,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 #[derive(Debug, Default)]
 pub(crate) struct StoreState {
     pub traffic: Traffic,
+    /// What is sent to it and not verified yet.
+    pub sent: Arc<Sent>,
     pub(super) pace: Pace,
     health: Mutex<Health>,
 }

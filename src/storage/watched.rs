@@ -21,6 +21,7 @@ use object_store::{
     UploadPart,
 };
 
+use crate::storage::sent::SentFile;
 use crate::storage::traffic::Request;
 use crate::storage::watch::Watch;
 
@@ -73,6 +74,9 @@ impl ObjectStore for Watched {
     ) -> Result<PutResult> {
         let what = (Request::Put, to.as_ref());
         self.watch.sent(payload.content_length() as u64);
+        if let Some(file) = self.watch.state.sent.file(to) {
+            file.put(&payload).await;
+        }
         if options.mode == PutMode::Overwrite {
             return self
                 .watch
@@ -90,7 +94,8 @@ impl ObjectStore for Watched {
         let what = (Request::Post, to.as_ref());
         let inner =
             self.watch.again(what, || self.inner.put_multipart_opts(to, options.clone())).await?;
-        Ok(Box::new(Upload { inner, watch: self.watch.clone(), path: to.to_string() }))
+        let sent = self.watch.state.sent.file(to);
+        Ok(Box::new(Upload { inner, watch: self.watch.clone(), path: to.to_string(), sent }))
     }
 
     async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
@@ -261,14 +266,21 @@ struct Upload {
     inner: Box<dyn MultipartUpload>,
     watch: Watch,
     path: String,
+    /// What is kept of it, if anything is.
+    sent: Option<Arc<SentFile>>,
 }
 
 #[async_trait]
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let (watch, path, bytes) = (self.watch.clone(), self.path.clone(), data.content_length());
+        let kept = self.sent.clone();
+        let kept = kept.and_then(|file| Some((file.part(&data)?, file, data.clone())));
         let part: BoxFuture<'static, Result<()>> = self.inner.put_part(data);
         Box::pin(async move {
+            if let Some((number, file, data)) = kept {
+                file.sum(number, data).await;
+            }
             let turn = watch.state.pace.turn().await;
             let began = Instant::now();
             watch.sent(bytes as u64);

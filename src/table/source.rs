@@ -67,6 +67,11 @@ impl Source {
         Self { dataset, places: Arc::new(places), blocks: Blocks::default() }
     }
 
+    /// How many data files the version names.
+    pub(crate) fn files(&self) -> u64 {
+        self.dataset.fragments().iter().map(|fragment| fragment.files.len() as u64).sum()
+    }
+
     /// Streams the rows of `chunk`, in order.
     ///
     /// A fragment is read a few batches at a time: a plain scan holds the pages that it reads from

@@ -1,29 +1,28 @@
 //! Verifies what was staged, as it lies in the store, against what was expected of it; and what is about to be
 //! published. Repairs nothing.
 
+mod confirmed;
 pub(crate) mod published;
+mod read;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::{compute::filter_record_batch, datatypes::Schema as ArrowSchema};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use lance_file::reader::ReaderProjection;
-use lance_file::versions::{
-    physical_column_count, reader_projection_from_column_names, reader_projection_from_whole_schema,
-};
-use lance_table::format::{DataFile, Fragment};
+use lance_file::versions::{physical_column_count, reader_projection_from_column_names};
+use lance_table::format::Fragment;
 use object_store::ObjectMeta;
 use roaring::RoaringBitmap;
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::limits::{DECODED_AHEAD, REPEATED_FILE_BYTES, SMALL_FILE_BYTES};
 use crate::stage::{Constants, Expectation, FileSpec, Staged, Stager};
 use crate::storage::page::{self, Blocks, PageFile};
-use crate::table::source::{Batches, joined, with_blobs};
+use crate::table::source::Batches;
 use crate::transform::{digest::Digest, pool::Digests, pool::Pool};
-use crate::{chunk::ChunkId, schema::blob, settings::Verify, span, storage::blob::Blobs};
+use crate::verify::{confirmed::Listings, read::file_of};
+use crate::{chunk::ChunkId, schema::blob, settings::Verify, span};
 
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: u64 = 100;
@@ -42,6 +41,7 @@ pub(crate) struct Verifier {
     constants: Constants,
     /// Whether every column is a constant.
     are_constant: bool,
+    listings: Arc<Listings>,
     /// What the store told of files when it gave their bytes, by name.
     dated: Arc<Mutex<HashMap<String, ObjectMeta>>>,
 }
@@ -51,11 +51,13 @@ pub(crate) struct Verifier {
 pub(crate) struct VerifiedChunk {
     staged: Staged,
     how: Verify,
+    confirmed: u64,
 }
 
 impl VerifiedChunk {
-    pub(crate) fn into_parts(self) -> (Staged, Verify) {
-        (self.staged, self.how)
+    /// What was staged, how it was verified, and bytes of it that were not read back, since the store confirms them.
+    pub(crate) fn into_parts(self) -> (Staged, Verify, u64) {
+        (self.staged, self.how, self.confirmed)
     }
 }
 
@@ -77,13 +79,9 @@ impl Verifier {
             pool: stager.pool.clone(),
             constants: stager.constants.clone(),
             are_constant: stager.columns.are_constant(),
+            listings: Arc::new(Listings::of(stager.source.files())),
             dated: Arc::default(),
         }
-    }
-
-    /// What the store told of the file `name` when it gave the bytes that were verified, if it did: told once.
-    pub(crate) fn take_dated(&self, name: &str) -> Option<ObjectMeta> {
-        self.dated.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
     /// Compares what was `staged` with what was expected of it, and makes it durable.
@@ -91,16 +89,21 @@ impl Verifier {
     /// # Errors
     /// `Mismatch`, naming the chunk and column, on any difference, unreadable files included; `Failed`, when a disk
     /// cannot make it durable.
-    pub(crate) async fn verify(&self, staged: Staged, how: Verify) -> Result<VerifiedChunk> {
+    pub(crate) async fn verify(&self, mut staged: Staged, how: Verify) -> Result<VerifiedChunk> {
+        let asked = confirmed::ask(&self.files, &self.listings, &mut staged).await;
+        let confirmed = asked.map_err(|error| unreadable(staged.chunk, error))?;
+        for (name, meta) in confirmed.dated {
+            self.keep_dated(&name, meta);
+        }
         let paths = staged.fragments.iter().filter_map(|one| one.files.last());
         let paths = paths.map(|file| self.files.path(&file.path)).collect();
         // The disk writes while the page cache is read.
         let reading = async {
             let _verifying = span::verify();
             let compared = match how {
-                Verify::Full if staged.is_copied() => self.pages(&staged).await,
-                Verify::Full => self.values(&staged, &self.columns(&staged)).await,
                 Verify::Quick => self.first_rows(&staged).await,
+                Verify::Full | Verify::Read if staged.is_copied() => self.pages(&staged).await,
+                Verify::Full | Verify::Read => self.values(&staged, &self.columns(&staged)).await,
             };
             compared.map_err(|error| unreadable(staged.chunk, error))
         };
@@ -110,7 +113,7 @@ impl Verifier {
             self.files.files().sync(paths, has_blobs).await
         };
         futures::try_join!(reading, syncing)?;
-        Ok(VerifiedChunk { staged, how })
+        Ok(VerifiedChunk { staged, how, confirmed: confirmed.bytes })
     }
 
     /// Compares the rows that are `left` of `chunk` with what its source gives now.
@@ -127,7 +130,9 @@ impl Verifier {
         let read = async {
             let mut digests = Digests::of(&ArrowSchema::from(&self.files.schema))?;
             for (fragment, deleted) in left {
-                let batches = self.read(fragment, u64::MAX, self.everything(), self.batch_rows);
+                let store = &self.files.store;
+                let batches =
+                    self.read(store, fragment, u64::MAX, self.everything(), self.batch_rows);
                 digests = self.digest(digests, batches.await?, deleted).await?;
             }
             Ok(digests)
@@ -208,11 +213,13 @@ impl Verifier {
         let projection = &projection;
         let opened = staged.fragments.iter().map(|fragment| async move {
             if all {
-                return self.read_unless(fragment, u64::MAX).await;
+                let held = staged.held.get(&file_of(fragment)?.path);
+                let held = held.and_then(|held| held.take_bytes());
+                return self.read_unless(held, fragment, u64::MAX).await;
             }
             // Beside copied pages, all others are constants.
-            let batch_rows = self.constants.batch_rows;
-            self.read(fragment, u64::MAX, projection.clone(), batch_rows).await
+            let (store, batch_rows) = (&self.files.store, self.constants.batch_rows);
+            self.read(store, fragment, u64::MAX, projection.clone(), batch_rows).await
         });
         let opened: Vec<_> = opened.map(FutureExt::boxed).collect();
         let mut opened = stream::iter(opened).buffered(self.files.files().files_at_once());
@@ -237,7 +244,7 @@ impl Verifier {
         let rows_of = |fragment: &Fragment| fragment.physical_rows.unwrap_or_default() as u64;
         let reads = staged.fragments.iter().map(|fragment| async move {
             let first = rows_of(fragment).min(QUICK_ROWS);
-            let batches = self.read_unless(fragment, first).await?;
+            let batches = self.read_unless(None, fragment, first).await?;
             let read = batches.map_ok(|batch| batch.num_rows() as u64);
             let read = read.try_fold(0, |sum, rows| std::future::ready(Ok(sum + rows))).await?;
             if read == first {
@@ -269,70 +276,6 @@ impl Verifier {
         }
         Ok(digests)
     }
-
-    /// Every column that was staged.
-    fn everything(&self) -> ReaderProjection {
-        reader_projection_from_whole_schema(&blob::stored(&self.files.schema), self.files.version)
-    }
-
-    /// The first `rows` of the staged file of a fragment. A small file that is byte for byte one that was read back
-    /// when it was encoded is not decoded again.
-    async fn read_unless(&self, fragment: &Fragment, rows: u64) -> Result<Batches> {
-        let file = file_of(fragment)?;
-        let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
-        if self.are_constant && size <= REPEATED_FILE_BYTES {
-            let path = self.files.path(&file.path);
-            let (bytes, meta) = self.files.files().read_dated(&path).await?;
-            if let Some(meta) = meta {
-                let mut dated = self.dated.lock().unwrap_or_else(PoisonError::into_inner);
-                dated.insert(file.path.clone(), meta);
-            }
-            let held = fragment.physical_rows.unwrap_or_default() as u64;
-            if let Some(batches) = self.constants.rows_of(&bytes, held, rows).await? {
-                return Ok(batches);
-            }
-        }
-        self.read(fragment, rows, self.everything(), self.batch_rows).await
-    }
-
-    /// The first `rows` of some columns of the staged file of a fragment.
-    async fn read(
-        &self,
-        fragment: &Fragment,
-        rows: u64,
-        projection: ReaderProjection,
-        batch_rows: u32,
-    ) -> Result<Batches> {
-        let file = file_of(fragment)?;
-        let (store, directory) = (&self.files.store, &self.files.directory);
-        let name = file.path.clone();
-        let opened = PageFile::open(store, directory, file).await?;
-        let held = opened.rows();
-        if held != fragment.physical_rows.unwrap_or_default() as u64 {
-            return Err(Error::mismatch(format!(
-                "{name} holds {held} rows, not those that were staged"
-            )));
-        }
-        let blobs = Blobs::of_file(store, directory, &self.files.schema, &name);
-        let size = file.file_size_bytes.get().map_or(u64::MAX, u64::from);
-        // Decoding is most of the work: each batch on a task of its own, in order, but for those of small files.
-        let here = size <= SMALL_FILE_BYTES;
-        let tasks = opened.read(projection, rows, batch_rows, &self.blocks).await?;
-        let batches = tasks.map(move |task| match task {
-            Ok(task) if here => task.task,
-            Ok(task) => tokio::spawn(task.task).map(joined).boxed(),
-            Err(error) => std::future::ready(Err(error)).boxed(),
-        });
-        let named = batches.buffered(DECODED_AHEAD);
-        let named = named.map(move |batch| batch.doing(|| format!("read {name}")));
-        Ok(with_blobs(named.boxed(), blobs))
-    }
-}
-
-/// The staged file of `fragment`: its last one.
-fn file_of(fragment: &Fragment) -> Result<&DataFile> {
-    let file = fragment.files.last();
-    file.ok_or_else(|| Error::mismatch("a staged fragment names no file"))
 }
 
 /// `batch`, whose rows are `rows` of a fragment, without those that are `deleted`.

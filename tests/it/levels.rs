@@ -132,6 +132,10 @@ const LIGHT: &[(&str, &[&str])] = &[
             "tracing-subscriber",
         ],
     ),
+    (
+        "what is sent to a store goes through it, at 420 MB/s a processor: more than is sent, and level 3 gives 600",
+        &["md-5"],
+    ),
     ("they are for tests and benches", &["criterion", "proptest", "stateright"]),
 ];
 

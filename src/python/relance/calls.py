@@ -144,7 +144,7 @@ def _settings(
         "max_rate": _text(max_rate),
         "queue": queue,
         "control": None if control is None else os.fspath(control),
-        "verify": None if verify is None else verify.removesuffix("=read"),
+        "verify": verify,
         "hold": hold if isinstance(hold, str) else "exit" if hold else None,
         "max_rounds": max_rounds,
         "cutover_timeout": _text(cutover_timeout),
@@ -311,7 +311,8 @@ def start(
     hold : bool or str
         True ends before the swap, with everything staged and verified; ``"wait"`` goes on catching up. ``resume`` swaps.
     verify : str
-        ``"full"`` (the default) reads every value back, ``"quick"`` counts, schemas and samples.
+        ``"full"`` (the default) compares every value; what a store confirms by its own checksum is not read back then, unless
+        it is ``"full=read"``. ``"quick"`` compares counts, schemas and samples.
     batch_size, workers, memory, max_rate, queue, control, max_rounds, cutover_timeout : optional
         How it is run, as the command's flags; bytes are numbers or texts such as ``"64MiB"``, times are seconds or ``"5m"``.
     by_parallel, by_retries, by_timeout, finite : optional

@@ -304,8 +304,10 @@ class Report(Record):
     fragments_before: int
     fragments_after: int
     bytes_written: int
-    #: ``full`` or ``quick``.
+    #: ``full``, ``full=read`` or ``quick``.
     verified: str
+    #: Bytes that were not read back for it, since the store confirmed them by its own checksum; 0 on a disk.
+    bytes_confirmed: int
     values_nulled: List[Nulled]
     rounds: int
     swapped_after_seconds: Optional[float]

@@ -12,7 +12,7 @@ use crate::span;
 use crate::storage::page::cut::{BufferPlace, Piece, places_of};
 use crate::storage::page::file::{PageFile, read_ahead};
 use crate::storage::page::hash::{BufferHashes, hash_of};
-use crate::storage::page::read_along::{ReadBack, ReadBackHashes};
+use crate::storage::page::read_along::ReadBack;
 
 /// A part of a column that is copied: a column of one of the files, and the rows before its own.
 #[derive(Debug, Clone)]
@@ -30,8 +30,8 @@ pub(crate) struct ColumnPart {
 pub(crate) struct CopiedColumns {
     pub columns: Vec<Arc<ColumnInfo>>,
     pub hashes: Vec<u128>,
-    /// What was read back of them meanwhile.
-    pub seen: ReadBackHashes,
+    /// What reads them back: once the file is finished, it [tells](ReadBack::finish) what was seen.
+    pub back: Option<ReadBack>,
 }
 
 /// Copies `columns`, each put together from parts in row order, from `files` to `writer`. `wrote` is called
@@ -82,17 +82,14 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     drop(taken);
     let at = places.iter().zip(&written).map(|(place, at)| (at.unwrap_or_default(), place.bytes));
     let at: Vec<_> = at.collect();
-    let seen = match back {
-        Some(back) => back.finish(at.iter().copied()).await,
-        None => ReadBackHashes::default(),
-    };
+    let back = back.map(|back| back.of_buffers(at.clone()));
     let mut at = at.into_iter();
     let columns = columns.iter().zip(0..).map(|(parts, index)| moved(parts, index, &mut at));
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let mut hashes = hashes.finish();
     let hashes = columns.iter().map(|column| hash_of(column, &mut hashes));
     let hashes = hashes.collect::<Result<Vec<_>>>()?;
-    Ok(CopiedColumns { columns, hashes, seen })
+    Ok(CopiedColumns { columns, hashes, back })
 }
 
 /// Bytes of the pages of `columns`.

@@ -153,7 +153,7 @@ pub(super) fn read_disk(
     Ok(hashed(read, block))
 }
 
-fn length(read: &Read) -> usize {
+pub(super) fn length(read: &Read) -> usize {
     usize::try_from(read.range.end - read.range.start).unwrap_or(usize::MAX)
 }
 
@@ -169,7 +169,7 @@ pub(super) fn read_at(_: &std::fs::File, _: &mut [u8], _: u64) -> io::Result<()>
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn hashed(read: Read, block: Block) -> HashedRead {
+pub(super) fn hashed(read: Read, block: Block) -> HashedRead {
     let hashes = read.pieces.iter().map(|piece| xxh3_128(block.of(&read, piece)));
     let hashes = hashes.collect();
     HashedRead { read, block, hashes }

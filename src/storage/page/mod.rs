@@ -15,5 +15,5 @@ mod read_along;
 
 pub(crate) use crate::storage::page::copy::{ColumnPart, CopiedColumns, bytes_of, copy};
 pub(crate) use crate::storage::page::hash::{digest_of, digests_of, hashes};
-pub(crate) use crate::storage::page::read_along::{ReadBack, ReadBackHashes};
+pub(crate) use crate::storage::page::read_along::{OpenFile, ReadBack, ReadBackHashes};
 pub(crate) use crate::storage::page::{blocks::Blocks, file::PageFile, read::projection};

@@ -1,4 +1,4 @@
-//! Reads back what is copied while the rest is copied.
+//! Reads back what is copied while the rest is copied: from the disk, or from what is being sent to a store.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use tokio::task::JoinHandle;
 use crate::limits::{READS_BACK_AT_ONCE, UNWRITTEN_BYTES};
 use crate::span;
 use crate::storage::page::cut::{BufferPlace, Piece, Read};
-use crate::storage::page::file::{HashedRead, read_disk};
+use crate::storage::page::file::{HashedRead, hashed, length, read_disk};
 use crate::storage::page::{blocks::Blocks, hash::BufferHashes};
+use crate::storage::sent::SentFile;
 
 /// The hashes of those buffers of a file that were read back from it already, by where they lie: their
 /// offset and their bytes.
@@ -17,32 +18,52 @@ use crate::storage::page::{blocks::Blocks, hash::BufferHashes};
 pub(crate) struct ReadBackHashes(BTreeMap<(u64, u64), u128>);
 
 impl ReadBackHashes {
+    /// Bytes of those buffers.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.keys().map(|(_, bytes)| bytes).sum()
+    }
+
     /// The hash of the buffer at `place`, if it was read.
     pub(super) fn hash(&self, place: &BufferPlace) -> Option<u128> {
         self.0.get(&(place.offset, place.bytes)).copied()
     }
 }
 
-/// What reads a file on a disk while it is being written.
+/// A file that is being written.
+#[derive(Debug)]
+pub(crate) enum OpenFile {
+    Disk(Arc<std::fs::File>),
+    Sent(Arc<SentFile>),
+}
+
+/// What reads a file while it is being written.
 #[derive(Debug)]
 pub(crate) struct ReadBack {
-    file: Arc<std::fs::File>,
+    file: OpenFile,
     /// Written, and perhaps not in the file yet.
     waiting: VecDeque<Read>,
     running: VecDeque<JoinHandle<std::io::Result<HashedRead>>>,
     blocks: Blocks,
     hashes: BufferHashes,
+    /// Where the buffers lie, once all are written: their offset and their bytes.
+    places: Vec<(u64, u64)>,
 }
 
 impl ReadBack {
-    pub(crate) fn of(file: std::fs::File) -> Self {
+    pub(crate) fn of(file: OpenFile) -> Self {
         Self {
-            file: Arc::new(file),
+            file,
             waiting: VecDeque::new(),
             running: VecDeque::new(),
             blocks: Blocks::default(),
             hashes: BufferHashes::of(0),
+            places: Vec::new(),
         }
+    }
+
+    /// The same, once all buffers are written, in this order: they lie at `places`.
+    pub(super) fn of_buffers(self, places: Vec<(u64, u64)>) -> Self {
+        Self { places, ..self }
     }
 
     /// Takes in that `pieces`, in the order of the file, were written; those of a buffer come one after the
@@ -51,18 +72,42 @@ impl ReadBack {
         let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return };
         let end = last.range.end;
         self.waiting.push_back(Read { file: 0, range: first.range.start..end, pieces });
-        let there = |read: &Read| read.range.end + UNWRITTEN_BYTES <= end;
-        while self.waiting.front().is_some_and(there) {
+        self.read_until(end).await;
+    }
+
+    /// Reads what is there for sure of a file of which `end` bytes were written.
+    async fn read_until(&mut self, end: u64) {
+        let there = match &self.file {
+            OpenFile::Disk(_) => end.saturating_sub(UNWRITTEN_BYTES),
+            OpenFile::Sent(file) => file.end(),
+        };
+        while self.waiting.front().is_some_and(|read| read.range.end <= there) {
             let Some(read) = self.waiting.pop_front() else { break };
-            while self.running.len() >= READS_BACK_AT_ONCE {
-                self.take().await;
+            match &self.file {
+                OpenFile::Disk(file) => {
+                    let file = Arc::clone(file);
+                    self.begin(file, read).await;
+                }
+                OpenFile::Sent(file) => {
+                    let mut block = self.blocks.take(length(&read));
+                    if file.read_along(read.range.start, block.bytes_mut()) {
+                        self.hashes.add(&hashed(read, block));
+                    }
+                }
             }
-            let (file, blocks) = (Arc::clone(&self.file), self.blocks.clone());
-            self.running.push_back(tokio::task::spawn_blocking(move || {
-                let _verifying = span::verify();
-                read_disk(&file, read, &blocks)
-            }));
         }
+    }
+
+    /// Begins to read from a disk.
+    async fn begin(&mut self, file: Arc<std::fs::File>, read: Read) {
+        while self.running.len() >= READS_BACK_AT_ONCE {
+            self.take().await;
+        }
+        let blocks = self.blocks.clone();
+        self.running.push_back(tokio::task::spawn_blocking(move || {
+            let _verifying = span::verify();
+            read_disk(&file, read, &blocks)
+        }));
     }
 
     /// Takes in the oldest read; one that failed leaves its buffers unseen, and whoever reads them later
@@ -74,15 +119,19 @@ impl ReadBack {
         }
     }
 
-    /// What was seen of the buffers at `places`: all of it, or nothing.
-    pub(super) async fn finish(
-        mut self,
-        places: impl Iterator<Item = (u64, u64)>,
-    ) -> ReadBackHashes {
+    /// What was seen of each buffer, once the file is finished: all of it, or nothing.
+    pub(crate) async fn finish(mut self) -> ReadBackHashes {
+        if let OpenFile::Sent(file) = &self.file {
+            let end = file.end();
+            self.read_until(end).await;
+        }
         while !self.running.is_empty() {
             self.take().await;
         }
-        let read = places.zip(self.hashes.0);
+        if let OpenFile::Sent(file) = &self.file {
+            file.release_all();
+        }
+        let read = self.places.into_iter().zip(self.hashes.0);
         let seen = read.filter(|((_, bytes), (_, read))| bytes == read && *read > 0);
         ReadBackHashes(seen.map(|(place, (hash, _))| (place, hash)).collect())
     }
@@ -93,6 +142,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::storage::sent::{Keeps, KeepsSent, Sent};
 
     const BYTES: u64 = 300 << 10;
 
@@ -101,14 +151,14 @@ mod tests {
     async fn seen_of(content: &[u8]) -> [Option<u128>; 3] {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
-        let mut back = ReadBack::of(file.reopen().unwrap());
+        let mut back = ReadBack::of(OpenFile::Disk(Arc::new(file.reopen().unwrap())));
         let piece = |buffer: usize, range| Piece { buffer, range };
         let cut = BYTES + (100 << 10);
         back.wrote(vec![piece(0, 0..BYTES), piece(1, BYTES..cut)]).await;
         back.wrote(vec![piece(1, cut..2 * BYTES)]).await;
         back.wrote(vec![piece(2, 2 * BYTES..3 * BYTES)]).await;
         let places = [0, 1, 2].map(|buffer| (buffer * BYTES, BYTES));
-        let seen = back.finish(places.into_iter()).await;
+        let seen = back.of_buffers(places.to_vec()).finish().await;
         places.map(|(offset, bytes)| seen.hash(&BufferPlace { file: 0, offset, bytes }))
     }
 
@@ -122,6 +172,32 @@ mod tests {
         assert!(first.is_some() && second.is_some() && first != second);
         // The writer may still have a part of it.
         assert_eq!(last, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_is_read_and_what_is_not_sent_yet_is_not() {
+        let sent = Arc::<Sent>::default();
+        let keeping = KeepsSent { files: sent, room: 0 };
+        let sending = keeping.keep_sent(&"a".into(), Keeps::Unread).unwrap();
+        let mut back = ReadBack::of(OpenFile::Sent(Arc::clone(&sending.file)));
+        let piece = |buffer: usize, range| Piece { buffer, range };
+        let content = content();
+        let (cut, all) = (usize::try_from(2 * BYTES).unwrap(), usize::try_from(3 * BYTES).unwrap());
+        back.wrote(vec![piece(0, 0..BYTES)]).await;
+        sending.file.part(&content[..cut].to_vec().into());
+        back.wrote(vec![piece(1, BYTES..BYTES + (100 << 10))]).await;
+        back.wrote(vec![piece(1, BYTES + (100 << 10)..2 * BYTES)]).await;
+        back.wrote(vec![piece(2, 2 * BYTES..3 * BYTES)]).await;
+        let places = [0, 1, 2].map(|buffer| (buffer * BYTES, BYTES));
+        let seen = back.of_buffers(places.to_vec()).finish().await;
+        let hashes =
+            places.map(|(offset, bytes)| seen.hash(&BufferPlace { file: 0, offset, bytes }));
+        let [first, second, _] = seen_of(&content).await;
+        assert!(first.is_some() && second.is_some());
+        assert_eq!((hashes, seen.bytes()), ([first, second, None], 2 * BYTES));
+        // Nothing that is sent later is kept.
+        sending.file.part(&content[cut..all].to_vec().into());
+        assert!(!sending.file.read_along(2 * BYTES, &mut [0]));
     }
 
     #[tokio::test]

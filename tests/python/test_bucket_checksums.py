@@ -1,0 +1,137 @@
+"""What a store confirms by its own checksum of the bytes that were sent is not read back; all else is."""
+
+import pytest
+from buckets import TABLE, Bucket, counted, documents, general
+from proxy import PASS, Action, Proxy
+from test_buckets import ADD, REWRITE, large
+
+S3 = pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+LENGTH = ["--compute", "length:int32=character_length(text)"]
+
+
+def is_staged(request) -> bool:
+    return "/data/" in request.path and "-relance-" in request.path and "-relance-probe-" not in request.path
+
+
+def computed(rows: list) -> list:
+    return [row | {"length": len(row["text"])} for row in rows]
+
+
+def before_swap(proxy: Proxy) -> list:
+    """The requests for staged files until they were swapped in: then the newest rows are looked at."""
+    swaps = [one.number for one in proxy.requests if f"/{TABLE}.lance/_versions/" in one.path and one.method == "PUT"]
+    return [one for one in proxy.requests if is_staged(one) and one.number < max(swaps, default=1 << 30)]
+
+
+def read_back(proxy: Proxy) -> list:
+    """Those that gave bytes of them."""
+    return [one for one in before_swap(proxy) if one.kind == "GET"]
+
+
+def migrated(bucket: Bucket, *words: str) -> tuple:
+    """What was reported, and the requests that read staged files back."""
+    with Proxy(bucket.store.port) as proxy:
+        done = bucket.run("migrate", *words, "--json", port=proxy.port)
+    return done.json["report"], read_back(proxy)
+
+
+@S3
+@pytest.mark.parametrize("words", [ADD, LENGTH], ids=["constants", "computed"])
+def test_what_s3_confirms_is_not_read_back(bucket, words):
+    bucket.make()
+    before = bucket.rows()
+    report, back = migrated(bucket, *words)
+    assert back == [] and report["bytes_confirmed"] == report["bytes_written"] > 0
+    assert bucket.rows() == (general(before) if words is ADD else computed(before))
+    bucket.assert_clean()
+
+
+@S3
+def test_everything_is_read_back_when_that_is_asked(bucket):
+    bucket.make()
+    report, back = migrated(bucket, *LENGTH, "--verify", "full=read")
+    assert (report["verified"], report["bytes_confirmed"]) == ("full=read", 0)
+    assert len(back) >= 3
+    bucket.assert_clean()
+
+
+@S3
+def test_pages_that_are_copied_are_compared_while_they_are_sent(bucket):
+    """32 MB in one file: of what was sent in parts, the footer and the first rows are read back."""
+    bucket.make(rows=4000, files=1, data=large)
+    before = bucket.rows()
+    report, back = migrated(bucket, "--strategy", "rewrite", *ADD)
+    assert 0 < report["bytes_confirmed"] < report["bytes_written"]
+    assert sum(one.received for one in back) < report["bytes_written"] * 0.7
+    assert bucket.rows() == general(before)
+    bucket.assert_clean()
+
+
+def test_a_store_whose_tags_are_no_checksums_is_read_back(bucket):
+    """Azure's are none; S3's are; those of GCS are, but for uploads in parts."""
+    bucket.make()
+    report, back = migrated(bucket, *LENGTH)
+    confirms = bucket.store.kind != "azure"
+    assert (report["bytes_confirmed"] > 0) == confirms and (back == []) == confirms
+    assert report["verified"] == "full"
+    bucket.assert_clean()
+
+
+@S3
+@pytest.mark.parametrize("words", [ADD, LENGTH, REWRITE], ids=["constants", "computed", "rewrite"])
+def test_a_bit_that_is_damaged_on_its_way_is_found(bucket, words):
+    bucket.make()
+    before = bucket.rows()
+
+    def staged(request):
+        return is_staged(request) and request.method == "PUT"
+
+    with Proxy(bucket.store.port, counted(staged, lambda n: Action(damage=True) if n == 1 else PASS)) as proxy:
+        done = bucket.start("migrate", *words, port=proxy.port).ended()
+    assert read_back(proxy), "a file that is not what was sent is not taken for it"
+    # In a footer's padding nothing can be found, and nothing is wrong.
+    assert done.code in (0, 4), done.said
+    if done.code == 4:
+        assert bucket.rows() == before
+        bucket.run("resume")
+    assert bucket.rows() == (computed(before) if words is LENGTH else general(before))
+    bucket.assert_clean()
+
+
+@S3
+def test_what_was_held_confirmed_is_read_back_by_a_resume_that_is_told_to(bucket):
+    bucket.make()
+    before = bucket.rows()
+    done = bucket.run("migrate", *LENGTH, "--hold")
+    assert "not read back: the store's own checksums confirm them" in done.err
+    assert bucket.run("resume", "--hold", "--verify", "full").code == 0
+    with Proxy(bucket.store.port) as proxy:
+        done = bucket.run("resume", "--verify", "full=read", port=proxy.port)
+    assert "not read back in full; now it is" in done.err
+    assert len(read_back(proxy)) >= 3 and "confirmed" not in done.out
+    assert bucket.rows() == computed(before)
+
+
+@S3
+def test_more_than_there_is_memory_for_is_read_back(bucket):
+    """A file of 32 MB, and a quarter of 64 MiB to keep it in."""
+    bucket.make(rows=4000, files=1, data=large)
+    report, back = migrated(bucket, "--set", "vector=array_sort(vector)", "--memory", "64MiB")
+    assert report["bytes_confirmed"] == 0 and sum(one.received for one in back) > report["bytes_written"] * 0.9
+    bucket.assert_clean()
+
+
+@S3
+def test_many_small_files_are_listed_instead_of_asked_for(bucket):
+    """A listing of a page tells of all of them at once."""
+    table = bucket.make(rows=60, files=60)
+    assert len(table.to_lance().get_fragments()) == 60
+    with Proxy(bucket.store.port) as proxy:
+        report = bucket.run("migrate", *ADD, "--json", port=proxy.port).json["report"]
+    asked = [one.method for one in before_swap(proxy)]
+    assert (asked.count("PUT"), asked.count("GET")) == (60, 0)
+    # Those that come last are few again.
+    assert asked.count("HEAD") <= 24
+    assert report["bytes_confirmed"] == report["bytes_written"]
+    assert bucket.rows() == general(documents(0, 60).to_pylist())
+    bucket.assert_clean()
