@@ -81,6 +81,11 @@ impl Verify {
         self != Self::Quick
     }
 
+    /// The same, or full.
+    pub(crate) fn at_least_full(self) -> Self {
+        if self.is_full() { self } else { Self::Full }
+    }
+
     /// What a journal says of it; what was not read back stands beside it.
     pub(crate) fn as_recorded(self) -> Self {
         if self.is_full() { Self::Full } else { Self::Quick }

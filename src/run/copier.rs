@@ -67,6 +67,8 @@ struct Copier<'a> {
 struct TaskInFlight {
     origins: Vec<Origin>,
     held: u64,
+    /// Whether it verifies files again.
+    verifies: bool,
 }
 
 /// When the table was last caught up with, and how long it took.
@@ -242,14 +244,14 @@ impl<'a> Copier<'a> {
                 break;
             }
             let Some(task) = self.waiting.pop_front() else { break };
-            let origins = task.origins();
+            let (origins, verifies) = (task.origins(), matches!(task, Task::Verify(_)));
             let (executor, progress) = (Arc::clone(&self.executor), Arc::clone(&self.ctx.progress));
             let cancel = self.ctx.cancel.clone();
             let handle = self.running.spawn(async move {
                 let what = format!("chunk {}", task.chunk_id());
                 retrying(&progress, &cancel, &what, || executor.execute(task.clone())).await
             });
-            self.in_flight.insert(handle.id(), TaskInFlight { origins, held });
+            self.in_flight.insert(handle.id(), TaskInFlight { origins, held, verifies });
         }
         if !memory.holds_up(self.waiting.len(), self.running.len()) {
             self.held_up = None;
@@ -395,7 +397,8 @@ impl<'a> Copier<'a> {
         let Done { mut record, fragments } = match done {
             // It read a version that others have cleaned away, and which is not the source any more.
             Err(error) if place.is_none() && is_of_gone(&error) => return Ok(()),
-            done => done?,
+            Err(error) => return Err(self.damaged(task, error)),
+            Ok(done) => done,
         };
         let place = self.places.get(&signatures(&record.origins));
         let Some(chunk) = place.and_then(|place| self.session.plan.chunks.get(*place)) else {
@@ -417,6 +420,16 @@ impl<'a> Copier<'a> {
             self.end_lap();
         }
         Ok(())
+    }
+
+    /// Where `error` says that files of a chunk are not what was staged, it is forgotten: whoever goes on stages it again.
+    fn damaged(&mut self, task: Option<TaskInFlight>, error: Error) -> Error {
+        let task = task.filter(|task| task.verifies && error.kind() == Kind::Mismatch);
+        let place = task.and_then(|task| self.places.get(&signatures(&task.origins)));
+        if let Some(chunk) = place.and_then(|place| self.session.plan.chunks.get(*place)) {
+            self.session.journal.forget(chunk.id);
+        }
+        error
     }
 
     /// Stops everything, keeps what is done, and gives the error to tell: having been taken over goes
