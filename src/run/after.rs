@@ -1,6 +1,8 @@
 //! After the swap: a look at it, which takes it back where it is not whole; then indices, and tidying up.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::collections::HashSet;
+use std::sync::{Arc, atomic::Ordering};
+use std::time::Instant;
 
 use lance::{Dataset, dataset::transaction::Operation};
 use tokio::task::JoinSet;
@@ -10,6 +12,7 @@ use crate::plan::{Plan, amounts::counted};
 use crate::run::hints::{command, unfinished, unknown};
 use crate::run::lease::{beating, checkpoint, lease_of};
 use crate::run::report::{Ended, Report};
+use crate::run::uploads::Unfinished;
 use crate::run::{context::Context, session::Session};
 use crate::schema::path::{field_at, find};
 use crate::schema::{change::Change, filled::filled, show::field_text};
@@ -149,6 +152,10 @@ async fn finish_and_tidy(
     };
     // A run that was taken over must not remove what another one works with.
     session.journal.expect_own().await?;
+    if ctx.store.began_uploads.load(Ordering::Relaxed) {
+        let unfinished = Unfinished::uploads_now(ctx, &ctx.opener(), swapped).await;
+        unfinished.give_up(ctx, [&*session.journal.header().id].into_iter()).await;
+    }
     session.journal.remove().await?;
     report.store = ctx.store.traffic.figures();
     Ok(report)

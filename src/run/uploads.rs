@@ -79,7 +79,7 @@ impl Unfinished {
         }
         if ended > 0 {
             let count = counted(ended, "unfinished upload");
-            ctx.say(format!("gave up {count} of a run that died"));
+            ctx.say(format!("gave up {count} that nobody ends"));
         }
     }
 }

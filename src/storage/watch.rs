@@ -1,6 +1,7 @@
 //! How a store answers: requests to it are counted and watched, and where they can be done twice without harm they are
 //! tried again for as long as an outage may last.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,8 @@ pub(crate) struct StoreState {
     pub traffic: Traffic,
     /// What is sent to it and not verified yet.
     pub sent: Arc<Sent>,
+    /// Whether an upload in parts was begun: one whose reply was lost is begun again, and nobody knows of the first.
+    pub began_uploads: AtomicBool,
     pub(super) pace: Pace,
     health: Mutex<Health>,
 }

@@ -4,6 +4,7 @@
 //! Who asks for these looks at what is there first.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -92,6 +93,7 @@ impl ObjectStore for Watched {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let what = (Request::Post, to.as_ref());
+        self.watch.state.began_uploads.store(true, Ordering::Relaxed);
         let inner =
             self.watch.again(what, || self.inner.put_multipart_opts(to, options.clone())).await?;
         let sent = self.watch.state.sent.file(to);

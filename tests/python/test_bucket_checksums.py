@@ -168,3 +168,19 @@ def test_an_object_that_is_another_after_a_hold_is_staged_again(bucket, words, h
     bucket.run("resume", "--verify", how)
     assert bucket.rows() == (computed(before) if words is LENGTH else general(before))
     bucket.assert_clean()
+
+
+@pytest.mark.parametrize("bucket", ["s3", "gcs"], indirect=True)
+def test_an_upload_that_was_begun_twice_is_given_up(bucket):
+    """Of the first one nobody knows: its reply was lost."""
+    bucket.make(rows=4000, files=1, data=large)
+    before = bucket.rows()
+
+    def begins(request):
+        return request.method == "POST" and is_staged(request) and "uploads" in request.query
+
+    with Proxy(bucket.store.port, counted(begins, lambda n: Action(twice=n == 1))) as proxy:
+        bucket.run("migrate", *REWRITE, port=proxy.port)
+    assert any(begins(request) for request in proxy.requests)
+    assert bucket.uploads() == [] and bucket.rows() == general(before)
+    bucket.assert_clean()
