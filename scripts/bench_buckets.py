@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Migrations of a table in a bucket beside the same done by hand with pylance, through a proxy that delays every request: on a
-SeaweedFS that runs here. Seconds, requests and megabytes each way; ours and theirs in turn, medians of the rounds.
+SeaweedFS that runs here. Seconds, requests, megabytes each way and our own peak of memory; ours and theirs in turn, medians of
+the rounds.
 
 usage: scripts/bench_buckets.py [--delay MS,MS] [--rounds N] [--relance PATH] [--only CASE,CASE] [--megabytes N]
 """
@@ -31,7 +32,7 @@ class Bench:
     """A store, a proxy in front of it, and a table."""
 
     def __init__(self, store, passed):
-        self.store, self.proxy, self.database, self.count = store, passed, "", 0
+        self.store, self.proxy, self.database, self.count, self.peak = store, passed, "", 0, 0.0
 
     @property
     def uri(self):
@@ -65,8 +66,13 @@ class Bench:
         options = self.store.options(self.proxy.port)
         options = [word for key, value in options.items() for word in ("--storage-option", f"{key}={value}")]
         words = [OPTIONS.relance, command, self.database, "t", *options, "--progress", "none", *words]
-        ended = subprocess.run(words, capture_output=True, text=True)
-        assert ended.returncode == exits, ended.stderr
+        with tempfile.TemporaryFile() as told:
+            child = subprocess.Popen(words, stdout=told, stderr=told)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            told.seek(0)
+            assert child.returncode == exits, told.read().decode()
+        self.peak = used.ru_maxrss / 1e3
 
 
 def thousand(bench):
@@ -119,8 +125,8 @@ def write_dataset(bench):
     lance.write_dataset(batches(), f"{bench.database}/new.lance", schema=schema, **options)
 
 
-def same_bytes(bench):
-    """What the network and the server take: every data file read in ranges and written in parts, sixteen at once."""
+def by_hand(bench):
+    """A client, how it transfers, and the table's data files."""
     import boto3
     from boto3.s3.transfer import TransferConfig
     from botocore.config import Config
@@ -132,8 +138,21 @@ def same_bytes(bench):
     )
     how = TransferConfig(multipart_threshold=8 << 20, multipart_chunksize=8 << 20, max_concurrency=16)
     prefix = f"{bench.uri.removeprefix('s3://tables/')}/data/"
+    return client, how, sorted(bench.store.listed(prefix))
+
+
+def inside(bench):
+    """What the store takes to copy the same bytes by itself, range by range (UploadPartCopy), sixteen at once."""
+    client, how, keys = by_hand(bench)
+    for n, key in enumerate(keys):
+        client.copy({"Bucket": "tables", "Key": key}, "tables", f"inside/{bench.count}/{n}", Config=how)
+
+
+def same_bytes(bench):
+    """What the network and the server take: every data file read in ranges and written in parts, sixteen at once."""
+    client, how, keys = by_hand(bench)
     with tempfile.TemporaryDirectory() as folder:
-        for n, key in enumerate(sorted(bench.store.listed(prefix))):
+        for n, key in enumerate(keys):
             file = os.path.join(folder, str(n))
             client.download_file("tables", key, file, Config=how)
             client.upload_file(file, "tables", f"copies/{bench.count}/{n}", Config=how)
@@ -197,11 +216,20 @@ CASES = {
     "1,000 fragments, three constants": (thousand, {"relance": constants, "add_columns": add_columns}),
     "1 fragment, three constants": (one, {"relance": constants, "add_columns": add_columns}),
     "cast of vectors": (vectors, {
-        "relance": cast, "relance quick": lambda bench: cast(bench, "--verify", "quick"), "alter_columns": alter_columns,
+        "relance": cast,
+        "full=read": lambda bench: cast(bench, "--verify", "full=read"),
+        "quick": lambda bench: cast(bench, "--verify", "quick"),
+        "full, sample": lambda bench: cast(bench, "--preflight", "sample"),
+        "quick, sample": lambda bench: cast(bench, "--verify", "quick", "--preflight", "sample"),
+        "alter_columns": alter_columns,
     }),
     "rewrite of vectors": (vectors, {
-        "relance": rewrite, "relance quick": lambda bench: rewrite(bench, "--verify", "quick"), "write_dataset": write_dataset,
+        "relance": rewrite,
+        "full=read": lambda bench: rewrite(bench, "--verify", "full=read"),
+        "quick": lambda bench: rewrite(bench, "--verify", "quick"),
+        "write_dataset": write_dataset,
         "the same bytes": same_bytes,
+        "inside the store": inside,
     }),
     "abort, 1,000 files": (held, {"relance": abort}),
     "2 commits a second": (one, {"relance": beside(2)}),
@@ -211,10 +239,11 @@ CASES = {
 
 def timed(bench, prepare, act):
     prepare()
+    bench.peak = 0.0
     began = time.monotonic()
     seconds = act(bench) or time.monotonic() - began
     down, up = (sum(getattr(one, name) for one in bench.proxy.requests) / 1e6 for name in ("received", "sent"))
-    return seconds, len(bench.proxy.requests), down, up
+    return seconds, len(bench.proxy.requests), down, up, bench.peak
 
 
 def main():
@@ -232,8 +261,8 @@ def main():
                         for who, act in acts.items():
                             found[who].append(timed(bench, prepare(bench), act))
                     for who, rounds in found.items():
-                        seconds, requests, down, up = (statistics.median(column) for column in zip(*rounds))
-                        line = f"{seconds:8.2f} s {requests:6.0f} requests {down:7.1f} MB down {up:7.1f} MB up"
+                        seconds, requests, down, up, peak = (statistics.median(column) for column in zip(*rounds))
+                        line = f"{seconds:8.2f} s {requests:6.0f} requests {down:7.1f} MB down {up:7.1f} MB up {peak:5.0f} MB"
                         print(f"{delay:>3} ms  {name:34} {who:16} {line}", flush=True)
 
 

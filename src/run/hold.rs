@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::error::{Kind, Result};
 use crate::plan::catchup::{Need, Rounds};
-use crate::run::copier::{copy, tell_verified};
+use crate::run::copier::copy;
+use crate::run::told::tell_verified;
 use crate::run::{
     context::Context, hints::command, lease::store_time, report::Held, session::Session,
     supplying::close_supply,

@@ -33,12 +33,14 @@ mod session;
 mod staged;
 mod supplying;
 mod task;
+mod told;
 mod uploads;
 mod worker;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::datatypes::Schema;
+use futures::FutureExt as _;
 use lance_io::object_store::WrappingObjectStore;
 
 use crate::plan::{Plan, Request, SavedPlan, Strategy, tuning::Tuned};
@@ -181,7 +183,7 @@ impl Migration {
     /// # Errors
     /// `Usage` and `Refused` as `migrate`; `NoTable`, when the table is not there; `Failed`, when it cannot be read.
     pub async fn plan(&self) -> Result<Plan> {
-        self.0.with_requests_logged(Box::pin(plan::run(&self.0))).await
+        self.0.with_requests_logged(plan::run(&self.0).boxed()).await
     }
 
     /// Stages, catches up with what others write meanwhile, verifies and swaps.
@@ -197,7 +199,7 @@ impl Migration {
     /// The live table reads as before or as after; [`resume`](Self::resume) goes on, [`abort`](Self::abort)
     /// removes what was staged.
     pub async fn migrate(&self) -> Result<Ended> {
-        self.0.with_requests_logged(Box::pin(migrate::run(&self.0))).await
+        self.0.with_requests_logged(migrate::run(&self.0).boxed()).await
     }
 
     /// Goes on with the migration that is staged, wherever it stopped, on this machine or another. Chunks that are done
@@ -208,7 +210,7 @@ impl Migration {
     /// `Failed`, when nothing is staged; `Locked`, when a run is alive; `Refused`, when something else is
     /// asked than what is staged; otherwise as [`migrate`](Self::migrate).
     pub async fn resume(&self) -> Result<Ended> {
-        self.0.with_requests_logged(Box::pin(resume::run(&self.0))).await
+        self.0.with_requests_logged(resume::run(&self.0).boxed()).await
     }
 
     /// Drops the migration that is staged: every file that it wrote, its tag, and the staging table. Where
@@ -220,7 +222,7 @@ impl Migration {
     /// # Crash
     /// Calling it again removes the rest. The live table is not touched.
     pub async fn abort(&self) -> Result<Aborted> {
-        self.0.with_requests_logged(Box::pin(abort::run(&self.0))).await
+        self.0.with_requests_logged(abort::run(&self.0).boxed()).await
     }
 
     /// Takes the last swap back: in one commit that puts the version before it back, as long as nobody
@@ -236,7 +238,7 @@ impl Migration {
     /// The live table is the swapped one, or the one before it, whole. With [`Writes::Keep`], as
     /// [`migrate`](Self::migrate): [`resume`](Self::resume) goes on.
     pub async fn rollback(&self, writes: Writes) -> Result<RolledBack> {
-        self.0.with_requests_logged(Box::pin(rollback::run(&self.0, writes))).await
+        self.0.with_requests_logged(rollback::run(&self.0, writes).boxed()).await
     }
 
     /// Gives up the rollback point of the last swap, and reclaims what only that version used; where there is
@@ -248,7 +250,7 @@ impl Migration {
     /// # Crash
     /// The newest version is not touched; calling it again reclaims the rest.
     pub async fn finalize(&self, history: bool) -> Result<Finalized> {
-        self.0.with_requests_logged(Box::pin(finalize::run(&self.0, history))).await
+        self.0.with_requests_logged(finalize::run(&self.0, history).boxed()).await
     }
 
     /// What is staged of the table, and where it can be rolled back to. Writes nothing.
@@ -256,7 +258,7 @@ impl Migration {
     /// # Errors
     /// `NoTable`, when the table is not there; `Failed`, when it cannot be read.
     pub async fn status(&self) -> Result<TableStatus> {
-        self.0.with_requests_logged(Box::pin(status::run(&self.0))).await
+        self.0.with_requests_logged(status::run(&self.0).boxed()).await
     }
 
     /// Compares every value of the swapped version with its rollback point, transformed again.
@@ -265,7 +267,7 @@ impl Migration {
     /// `Failed`, when there is no rollback point; `Refused`, when a cleanup has taken the swapped version;
     /// `Mismatch`, naming the column, on any difference; `Interrupted`, when it was cancelled.
     pub async fn verify(&self) -> Result<Verified> {
-        self.0.with_requests_logged(Box::pin(verify::run(&self.0))).await
+        self.0.with_requests_logged(verify::run(&self.0).boxed()).await
     }
 
     /// Tries batch sizes, then workers, then queue depths for about `time` by really staging and verifying
@@ -278,6 +280,6 @@ impl Migration {
     /// # Crash
     /// Files are left in `<table>__relance_tune_<run>`; the next call removes them.
     pub async fn tune(&self, time: Duration) -> Result<Tuned> {
-        self.0.with_requests_logged(Box::pin(tune::run(&self.0, time))).await
+        self.0.with_requests_logged(tune::run(&self.0, time).boxed()).await
     }
 }

@@ -2,15 +2,17 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures::FutureExt as _;
 use futures::future::{Either, select};
 use lance::Dataset;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
-use crate::run::copier::{copy, tell_verified};
+use crate::run::copier::copy;
 use crate::run::cutover::{Swap, indices::build_indices, swap};
 use crate::run::preflight::{preflight, quarantine::quarantine};
 use crate::run::probe::probe;
+use crate::run::told::tell_verified;
 use crate::run::{
     after::finish, context::Context, head::on_what_is_there, hints::kept, hold::hold,
     planning::Planned, planning::plan_head, report::Ended, session::Session, staged::refuse_staged,
@@ -22,7 +24,7 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;
     let opener = ctx.opener();
     let began = Instant::now();
-    let planned = on_what_is_there(ctx, || Box::pin(plan_and_try(ctx, &opener))).await?;
+    let planned = on_what_is_there(ctx, || plan_and_try(ctx, &opener).boxed()).await?;
     if planned.plan.is_nothing() {
         return Ok(Ended::Nothing(Box::new(planned.plan)));
     }
