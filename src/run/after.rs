@@ -152,7 +152,8 @@ async fn finish_and_tidy(
     };
     // A run that was taken over must not remove what another one works with.
     session.journal.expect_own().await?;
-    if ctx.store.began_uploads.load(Ordering::Relaxed) {
+    let [began, stay] = [&ctx.store.began_uploads, &ctx.store.keeps_uploads];
+    if began.load(Ordering::Relaxed) && !stay.load(Ordering::Relaxed) {
         let unfinished = Unfinished::uploads_now(ctx, &ctx.opener(), swapped).await;
         unfinished.give_up(ctx, [&*session.journal.header().id].into_iter()).await;
     }

@@ -1,5 +1,7 @@
 //! Unfinished uploads of runs that died. The store bills for them until somebody gives them up.
 
+use std::sync::atomic::Ordering;
+
 use lance::Dataset;
 use object_store::path::Path;
 
@@ -31,6 +33,7 @@ impl Unfinished {
             Err(error) => {
                 let why = error.report(&ctx.location.secrets()).replace('\n', " ");
                 ctx.say(format!("unfinished uploads are not looked for: {why}"));
+                ctx.store.keeps_uploads.store(true, Ordering::Relaxed);
                 Self::default()
             }
         }
@@ -73,6 +76,7 @@ impl Unfinished {
                 Err(error) => {
                     // The others would take as long.
                     ctx.say(format!("an unfinished upload of {} is left: {error}", upload.path));
+                    ctx.store.keeps_uploads.store(true, Ordering::Relaxed);
                     break;
                 }
             }
