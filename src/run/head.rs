@@ -9,7 +9,7 @@ use crate::journal::Journal;
 use crate::retry::retrying;
 use crate::run::{context::Context, planning::plan_staged, session::Session};
 use crate::table::history::{self, RollbackPoint, is_of_gone};
-use crate::table::{open::newest, tag};
+use crate::table::{open::Opener, open::newest, tag};
 
 /// A version that others have made, and the pin as it stood.
 pub(crate) struct News {
@@ -115,17 +115,24 @@ impl Session {
 const GONE_TRIES: u32 = 5;
 
 /// Does `act`, which begins with the newest version and writes nothing; again, where others have compacted and cleaned up what
-/// it reads meanwhile.
+/// it reads meanwhile. Where the newest version stays the same, something is missing in it, and it is not read again and again.
 ///
 /// # Errors
-/// Those of `act`.
+/// Those of `act`; of looking which version is the newest.
 pub(crate) async fn on_what_is_there<T, A: Future<Output = Result<T>>>(
     ctx: &Context,
+    opener: &Opener,
     mut act: impl FnMut() -> A,
 ) -> Result<T> {
+    let mut newest = None;
     for _ in 1..GONE_TRIES {
         match act().await {
             Err(error) if error.kind() == Kind::Failed && is_of_gone(&error) => {
+                let found = opener.found().await?.map(|live| live.version_id());
+                if found == newest {
+                    return Err(error);
+                }
+                newest = found;
                 ctx.say("others have cleaned away what was read; the newest version is looked at");
             }
             done => return done,

@@ -79,7 +79,7 @@ pub(super) async fn is_swapped_alone(live: &Dataset, id: &str) -> Result<bool> {
     Ok(!wanted.is_empty() && !wanted.iter().any(|name| there.contains(name)))
 }
 
-/// The same of a journal that cannot be read.
+/// Drops `wreck`, a journal that cannot be read, and what its migration left in the table's folder.
 async fn clear_wreck(
     ctx: &Context,
     opener: &Opener,

@@ -24,7 +24,7 @@ pub(crate) async fn run(ctx: &Context) -> Result<Ended> {
     ctx.settings.validate()?;
     let opener = ctx.opener();
     let began = Instant::now();
-    let planned = on_what_is_there(ctx, || plan_and_try(ctx, &opener).boxed()).await?;
+    let planned = on_what_is_there(ctx, &opener, || plan_and_try(ctx, &opener).boxed()).await?;
     if planned.plan.is_nothing() {
         return Ok(Ended::Nothing(Box::new(planned.plan)));
     }
