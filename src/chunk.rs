@@ -128,7 +128,7 @@ pub(crate) fn cut(
 ) -> Vec<Chunk> {
     let by_first: HashMap<_, _> =
         staged.iter().filter_map(|run| Some((run.first()?, run))).collect();
-    let mut cutter = Cutter { limits, chunks: Vec::new(), open: false };
+    let mut cutter = Cutter { limits, chunks: Vec::new(), open: false, rows: 0, bytes: 0 };
     let mut rest = fragments;
     while let Some((first, after)) = rest.split_first() {
         let whole = by_first.get(&first.origin.signature).and_then(|run| {
@@ -149,8 +149,10 @@ pub(crate) fn cut(
 struct Cutter {
     limits: ChunkLimits,
     chunks: Vec<Chunk>,
-    /// Whether the last chunk may grow.
+    /// Whether the last chunk may grow, and what it has then.
     open: bool,
+    rows: u64,
+    bytes: u64,
 }
 
 impl Cutter {
@@ -158,13 +160,18 @@ impl Cutter {
         let joins = self.open
             && self.chunks.last().is_some_and(|last| {
                 last.fragments.len() < self.limits.fragments
-                    && last.rows().saturating_add(fragment.rows) <= self.limits.rows
-                    && last.bytes().saturating_add(fragment.bytes) <= self.limits.bytes
+                    && self.rows.saturating_add(fragment.rows) <= self.limits.rows
+                    && self.bytes.saturating_add(fragment.bytes) <= self.limits.bytes
             });
         match self.chunks.last_mut() {
             Some(last) if joins => last.fragments.push(fragment.clone()),
-            _ => self.add(vec![fragment.clone()], true),
+            _ => {
+                (self.rows, self.bytes) = (0, 0);
+                self.add(vec![fragment.clone()], true);
+            }
         }
+        self.rows = self.rows.saturating_add(fragment.rows);
+        self.bytes = self.bytes.saturating_add(fragment.bytes);
     }
 
     fn add(&mut self, fragments: Vec<SourceFragment>, open: bool) {

@@ -137,6 +137,11 @@ pub(crate) const BATCHES_A_READ: u32 = 8;
 pub(crate) const READS_AHEAD: usize = 2;
 /// Fragments of a chunk whose footers are read ahead.
 pub(crate) const FRAGMENTS_OPENED_AHEAD: usize = 4;
+/// The same of small ones in a store, and batches of them that are decoded ahead: each waits for its answers, and holds little.
+pub(crate) const SMALL_FRAGMENTS_AHEAD: usize = 16;
+
+/// Versions of a table that are opened at once, to see who committed them or what they name.
+pub(crate) const VERSIONS_AT_ONCE: usize = 8;
 
 /// Deletion files that are read or written at once: small objects, whose time is a store's answer.
 pub(crate) const DELETION_FILES_AT_ONCE: usize = 16;

@@ -141,6 +141,9 @@ pub(crate) fn is_away(error: &Error) -> bool {
 /// Whether a store's own `error` may pass by itself.
 pub(crate) fn passes(error: &(dyn StdError + 'static)) -> bool {
     let mut passes = false;
+    if causes(error).any(says_gone) {
+        return false;
+    }
     for verdict in causes(error).filter_map(verdict) {
         if !verdict {
             return false;
@@ -196,6 +199,28 @@ fn verdict(error: &(dyn StdError + 'static)) -> Option<bool> {
         ) => Some(false),
         _ => None,
     }
+}
+
+/// Whether `error`, or anything that caused it, says that a version or a file is not there.
+pub(crate) fn is_of_gone(error: &Error) -> bool {
+    causes(error).any(says_gone)
+}
+
+fn says_gone(error: &(dyn StdError + 'static)) -> bool {
+    let store = error.downcast_ref::<object_store::Error>();
+    error.downcast_ref::<lance::Error>().is_some_and(is_gone)
+        || store.is_some_and(|error| matches!(error, object_store::Error::NotFound { .. }))
+        // Lance's readers of stores keep no more of it than its words.
+        || error.to_string().contains("Not found: ")
+}
+
+/// Whether `error` says that a version is not there.
+pub(crate) fn is_gone(error: &lance::Error) -> bool {
+    error.is_not_found()
+        || matches!(
+            error,
+            lance::Error::VersionNotFound { .. } | lance::Error::DatasetNotFound { .. }
+        )
 }
 
 /// Whether `error` is a store's word that these credentials may not.

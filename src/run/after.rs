@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, amounts::counted};
+use crate::retry::{is_of_gone, retrying};
 use crate::run::hints::{command, unfinished, unknown};
 use crate::run::lease::{beating, checkpoint, lease_of};
 use crate::run::report::{Ended, Report};
@@ -17,11 +18,11 @@ use crate::run::{context::Context, session::Session};
 use crate::schema::path::{field_at, find};
 use crate::schema::{change::Change, filled::filled, show::field_text};
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
-use crate::table::history::{is_of_gone, is_tagged_swap};
+use crate::table::history::is_tagged_swap;
 use crate::table::look::{Look, look};
 use crate::table::{index, open::newest, orphans, tag};
 use crate::verify::{published, published::sync_commit};
-use crate::{phase::Phase, progress::Amount, retry::retrying, span};
+use crate::{phase::Phase, progress::Amount, span};
 
 /// Looks at the version that was swapped in, rebuilds indices, and removes what is left over, the staging table last.
 ///
@@ -40,9 +41,27 @@ pub(crate) async fn finish(
     looking.spawn(async move { look(&location, &version, rows, &schema).await });
     let session = Box::pin(look_after(ctx, session, &swapped)).await?;
     let report = Box::pin(finish_and_tidy(ctx, session, &swapped, looking)).await;
-    let report = report.map_err(|error| unfinished(ctx, swapped.version_id(), error))?;
-    ctx.begin_phase(Phase::Done, Amount::default());
-    Ok(Ended::Swapped(report))
+    match report {
+        Ok(report) => {
+            ctx.begin_phase(Phase::Done, Amount::default());
+            Ok(Ended::Swapped(report))
+        }
+        Err(error) => Err(left_undone(ctx, swapped.version_id(), error).await),
+    }
+}
+
+/// `error`, which came after the swap as `version`, as what it is there: something is left to do, or others have dropped the
+/// table since.
+pub(crate) async fn left_undone(ctx: &Context, version: u64, error: Error) -> Error {
+    if !is_of_gone(&error) || !matches!(ctx.opener().found().await, Ok(None)) {
+        return unfinished(ctx, version, error);
+    }
+    let (table, abort) = (ctx.table(), command(ctx, "abort"));
+    let message =
+        format!("swapped in as version {version}, whole; others have dropped `{table}` since");
+    let advice = format!("{abort} removes what is left of the migration");
+    let error = Error::unfinished(message).with_advice(&advice).caused_by(error);
+    error.knowing("version", version.into())
 }
 
 /// Looks at the version that was swapped in. Where it is not whole, since something removed a file of it at
@@ -77,7 +96,7 @@ async fn look_after(
     let error = match looked.await {
         Ok(()) => return Ok(session),
         Err(error) if error.kind() == Kind::Mismatch => error,
-        Err(error) => return Err(unfinished(ctx, version, error)),
+        Err(error) => return Err(left_undone(ctx, version, error).await),
     };
     let id = session.journal.header().id.clone();
     let operation = Operation::Restore { version: before };

@@ -6,9 +6,9 @@ use lance::Dataset;
 
 use crate::error::{Error, Kind, Result};
 use crate::journal::Journal;
-use crate::retry::retrying;
+use crate::retry::{is_of_gone, retrying};
 use crate::run::{context::Context, planning::plan_staged, session::Session};
-use crate::table::history::{self, RollbackPoint, is_of_gone};
+use crate::table::history::{self, RollbackPoint};
 use crate::table::{open::Opener, open::newest, tag};
 
 /// A version that others have made, and the pin as it stood.

@@ -9,7 +9,7 @@ use lance::Dataset;
 
 use crate::chunk::{Chunk, ChunkId, SourceFragment};
 use crate::error::Result;
-use crate::limits::{LOOK_ROWS, MemoryPlan};
+use crate::limits::{FRAGMENTS_OPENED_AHEAD, LOOK_ROWS, MemoryPlan};
 use crate::plan::{JoinTrial, Plan, amounts::counted};
 use crate::progress::{Amount, Event, SharedProgress};
 use crate::run::{context::Context, session::Session};
@@ -92,11 +92,11 @@ fn rows_of(
         read_ahead: MemoryPlan::of(&ctx.settings).read_ahead,
         progress: Arc::clone(&ctx.progress),
     };
-    let reads = stream::iter(fragments).then(move |(number, fragment)| {
+    let reads = stream::iter(fragments).map(move |(number, fragment)| {
         let reader = reader.clone();
         async move { reader.fragment(number, fragment).await }.boxed()
     });
-    reads.try_flatten()
+    reads.buffered(FRAGMENTS_OPENED_AHEAD).try_flatten()
 }
 
 /// Reads the keys of rows.

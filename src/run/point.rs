@@ -3,6 +3,7 @@
 use lance::Dataset;
 
 use crate::error::{Doing as _, Error, Result};
+use crate::retry::is_gone;
 use crate::table::{history, open, orphans};
 use crate::{plan::Request, run::context::Context, table::history::RollbackPoint};
 
@@ -32,7 +33,7 @@ pub(crate) async fn last_point(ctx: &Context, live: &Dataset) -> Result<(Rollbac
 /// What was asked, from the swap's own transaction; `None`, when a cleanup has taken that version.
 pub(crate) async fn requested(live: &Dataset, swapped: u64) -> Result<Option<Request>> {
     let transaction = match live.read_transaction_by_version(swapped).await {
-        Err(error) if history::is_gone(&error) => return Ok(None),
+        Err(error) if is_gone(&error) => return Ok(None),
         read => read.doing(|| format!("read the transaction of version {swapped}"))?,
     };
     let properties = transaction.and_then(|transaction| transaction.transaction_properties);

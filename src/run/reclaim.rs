@@ -3,10 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use lance::Dataset;
 use lance::dataset::cleanup::{CleanupPolicy, CleanupPolicyBuilder, RemovalStats};
 
 use crate::error::{Doing as _, Result};
+use crate::limits::VERSIONS_AT_ONCE;
 use crate::table::{history, open, orphans};
 
 /// The ids of the migrations that pinned a version of `live` and are not there, if nothing is staged.
@@ -22,15 +24,18 @@ pub(crate) async fn stray_ids(live: &Arc<Dataset>) -> Result<BTreeSet<String>> {
 pub(crate) async fn named_by_all(live: &Dataset) -> Result<(HashSet<String>, u64)> {
     let versions = versions_of(live).await?;
     let mut names = HashSet::new();
-    for version in &versions {
-        names.extend(orphans::named_by(&*open::at_version(live, *version).await?));
+    let opened = versions.iter().map(|version| open::at_version(live, *version).boxed());
+    let mut opened = stream::iter(opened.collect::<Vec<_>>()).buffered(VERSIONS_AT_ONCE);
+    while let Some(version) = opened.try_next().await? {
+        names.extend(orphans::named_by(&version));
     }
     Ok((names, versions.first().copied().unwrap_or(live.version_id())))
 }
 
 /// The versions of `live`, oldest first.
 pub(crate) async fn versions_of(live: &Dataset) -> Result<Vec<u64>> {
-    let versions = live.versions().await.doing(|| "list the table's versions".to_owned())?;
+    // Lance's list of all that it knows of them would read each manifest, one after the other.
+    let versions = live.version_refs().await.doing(|| "list the table's versions".to_owned())?;
     Ok(versions.iter().map(|version| version.version).collect())
 }
 

@@ -18,7 +18,7 @@ use object_store::path::Path;
 use uuid::Uuid;
 
 use crate::error::{Doing, Error, Result};
-use crate::storage::names::new_uuid;
+use crate::{retry::is_gone, storage::names::new_uuid};
 
 /// Transaction property that names the migration whose commit it is.
 pub(crate) const PROPERTY_ID: &str = "relance.migration";
@@ -205,8 +205,14 @@ async fn settle(
 ) -> Result<Outcome> {
     let unsure = error.is_commit_status_unknown() || matches!(error, lance::Error::Timeout { .. });
     let error = Error::failed(format!("cannot commit version {attempted}")).caused_by(error);
-    let Ok(head) = dataset.latest_version_id().await else {
-        return Ok(Outcome::Unknown { attempted, error });
+    let head = match dataset.latest_version_id().await {
+        Ok(head) => head,
+        Err(gone) if is_gone(&gone) => {
+            let message =
+                format!("cannot commit version {attempted}: others have dropped the table");
+            return Err(Error::failed(message).caused_by(gone));
+        }
+        Err(_) => return Ok(Outcome::Unknown { attempted, error }),
     };
     if head < attempted {
         return if unsure { Ok(Outcome::Unknown { attempted, error }) } else { Err(error) };

@@ -6,13 +6,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
 
-use crate::error::{Doing, Error, Result, causes};
+use crate::error::{Doing, Error, Result};
+use crate::limits::VERSIONS_AT_ONCE;
 use crate::table::commit::{Act, id_of, is_of, is_ours};
 use crate::table::tag::{SWAP_SUFFIX, TAG_PREFIX, is_damaged, swap_tag_of, tag_names, tag_of};
-use crate::{storage::names::is_data_file, table::open::newest};
+use crate::{retry::is_gone, storage::names::is_data_file, table::open::newest};
 
-/// Commits read at once.
-const READ_AHEAD: usize = 8;
 /// Commits after a swap that are looked at where it only matters about how many there are, and after which
 /// nobody looks for what a swap left behind.
 pub(crate) const LOOK_MAX: u64 = 64;
@@ -335,7 +334,7 @@ async fn transactions(
 ) -> Result<Vec<(u64, Option<Transaction>)>> {
     stream::iter(first..=last)
         .map(|version| async move { Ok((version, transaction(live, version).await?)) })
-        .buffered(READ_AHEAD)
+        .buffered(VERSIONS_AT_ONCE)
         .try_collect()
         .await
 }
@@ -346,24 +345,4 @@ async fn transaction(live: &Dataset, version: u64) -> Result<Option<Transaction>
         Err(error) if is_gone(&error) => Ok(None),
         read => read.doing(|| format!("read the transaction of version {version}")),
     }
-}
-
-/// Whether `error`, or anything that caused it, says that a version or a file is not there.
-pub(crate) fn is_of_gone(error: &Error) -> bool {
-    causes(error).any(|cause| {
-        let store = cause.downcast_ref::<object_store::Error>();
-        cause.downcast_ref::<lance::Error>().is_some_and(is_gone)
-            || store.is_some_and(|error| matches!(error, object_store::Error::NotFound { .. }))
-            // Lance's readers of stores keep no more of it than its words.
-            || cause.to_string().contains("Not found: ")
-    })
-}
-
-/// Whether `error` says that a version is not there.
-pub(crate) fn is_gone(error: &lance::Error) -> bool {
-    error.is_not_found()
-        || matches!(
-            error,
-            lance::Error::VersionNotFound { .. } | lance::Error::DatasetNotFound { .. }
-        )
 }

@@ -3,13 +3,15 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use futures::try_join;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream, try_join};
 use lance::Dataset;
 use lance_io::object_store::ObjectStore;
 use lance_table::{format::Manifest, io::manifest::read_manifest};
 use object_store::{ObjectMeta, path::Path};
 
 use crate::error::{Doing, Result};
+use crate::limits::VERSIONS_AT_ONCE;
+use crate::retry::is_gone;
 use crate::storage::files::{self, DataFiles};
 use crate::storage::names::{data_file_of, directory_of, is_deletion_file, is_uuid};
 use crate::table::open::{indices_of, newest, store_of};
@@ -172,27 +174,31 @@ async fn never_committed(
     let head = history::head(live).await?;
     let last = at_most.map_or(head, |most| head.min(since.saturating_add(most)));
     let mut left = wanted;
-    for version in since..=last {
-        if left.is_empty() {
-            return Ok(left);
-        }
-        let at = match live.checkout_version(version).await {
-            Ok(at) => at,
-            Err(error) if history::is_gone(&error) => continue,
-            Err(error) => return Err(error).doing(|| format!("open version {version}")),
-        };
-        if let Some(file) = &at.manifest().transaction_file {
-            left.remove(file);
-        }
-        for index in indices_of(&at).await?.iter() {
-            left.remove(&index.uuid.to_string());
-        }
+    let named = (since..=last).map(|version| committed_by(live, version).boxed());
+    let mut named = stream::iter(named).buffered(VERSIONS_AT_ONCE);
+    while !left.is_empty()
+        && let Some(named) = named.try_next().await?
+    {
+        left.retain(|name| !named.contains(name));
     }
+    drop(named);
     // A version beyond may name them.
     if last < head {
         left.clear();
     }
     Ok(left)
+}
+
+/// The transaction file and the indices that `version` names; nothing, where it is gone.
+async fn committed_by(live: &Dataset, version: u64) -> Result<Vec<String>> {
+    let at = match live.checkout_version(version).await {
+        Ok(at) => at,
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error).doing(|| format!("open version {version}")),
+    };
+    let mut named: Vec<String> = at.manifest().transaction_file.iter().cloned().collect();
+    named.extend(indices_of(&at).await?.iter().map(|index| index.uuid.to_string()));
+    Ok(named)
 }
 
 fn name_of(meta: &ObjectMeta) -> &str {

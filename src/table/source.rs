@@ -19,7 +19,8 @@ use tokio::task::JoinError;
 use crate::chunk::{Chunk, SourceFragment};
 use crate::error::{Doing, Error, Result};
 use crate::limits::{
-    BATCHES_A_READ, DELETION_FILES_AT_ONCE, FRAGMENTS_OPENED_AHEAD, READS_AHEAD, SCAN_DECODED_AHEAD,
+    BATCHES_A_READ, DELETION_FILES_AT_ONCE, FRAGMENTS_OPENED_AHEAD, READS_AHEAD,
+    SCAN_DECODED_AHEAD, SMALL_FILE_BYTES, SMALL_FRAGMENTS_AHEAD,
 };
 use crate::schema::{blob, unfound::unfound};
 use crate::storage::page::{self, Blocks, PageFile};
@@ -103,11 +104,19 @@ impl Source {
         let names: Vec<String> = files.map(|file| file.path.clone()).collect();
         // Decoding is most of the work: each batch on a task of its own.
         let here = chunk.is_small();
+        let is_local = files::of(&store).has_local_files();
+        let each = chunk.bytes() / chunk.fragments.len().max(1) as u64;
+        let waits = !is_local && each <= SMALL_FILE_BYTES;
+        let (opened, decoded) = if waits {
+            (SMALL_FRAGMENTS_AHEAD, SMALL_FRAGMENTS_AHEAD)
+        } else {
+            (FRAGMENTS_OPENED_AHEAD, SCAN_DECODED_AHEAD)
+        };
         let reader = RowReader {
             source: self.clone(),
             schema: Arc::new(blob::stored(&what.schema)),
             configs: configs(&store, limits, what.aligned, blobs.is_some()),
-            direct: blobs.is_none() && files::of(&store).has_local_files(),
+            direct: blobs.is_none() && is_local,
             store,
             directory,
             aligned: what.aligned,
@@ -122,7 +131,7 @@ impl Source {
                 // What is left lying of a footer would be in the way of pages that are asked for later.
                 if here { opened.boxed() } else { tokio::spawn(opened).map(joined).boxed() }
             })
-            .buffered(FRAGMENTS_OPENED_AHEAD)
+            .buffered(opened)
             .try_flatten();
         let batches = reads.map(move |read| {
             let decoded = async move { read?.await };
@@ -130,7 +139,7 @@ impl Source {
         });
         let (id, uri, files) = (chunk.id, self.dataset.uri().to_owned(), files_text(&names));
         let told = batches
-            .buffered(SCAN_DECODED_AHEAD)
+            .buffered(decoded)
             .map(move |batch| batch.doing(|| format!("read chunk {id} of {uri} ({files})")));
         Ok(with_blobs(told.boxed(), blobs))
     }

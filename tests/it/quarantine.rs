@@ -79,3 +79,16 @@ async fn what_others_write_is_all_that_is_looked_at_again() {
         u64::try_from(of) == Ok(fragment)
     }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_many_fragments_go_by_one_commit() {
+    let db = Db::new();
+    db.documents("t", 600, 20).await;
+    db.relance("migrate", "t", &["--cast", "text:int64", "--on-bad-value", "quarantine"]).expect(0);
+    let aside = db.rows("t__relance_quarantine").await;
+    assert_eq!(ids(&aside), (0..600).filter(|id| id % 7 != 3).collect::<Vec<_>>());
+    let versions = db.table("t__relance_quarantine").join("_versions");
+    let manifests = std::fs::read_dir(versions).unwrap();
+    let names = manifests.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.ends_with(".manifest")).count(), 1);
+}

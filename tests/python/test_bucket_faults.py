@@ -369,7 +369,8 @@ def test_what_others_clean_away_before_it_is_pinned_is_passed_over(bucket, momen
         return PASS
 
     with Proxy(bucket.store.port, first(MOMENTS[moment], clean)) as proxy:
-        bucket.run("migrate", "--compute", "twice:double=price*2", port=proxy.port)
+        done = bucket.run("migrate", "--compute", "twice:double=price*2", port=proxy.port)
+    assert "trying again" not in done.err, "what is gone comes back by no trying"
     rows = bucket.rows()
     assert len(rows) == 307 and all(row["twice"] == row["price"] * 2 for row in rows)
     bucket.assert_clean()
@@ -409,3 +410,46 @@ def test_a_table_that_is_dropped_at_the_swap_is_dropped_for_good(bucket, again):
         bucket.assert_clean()
     else:
         assert bucket.objects() == {}
+
+
+@S3
+def test_a_table_that_is_dropped_while_its_store_is_tried_is_no_fault_of_the_store(bucket):
+    """The first of both objects goes with the table, so the second one is written."""
+    bucket.make()
+
+    def drop():
+        bucket.connect().drop_table(TABLE)
+        return PASS
+
+    def second_probe(request) -> bool:
+        return request.method == "PUT" and "-relance-probe-" in request.path
+
+    rule = counted(second_probe, lambda n: drop() if n == 2 else PASS)
+    with Proxy(bucket.store.port, rule) as proxy:
+        done = bucket.run("migrate", *ADD, port=proxy.port, code=1)
+    print(done.err)
+    assert "overwrites objects" not in done.err
+    bucket.run("abort")
+    assert bucket.objects() == {}
+
+
+@S3
+@pytest.mark.parametrize("words", [ADD, REWRITE], ids=["columns", "rewrite"])
+def test_a_table_that_is_dropped_after_the_swap_is_said_to_be(bucket, words):
+    bucket.make()
+    swapped = []
+
+    def rule(request):
+        if swapped == [True]:
+            swapped.append(False)
+            bucket.connect().drop_table(TABLE)
+        elif not swapped and request.method == "PUT" and is_manifest(request):
+            swapped.append(True)
+        return PASS
+
+    with Proxy(bucket.store.port, rule) as proxy:
+        done = bucket.start("migrate", *words, port=proxy.port).ended()
+    print(done.code, done.err)
+    assert "dropped" in done.err and " abort " in done.err
+    bucket.run("abort")
+    assert bucket.objects() == {}

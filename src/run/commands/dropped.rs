@@ -8,11 +8,11 @@ use object_store::{ObjectMeta, path::Path};
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
 use crate::process::ProcessId;
+use crate::retry::is_of_gone;
 use crate::run::context::Context;
 use crate::run::lease::expect_free_or_waiting;
 use crate::storage::names::{directory_of, is_data_file, is_of};
 use crate::storage::{files, files::DataFiles};
-use crate::table::history::is_of_gone;
 use crate::table::open::{Opener, at_version, data_files_of};
 use crate::table::{orphans::Removed, tag};
 

@@ -5,15 +5,15 @@ use std::time::Instant;
 use lance::Dataset;
 
 use crate::run::head::pin_head;
-use crate::run::hints::{kept, unfinished};
+use crate::run::hints::kept;
 use crate::run::lease::{expect_free_or_waiting, take_over};
 use crate::run::planning::{expect_same_request, plan_staged};
 use crate::run::session::Session;
 use crate::run::supplying::resume_supply;
 use crate::run::uploads::Unfinished;
 use crate::run::{
-    after::finish, commands::migrate::carry_out, context::Context, report::Ended,
-    staged::open_staged,
+    after::finish, after::left_undone, commands::migrate::carry_out, context::Context,
+    report::Ended, staged::open_staged,
 };
 use crate::table::{history, open};
 use crate::{error::Result, journal::Journal, phase::Phase, process::Running};
@@ -60,6 +60,8 @@ async fn resume_swapped(
         let swapped = open::at_version(live, version).await?;
         Ok((Session::of(ctx, source, plan, journal, run)?, swapped))
     };
-    let (session, swapped) = landed.await.map_err(|error| unfinished(ctx, version, error))?;
-    Box::pin(finish(ctx, session, swapped)).await
+    match landed.await {
+        Ok((session, swapped)) => Box::pin(finish(ctx, session, swapped)).await,
+        Err(error) => Err(left_undone(ctx, version, error).await),
+    }
 }

@@ -264,8 +264,14 @@ impl Prepared {
     pub(crate) async fn tidy(&self, live: &Dataset, lost: bool) -> Result<()> {
         let files = data_files_of(live).await?;
         let lost = if lost { self.deletions.as_slice() } else { &[] };
-        let versions = self.versions.iter().map(|version| &version.manifest_location().path);
-        files.remove_all(versions.chain(lost).cloned().collect()).await
+        let manifests =
+            self.versions.iter().map(|version| version.manifest_location().path.clone());
+        let transactions = self.versions.iter().filter_map(|version| {
+            let name = version.manifest().transaction_file.as_deref()?;
+            Some(version.transactions_dir().join(name))
+        });
+        let lost = lost.iter().cloned();
+        files.remove_all(manifests.chain(transactions).chain(lost).collect()).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows whose values become null are copied as they were, beside the table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::{fmt::Write as _, sync::Arc};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
@@ -30,6 +30,9 @@ const MIGRATION: &str = "_relance_migration";
 
 /// The column that tells which fragment of the source a row was in.
 const FRAGMENT: &str = "_relance_fragment";
+
+/// Rows that are waited for until they are copied by one commit: each takes several requests, and writes all of the manifest.
+const ROWS_A_COMMIT: u64 = 1 << 20;
 
 /// Refuses a quarantine that cannot take the rows of `plan`.
 pub(crate) async fn expect_quarantine(ctx: &Context, plan: &Plan) -> Result<()> {
@@ -109,8 +112,8 @@ pub(crate) async fn quarantine(
     Ok((Some(known), first))
 }
 
-/// Copies the bad rows of `fragments`, and tells how many each has. What is held is the addresses in a few
-/// fragments, and one batch.
+/// Copies the bad rows of `fragments`, and tells how many each has. What is held is their addresses, as far as they go by one
+/// commit, and one batch.
 async fn copy_bad(
     ctx: &Context,
     trial: &RowTrial,
@@ -128,15 +131,16 @@ async fn copy_bad(
         tries.boxed()
     });
     let mut tried = stream::iter(tried).buffered(at_once);
-    let mut copied = Vec::new();
+    let (mut copied, mut waiting) = (Vec::new(), RoaringTreemap::new());
     while let Some(found) = tried.next().await {
         let (origin, bad): (Origin, RoaringTreemap) = found?;
-        let rows = bad.len();
-        if rows > 0 {
-            writer.copy(source, origin.id, bad).await?;
+        copied.push((origin, bad.len()));
+        waiting |= bad;
+        if waiting.len() >= ROWS_A_COMMIT {
+            writer.copy(source, std::mem::take(&mut waiting)).await?;
         }
-        copied.push((origin, rows));
     }
+    writer.copy(source, waiting).await?;
     Ok(copied)
 }
 
@@ -159,6 +163,7 @@ impl Quarantined {
 
     /// Without the `stale` ones, and with those that were copied.
     fn with(mut self, stale: &[u64], copied: Vec<(Origin, u64)>) -> Self {
+        let stale: HashSet<u64> = stale.iter().copied().collect();
         self.0.retain(|id, _| !stale.contains(id));
         self.0.extend(copied.into_iter().map(|(origin, rows)| (origin.id, (origin, rows))));
         self
@@ -197,17 +202,12 @@ impl QuarantineWriter {
         Ok(())
     }
 
-    /// Copies the rows at `addresses`, of the source's fragment `fragment`, in one commit.
-    async fn copy(
-        &self,
-        source: &Arc<Dataset>,
-        fragment: u64,
-        addresses: RoaringTreemap,
-    ) -> Result<()> {
+    /// Copies the source's rows at `addresses`, if there are any, in one commit.
+    async fn copy(&self, source: &Arc<Dataset>, addresses: RoaringTreemap) -> Result<()> {
         let (from, id) = (Arc::clone(source), self.id.clone());
         let batches = stream::iter(addresses).chunks(self.rows).then(move |some| {
             let (from, id) = (Arc::clone(&from), id.clone());
-            async move { rows_at(&from, some, &id, fragment).await }.boxed()
+            async move { rows_at(&from, some, &id).await }.boxed()
         });
         let mut batches = batches.boxed();
         let Some(first) = batches.try_next().await? else { return Ok(()) };
@@ -238,13 +238,11 @@ impl QuarantineWriter {
     }
 }
 
-/// The rows at `addresses` of the fragment `fragment`, as they are, and whose migration copies them.
-async fn rows_at(
-    source: &Arc<Dataset>,
-    addresses: Vec<u64>,
-    id: &str,
-    fragment: u64,
-) -> Result<RecordBatch> {
+/// The rows at `addresses`, as they are, whose migration copies them, and the fragment of each.
+async fn rows_at(source: &Arc<Dataset>, addresses: Vec<u64>, id: &str) -> Result<RecordBatch> {
+    // An address is a fragment's number, and the row there.
+    let fragments = addresses.iter().map(|address| address >> 32);
+    let fragments: ArrayRef = Arc::new(fragments.collect::<UInt64Array>());
     let all = ProjectionRequest::from_schema(source.schema().clone());
     let projection = all.into_projection_plan(Arc::clone(source));
     let projection = Arc::new(projection.doing(|| "read bad rows".to_owned())?);
@@ -253,7 +251,6 @@ async fn rows_at(
     let taken = taken.doing(|| "read bad rows".to_owned())?;
     let schema = Arc::new(quarantine_schema(taken.schema().as_ref()));
     let ids: ArrayRef = Arc::new(StringArray::from(vec![id; taken.num_rows()]));
-    let fragments: ArrayRef = Arc::new(UInt64Array::from(vec![fragment; taken.num_rows()]));
     let columns = taken.columns().iter().cloned().chain([ids, fragments]).collect();
     RecordBatch::try_new(schema, columns).doing(|| "copy bad rows".to_owned())
 }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::limits::{COMPARE_ROWS, MemoryPlan, TRANSFORMS_AT_ONCE};
 use crate::plan::{Plan, SkippedValues, amounts::count_text};
 use crate::progress::{Amount, Event, SharedProgress};
+use crate::run::preflight::trial::tried_at_once;
 use crate::schema::target::existing::{ExistingColumn, RequestedValues};
 use crate::table::source::{ScanLimits, Source, What};
 use crate::transform::{Transform, batch_bytes, compare::Tally, pool::Pool};
@@ -71,6 +72,7 @@ async fn tally(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Result<Vec<Ta
     };
     let fragments = source_fragments(live).await?;
     let rows = fragments.iter().map(|fragment| fragment.rows).sum();
+    let at_once = tried_at_once(ctx, &fragments);
     ctx.begin_phase(Phase::Plan, Amount { rows, ..Amount::default() });
     let compared = fragments.into_iter().map(|fragment| {
         let comparison = comparison.clone();
@@ -78,7 +80,7 @@ async fn tally(ctx: &Context, live: &Arc<Dataset>, plan: &Plan) -> Result<Vec<Ta
     });
     let all = futures::stream::iter(compared.collect::<Vec<_>>());
     let all = all
-        .buffered(ctx.settings.workers)
+        .buffered(at_once)
         .try_fold(comparison.none(), |sum, next| futures::future::ready(Ok(added(sum, next))));
     tokio::select! {
         biased;
