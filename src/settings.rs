@@ -124,6 +124,9 @@ pub struct Settings {
     pub by_timeout: Option<Duration>,
     /// Whether a number that is infinite or none is no value, where a producer gives it. Default: no.
     pub finite: bool,
+    /// Whether `plan` tries an object store: whether an empty object can be written there, not twice, and removed. Default: no,
+    /// and `plan` writes nothing.
+    pub try_store: bool,
 }
 
 /// Whether a migration waits before its swap.
@@ -186,6 +189,7 @@ impl Default for Settings {
             by_retries: 2,
             by_timeout: None,
             finite: false,
+            try_store: false,
         }
     }
 }

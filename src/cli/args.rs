@@ -77,6 +77,10 @@ pub(super) enum Command {
         /// each way [default: S3's: writes=0.005,reads=0.0004,sent=0,received=0]
         #[arg(long, value_name = "PRICES", value_parser = prices, help_heading = "Output")]
         price: Option<Prices>,
+        /// Write an empty object to the store, twice, and remove it: whether these credentials may, and whether the store
+        /// commits safely. Nothing is tried on a disk
+        #[arg(long, help_heading = "Output")]
+        try_store: bool,
         #[command(flatten)]
         engine: Engine,
         #[command(flatten)]

@@ -235,8 +235,9 @@ fn output(command: &Command) -> &Output {
 async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
     let default = Settings::default;
     match command {
-        Command::Plan { place, changes, out, price, engine, output } => {
-            let migration = migration(place, request::settings(&engine), &output, caller)?;
+        Command::Plan { place, changes, out, price, try_store, engine, output } => {
+            let settings = Settings { try_store, ..request::settings(&engine) };
+            let migration = migration(place, settings, &output, caller)?;
             let migration = asked(migration, &changes).await?;
             planned(migration, caller, out.as_deref(), price).await
         }

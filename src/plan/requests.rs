@@ -9,8 +9,8 @@ use crate::limits::STORE_PACE;
 use crate::plan::{Facts, cost::Cost, strategy::Strategy};
 
 /// Requests of a migration however large the table: looking at it, the journal, the tags, the swap and what comes after.
-const WRITES_BESIDES: u64 = 40;
-const READS_BESIDES: u64 = 30;
+const WRITES_BESIDES: u64 = 28;
+const READS_BESIDES: u64 = 14;
 /// Objects of one page of a listing, and how often a table's data files are listed.
 const LISTED_AT_ONCE: u64 = 1_000;
 const LISTINGS: u64 = 4;
@@ -52,6 +52,8 @@ pub enum Commits {
     Safe,
     /// The store has an address of its own, and has to be tried.
     Untried,
+    /// The store has an address of its own, and did it when it was tried just now.
+    Tried,
 }
 
 impl Commits {
@@ -60,8 +62,10 @@ impl Commits {
         match self {
             Self::Safe => "safe: this store writes where nothing is, or not at all",
             Self::Untried => {
-                "not known for a store at an address of its own: `migrate` tries it before it writes anything else"
+                "not known for a store at an address of its own: `migrate` tries it before it writes anything else, and \
+                 so does `plan --try-store`"
             }
+            Self::Tried => "safe: tried just now, this store refused a second object of one name",
         }
     }
 }

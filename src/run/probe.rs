@@ -12,8 +12,23 @@ use crate::schema::column::Column;
 use crate::storage::{files::DataFiles, names};
 use crate::table::open::data_files_of;
 
-/// Tries whether an empty object can be written beside the data of `live`, not twice, and removed: where the store is one
-/// of which that cannot be known, and where `plan` is one that reads rows before it writes any.
+/// Tries the store of `live`, as [`try_store`] does, where it is one of which it cannot be known whether it commits safely, and
+/// where `plan` is one that reads rows before it writes any.
+///
+/// # Errors
+/// Those of [`try_store`].
+///
+/// # Crash
+/// As [`try_store`].
+pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<()> {
+    let reads = plan.target.columns.iter().any(Column::is_checked);
+    if plan.is_nothing() || !(ctx.location.has_unknown_commits() || reads) {
+        return Ok(());
+    }
+    try_store(ctx, live).await
+}
+
+/// Tries whether an empty object can be written beside the data of `live`, not twice, and removed. On a disk, nothing is tried.
 ///
 /// # Errors
 /// `Refused`, when it may not be written or removed, or is written twice: then two writers of the table can both believe
@@ -21,20 +36,13 @@ use crate::table::open::data_files_of;
 ///
 /// # Crash
 /// The object is left; whatever looks for a migration's leftovers in this table removes it, and so does LanceDB's cleanup.
-pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<()> {
-    let is_known = !ctx.location.has_unknown_commits();
-    let reads = plan.target.columns.iter().any(Column::is_checked);
-    if !ctx.location.is_tried() || plan.is_nothing() || (is_known && !reads) {
+pub(crate) async fn try_store(ctx: &Context, live: &Dataset) -> Result<()> {
+    if !ctx.location.is_tried() {
         return Ok(());
     }
-    let files = data_files_of(live).await?;
-    let name = live.data_dir().join(names::new_probe());
-    let writing = || twice(files.as_ref(), &name, is_known);
-    let written =
-        retrying(&ctx.progress, &ctx.cancel, "trying whether this can be written", writing);
-    let written = written.await;
-    let removed = files.remove(&name).await;
-    if written.map_err(|error| not_allowed(ctx, "write", error))? {
+    let is_known = !ctx.location.has_unknown_commits();
+    // Twice, since somebody may remove the first object before the second one comes, as who drops the table does.
+    if goes_twice(ctx, live, is_known).await? && goes_twice(ctx, live, is_known).await? {
         let message = "this store overwrites objects that are to be written only where none is, so two writers of a \
                        table can both believe that they committed";
         let advice = "ask for a newer version of its server: LanceDB's own commits are not safe on this one either";
@@ -43,7 +51,19 @@ pub(crate) async fn probe(ctx: &Context, live: &Dataset, plan: &Plan) -> Result<
     if !is_known {
         ctx.say("the store commits safely: a second object of one name was refused");
     }
-    removed.map_err(|error| not_allowed(ctx, "remove", error))
+    Ok(())
+}
+
+/// Writes an object of a new name, twice unless `is_known` what becomes of it, and removes it. True, if it was written twice.
+async fn goes_twice(ctx: &Context, live: &Dataset, is_known: bool) -> Result<bool> {
+    let files = data_files_of(live).await?;
+    let name = live.data_dir().join(names::new_probe());
+    let writing = || twice(files.as_ref(), &name, is_known);
+    let written =
+        retrying(&ctx.progress, &ctx.cancel, "trying whether this can be written", writing).await;
+    let removed = files.remove(&name).await;
+    let written = written.map_err(|error| not_allowed(ctx, "write", error))?;
+    removed.map_err(|error| not_allowed(ctx, "remove", error)).map(|()| written)
 }
 
 /// Writes a new object, and, unless it is known what becomes of it, a second one in its place at the same time. True, if both went.

@@ -123,6 +123,40 @@ def test_a_store_that_writes_over_what_is_there_is_refused(bucket):
     assert "overwrites objects" in said
 
 
+# What a plan tries, if it is asked
+
+
+def test_a_plan_tries_the_store_if_it_is_asked(bucket):
+    bucket.make()
+    there = bucket.objects()
+    with Proxy(bucket.store.port) as proxy:
+        how = {"port": proxy.port}
+        if bucket.store.kind == "gcs":
+            how["more"] = {"google_base_url": f"http://127.0.0.1:{proxy.port}"}
+        plan = bucket.run("plan", *ADD, "--json", **how).json
+        assert (plan["store"]["commits"], proxy.counts().get("PUT")) == ("untried", None)
+        plan = bucket.run("plan", *ADD, "--json", "--try-store", **how).json
+        assert (plan["store"]["commits"], proxy.counts()["PUT"]) == ("tried", 2)
+    assert bucket.objects() == there
+
+
+@GCS
+def test_a_plan_refuses_a_store_that_writes_over_what_is_there(bucket):
+    bucket.make()
+    with Forgetful(bucket.store.port) as proxy:
+        more = {"google_base_url": f"http://127.0.0.1:{proxy.port}"}
+        done = bucket.run("plan", *ADD, "--try-store", port=proxy.port, more=more, code=3)
+        assert "LanceDB's own commits are not safe" in complaint(done.err)
+        bucket.run("plan", *ADD, port=proxy.port, more=more)
+
+
+@S3
+def test_a_plan_tries_what_its_credentials_may(bucket):
+    bucket.make()
+    done = bucket.run("plan", *ADD, "--try-store", *SOON, more=READER, code=3)
+    assert "may not write" in complaint(done.err)
+
+
 # Where it is
 
 

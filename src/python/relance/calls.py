@@ -132,6 +132,7 @@ def _settings(
     by_retries: Optional[int] = None,
     by_timeout: Time = None,
     finite: bool = False,
+    try_store: bool = False,
 ) -> Dict[str, Any]:
     if verify is not None:
         _one_of("verify", verify, ("full", "full=read", "quick"))
@@ -152,6 +153,7 @@ def _settings(
         "by_retries": by_retries,
         "by_timeout": _text(by_timeout),
         "finite": finite,
+        "try_store": try_store,
     }
 
 
@@ -205,11 +207,18 @@ def _plan(
     by_retries: Optional[int] = None,
     by_timeout: Time = None,
     finite: bool = False,
+    try_store: bool = False,
     storage_options: Optional[Mapping[str, Any]] = None,
     store_timeout: Time = None,
     progress: Progress = None,
 ) -> Job[Plan]:
     """Tells what ``migrate`` would do with the same arguments, and what it would cost. Writes nothing.
+
+    Parameters
+    ----------
+    try_store : bool
+        Write an empty object to the object store, twice, and remove it: whether these credentials may, and whether the store
+        commits safely. Nothing is tried on a disk.
 
     Returns
     -------
@@ -234,7 +243,7 @@ def _plan(
     request = _request(changes, where, storage_version, rows_per_file, on_bad_value, preflight, allow_key_change, if_exists,
                        drop_index, strategy)
     settings = _settings(batch_size, workers, memory, max_rate, by_parallel=by_parallel, by_retries=by_retries,
-                         by_timeout=by_timeout, finite=finite)
+                         by_timeout=by_timeout, finite=finite, try_store=try_store)
     given = functions(changes)
     return _start("plan", table, functools.partial(_planned, given, changes), (storage_options, store_timeout), progress, to=to, given=given,
                   held=changes, request=request, settings=settings)

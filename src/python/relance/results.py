@@ -166,7 +166,7 @@ class JoinTrial(Record):
 
 class StoreEstimate(Record):
     """Requests to an object store that write or list, and that read; the bytes each way; and what that costs. ``commits`` is whether
-    it commits safely: ``"safe"``, or ``"untried"``, which ``migrate`` tries."""
+    it commits safely: ``"safe"``, ``"untried"``, which ``migrate`` tries, or ``"tried"``, which is safe as well."""
 
     writes: int
     reads: int

@@ -84,6 +84,7 @@ struct Asks {
     by_retries: Option<u32>,
     by_timeout: Option<String>,
     finite: bool,
+    try_store: bool,
 }
 
 /// What comes beside the JSON.
@@ -116,6 +117,7 @@ impl Asks {
             by_retries: self.by_retries.unwrap_or(default.by_retries),
             by_timeout: self.by_timeout.as_deref().map(parse_duration).transpose()?,
             finite: self.finite,
+            try_store: self.try_store,
         })
     }
 }
