@@ -80,17 +80,11 @@ pub(crate) fn expect_writable(ctx: &Context) -> Result<()> {
     let Some(directory) = ctx.location.directory() else { return Ok(()) };
     let data = std::path::PathBuf::from(ctx.location.uri()).join("data");
     for place in [directory, data].into_iter().filter(|place| place.is_dir()) {
-        if let Err(error) = try_write(&place) {
+        // A file without a name, which goes with this process: permissions alone do not tell of a read-only file system.
+        if let Err(error) = tempfile::tempfile_in(&place) {
             let place = place.display();
             return Err(Error::refused(format!("cannot write to {place}")).caused_by(error));
         }
     }
     Ok(())
-}
-
-/// Makes a file and removes it: permissions alone do not tell of a read-only file system.
-fn try_write(directory: &std::path::Path) -> std::io::Result<()> {
-    let file = directory.join(format!(".relance-probe-{}", uuid::Uuid::new_v4().simple()));
-    std::fs::File::create_new(&file)?;
-    std::fs::remove_file(&file)
 }

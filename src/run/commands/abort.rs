@@ -23,7 +23,6 @@ pub(crate) async fn run(ctx: &Context) -> Result<Aborted> {
         // Some stores list the folder of a table that was dropped, and a run may have left something in it.
         Err(gone) if opener.found().await?.is_none() => {
             let (id, removed, left) = dropped::abort_dropped(ctx, &opener, gone).await?;
-            tell_left(ctx, &left);
             return Ok(aborted(ctx, id, removed, left));
         }
         live => live?,
@@ -83,7 +82,6 @@ async fn abort_staged(
     if let Some(version) = history::find_swap(&live, &header.id, header.first_version).await? {
         if alone(&live, version).await? {
             let (id, removed, left) = dropped::abort_swapped(ctx, opener, &live, journal).await?;
-            tell_left(ctx, &left);
             return Ok(aborted(ctx, id, removed, left));
         }
         return Err(landed(ctx, version));
@@ -94,7 +92,6 @@ async fn abort_staged(
     let removed = journal.remove_orphans(&live, &HashSet::new()).await?;
     tag::unpin(&live, &header.id).await?;
     let left = journal.remove().await?;
-    tell_left(ctx, &left);
     Ok(aborted(ctx, header.id, removed, left))
 }
 
@@ -164,7 +161,7 @@ async fn abort_wreck(ctx: &Context, live: &Dataset, wreck: &Wreck) -> Result<Abo
     }
     let (keep, first) = named_by_all(live).await?;
     // The journal goes first: a run that is slow, not dead, finds that out before it names a file again.
-    let mut left = wreck.remove().await?;
+    let left = wreck.remove().await?;
     let mut all = Removed::default();
     for id in &ids {
         let removed = orphans::clear(live, id, &keep, first).await?;
@@ -175,16 +172,19 @@ async fn abort_wreck(ctx: &Context, live: &Dataset, wreck: &Wreck) -> Result<Abo
             tag::unpin(live, id).await?;
         }
     }
+    let id = ids.first().cloned().unwrap_or_default();
+    let mut aborted = aborted(ctx, id, all, left);
     if ids.is_empty() {
         let unknown = "which migration it was cannot be told: data files of it may be left, which \
                        LanceDB's own cleanup removes";
-        left.push(unknown.to_owned());
+        aborted.left.push(unknown.to_owned());
     }
-    let id = ids.first().cloned().unwrap_or_default();
-    Ok(aborted(ctx, id, all, left))
+    Ok(aborted)
 }
 
+/// What is told of a migration that was dropped, of whose staging table the files called `left` are left.
 fn aborted(ctx: &Context, id: String, removed: Removed, left: Vec<String>) -> Aborted {
+    tell_left(ctx, &left);
     let (table, Removed { files, bytes }) = (ctx.table().to_owned(), removed);
     Aborted { table, id, pins: 0, files, bytes, left }
 }
