@@ -17,6 +17,7 @@ mod cutover;
 mod deleter;
 mod executor;
 mod head;
+mod header;
 mod hints;
 mod hold;
 mod joining;

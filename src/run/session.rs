@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use crate::chunk::{Chunk, ChunkId, Origin};
 use crate::error::{Kind, Result};
-use crate::journal::{ChunkRecord, Header, Journal, LAYOUT, StagedFile, Undo};
+use crate::journal::{ChunkRecord, Journal, StagedFile, Undo};
 use crate::plan::catchup::{Need, Rounds};
-use crate::plan::{Nulled, Plan, Request, amounts::counted};
+use crate::plan::{Nulled, Plan, amounts::counted};
+use crate::run::header::header_of;
 use crate::run::lease::{checkpoint, lease_of, store_time};
 use crate::run::planning::Planned;
 use crate::run::probe::not_allowed;
@@ -21,14 +22,18 @@ use crate::run::{
     context::Context, hints::kept, prebuilt::Prebuilt, preflight::quarantine::Quarantined,
     report::seconds,
 };
-use crate::settings::{ROWS_PER_FILE, Verify};
+use crate::schema::blob;
+use crate::settings::Verify;
 use crate::table::{open::data_files_of, tag};
-use crate::transform::{digest::DIGEST_VERSION, pool::Pool};
+use crate::transform::pool::Pool;
 use crate::verify::published::{Intent, staged_files};
 use crate::{
     budget::Budget, limits::MemoryPlan, phase::Phase, process::Running, progress::Event,
     retry::retrying, storage::throttle::Throttle, supply::Supply,
 };
+
+/// Data files of a table that is listed in less than a second: more are more than ten pages.
+const LISTED_SLOWLY: usize = 10_000;
 
 /// A migration that is under way: what a run carries from phase to phase.
 pub(crate) struct Session {
@@ -185,7 +190,11 @@ impl Session {
     /// # Errors
     /// `Failed`, when they cannot be listed.
     pub(crate) async fn inspect(&mut self, ctx: &Context) -> Result<()> {
+        let began = Instant::now();
         let there = staged_files(&self.source, &self.journal.header().id).await?;
+        if self.lists_slowly(ctx) {
+            self.listed = Some(began);
+        }
         let (mut less, mut distrusted, mut gone) = (0, Vec::new(), Vec::new());
         for record in self.journal.records() {
             let chunk = record.chunk;
@@ -218,6 +227,13 @@ impl Session {
         Ok(())
     }
 
+    /// Whether to list the table's data files takes seconds: in a store, page by page.
+    pub(crate) fn lists_slowly(&self, ctx: &Context) -> bool {
+        let files =
+            self.source.iter_fragments().map(|fragment| fragment.files.len()).sum::<usize>();
+        ctx.location.directory().is_none() && files > LISTED_SLOWLY
+    }
+
     /// Removes what earlier runs of this migration left behind, what is staged excepted.
     ///
     /// # Errors
@@ -235,7 +251,8 @@ impl Session {
     pub(crate) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
         let files = data_files_of(&self.source).await?;
         let places = names.into_iter().map(|name| self.source.data_dir().join(name));
-        files.remove_whole(places.collect()).await
+        let has_blobs = !blob::columns(&self.plan.written_schema()).is_empty();
+        files.remove_whole(places.collect(), has_blobs).await
     }
 
     /// Removes the files that this run wrote and could not record.
@@ -291,29 +308,4 @@ async fn create_journal(ctx: &Context, planned: &Planned, undo: Option<Undo>) ->
     ctx.say(format!("pinned version {} as tag `{tag}`", plan.version));
     ctx.say(format!("staging in `{staging}`, migration {id}"));
     Ok(journal)
-}
-
-fn header_of(ctx: &Context, planned: &Planned, id: String, undo: Option<Undo>) -> Header {
-    let Planned { plan, live, .. } = planned;
-    let request = Request {
-        changes: plan.target.changes.clone(),
-        strategy: Some(plan.strategy),
-        ..ctx.request.clone()
-    };
-    Header {
-        layout: LAYOUT,
-        digests: DIGEST_VERSION,
-        id,
-        relance: env!("CARGO_PKG_VERSION").to_owned(),
-        began: ctx.clock.now(),
-        source_version: plan.version,
-        first_version: plan.version,
-        field_id_max: live.manifest().max_field_id(),
-        request,
-        strategy: plan.strategy,
-        rows_per_file: ctx.request.rows_per_file.unwrap_or(ROWS_PER_FILE),
-        chunks: plan.chunks.len() as u64,
-        rows: plan.rows,
-        undo,
-    }
 }

@@ -171,11 +171,13 @@ impl Worker {
         Ok(done)
     }
 
-    /// Makes the files of a chunk young again.
+    /// Makes the files of a chunk young again. What was written over since they were verified does not count as verified then, and
+    /// neither do copies of objects, which nobody has looked at.
     async fn renew(&self, done: Done) -> Result<Done> {
         let Done { mut record, mut fragments } = done;
         let spec = &self.stager.files;
         let now = self.time.now(self.clock.now());
+        let mut are_known = self.files_of(&fragments).await? == record.files;
         let files = fragments.iter_mut().flat_map(|fragment| &mut fragment.files);
         for file in files.filter(|file| is_data_file(&file.path, &spec.id)) {
             let path = spec.path(&file.path);
@@ -183,7 +185,11 @@ impl Worker {
             if let Some(name) = renewed.filename().filter(|name| **name != file.path) {
                 record.rename(&file.path, name);
                 name.clone_into(&mut file.path);
+                are_known = false;
             }
+        }
+        if !are_known {
+            (record.verified, record.confirmed) = (None, 0);
         }
         record.files = self.files_of(&fragments).await?;
         self.wrote(&record);

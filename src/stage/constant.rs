@@ -10,10 +10,11 @@ use futures::{StreamExt, TryStreamExt};
 use lance_encoding::decoder::ColumnInfo;
 use lance_file::versions::{physical_column_count, reader_projection_from_whole_schema};
 use lance_file::writer::FileWriter;
-use lance_io::{object_store::ObjectStore, traits::Writer};
+use lance_io::object_store::ObjectStore;
 use lance_table::format::{DataFile, Fragment};
 use object_store::path::Path;
-use tokio::{io::AsyncWriteExt, sync::OnceCell};
+use tokio::sync::OnceCell;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{
@@ -22,7 +23,7 @@ use crate::limits::{
 };
 use crate::stage::file::{EncodedFiles, FileSpec};
 use crate::storage::page::{self, Blocks, ColumnPart, PageFile};
-use crate::storage::sent::Keeps;
+use crate::storage::sent::{Keeps, Sending};
 use crate::storage::{names::new_data_file, throttle::Throttle};
 use crate::table::source::{Batches, bare};
 use crate::transform::pool::{Digests, Pool};
@@ -61,8 +62,17 @@ struct Constant {
     file: Arc<PageFile>,
     fragment: Fragment,
     bytes: Bytes,
+    /// What they were when they were read back.
+    hash: u128,
     /// The first staged file that has these bytes: on a disk, others are further names of it.
     staged: Mutex<Option<Path>>,
+}
+
+impl Constant {
+    /// Whether `bytes` are those that were read back, as far as a hash tells: they do not only equal each other.
+    fn is(&self, bytes: &Bytes) -> bool {
+        self.bytes == *bytes && xxh3_128(bytes) == self.hash
+    }
 }
 
 impl Constants {
@@ -123,6 +133,9 @@ impl Constants {
         let mut columns: Vec<Vec<ColumnPart>> = Vec::new();
         let mut rows_before = 0;
         for (part, file) in parts.iter().zip(0..) {
+            if !part.is(&part.bytes) {
+                return Err(Error::mismatch("encoded constants are not as they were read back"));
+            }
             columns.resize(part.file.columns().len(), Vec::new());
             for (column, parts) in part.file.columns().iter().zip(&mut columns) {
                 parts.push(ColumnPart { file, column: Arc::clone(column), rows_before });
@@ -154,28 +167,27 @@ impl Constants {
     ///
     /// # Crash
     /// A file that no journal names is left; its name tells whose it is.
-    pub(super) async fn write_file(&self, rows: u64, spec: &FileSpec) -> Result<Option<Fragment>> {
+    pub(super) async fn write_file(
+        &self,
+        rows: u64,
+        spec: &FileSpec,
+    ) -> Result<Option<ConstantFile>> {
         let Some(constant) = self.repeated(rows).await? else { return Ok(None) };
         let name = new_data_file(&spec.id);
         let (files, path) = (spec.files(), spec.path(&name));
+        let mut sending = None;
         let first = constant.staged.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !first.is_some_and(|first| files.link(&first, &path)) {
             let sent = spec.sent.as_ref();
-            let sending = sent.and_then(|sent| sent.keep_sent(&path, Keeps::All));
-            let mut writer = files.create(&path, &spec.throttle).await?;
-            writer.write_all(&constant.bytes).await.doing(|| format!("write {name}"))?;
-            // The trait's own: the other one leaves the file unfinished.
-            Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {name}"))?;
-            if let Some(sending) = sending {
-                sending.finish();
-            }
+            sending = sent.and_then(|sent| sent.keep_sent(&path, Keeps::All));
+            files.put(&path, constant.bytes.clone(), &spec.throttle).await?;
             *constant.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         }
         let mut fragment = constant.fragment.clone();
         for file in &mut fragment.files {
             *file = DataFile { path: name.clone(), ..file.clone() };
         }
-        Ok(Some(fragment))
+        Ok(Some(ConstantFile { fragment, sending }))
     }
 
     /// The first `first` rows of a staged file of nothing else that holds `rows`, if its `bytes` are those that were
@@ -193,7 +205,7 @@ impl Constants {
             return Ok(None);
         }
         let constant = self.repeated(rows).await?;
-        if constant.is_none_or(|constant| constant.bytes != *bytes) {
+        if constant.is_none_or(|constant| !constant.is(bytes)) {
             return Ok(None);
         }
         let constants = self.clone();
@@ -264,6 +276,7 @@ impl Constants {
             return Err(Error::failed("constants of no rows were asked for"));
         };
         let bytes = spec.files().read(&spec.path(&data_file.path)).await?;
+        let hash = xxh3_128(&bytes);
         let file = PageFile::open(&spec.store, &spec.directory, data_file).await?;
         let (digests, found) = (wanted.finish(), self.read_back(&file).await?);
         if (found.rows(), found.finish()) != (rows, digests.clone()) {
@@ -272,7 +285,7 @@ impl Constants {
             )));
         }
         let file = Arc::new(file);
-        Ok(Constant { rows, digests, file, fragment, bytes, staged: Mutex::default() })
+        Ok(Constant { rows, digests, file, fragment, bytes, hash, staged: Mutex::default() })
     }
 
     /// The digests of the values of `rows` rows, by column.
@@ -306,6 +319,22 @@ impl Constants {
         let here = batch.num_rows() <= TRANSFORMED_HERE_ROWS;
         let apply = move || transform.apply(&batch);
         if here { apply() } else { self.pool.run(apply).await }
+    }
+}
+
+/// A file of nothing but constants. What is kept of it goes with this, unless it is staged.
+pub(super) struct ConstantFile {
+    fragment: Fragment,
+    sending: Option<Sending>,
+}
+
+impl ConstantFile {
+    /// It is staged from here on.
+    pub(super) fn finished(self) -> Fragment {
+        if let Some(sending) = self.sending {
+            sending.finish();
+        }
+        self.fragment
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance_core::datatypes::{Field, Schema};
 use lance_encoding::decoder::ColumnInfo;
 use lance_file::{version::ConcreteFileVersion, versions::physical_column_count};
-use lance_table::format::Fragment;
+use lance_table::format::{DataFile, Fragment};
 
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
@@ -91,9 +92,18 @@ impl Stager {
 
     /// The files of `sources` and the columns in them, unless one of them cannot be copied from.
     async fn copy_inputs(&self, sources: &[CopyableFragment]) -> Result<Option<CopyInputs>> {
-        let (store, directory) = self.source.place().await?;
-        let mut files = Vec::new();
-        let mut opened: BTreeMap<String, usize> = BTreeMap::new();
+        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for source in sources {
+            for (place, _) in &source.columns {
+                let Some(data_file) = source.fragment.files.get(*place) else { return Ok(None) };
+                places.entry(data_file.path.as_str()).or_insert_with(|| {
+                    wanted.push(data_file);
+                    wanted.len() - 1
+                });
+            }
+        }
+        let files = self.open_all(wanted).await?;
         let mut all: Vec<Vec<Vec<ColumnPart>>> = vec![Vec::new(); self.columns.sources.len()];
         let mut rows_before = 0;
         for source in sources {
@@ -102,15 +112,10 @@ impl Stager {
             let copied = copied.filter_map(|(field, parts)| Some((field?, parts)));
             for ((field, parts), (place, columns)) in copied.zip(&source.columns) {
                 let Some(data_file) = source.fragment.files.get(*place) else { return Ok(None) };
-                let file = if let Some(file) = opened.get(&data_file.path) {
-                    *file
-                } else {
-                    let file = PageFile::open(&store, &directory, data_file).await?;
-                    opened.insert(data_file.path.clone(), files.len());
-                    files.push(Arc::new(file));
-                    files.len() - 1
+                let file = places.get(data_file.path.as_str()).copied();
+                let Some((file, opened)) = file.and_then(|at| Some((at, files.get(at)?))) else {
+                    return Ok(None);
                 };
-                let Some(opened) = files.get(file) else { return Ok(None) };
                 let found = columns_of(opened, field, columns, rows, self.files.version);
                 let Some(found) = found else { return Ok(None) };
                 parts.resize(found.len(), Vec::new());
@@ -125,6 +130,17 @@ impl Stager {
             rows_before += rows;
         }
         Ok(Some(CopyInputs { files, columns: all }))
+    }
+
+    /// Opens `files`, several at once where each waits for a store.
+    async fn open_all(&self, files: Vec<&DataFile>) -> Result<Vec<Arc<PageFile>>> {
+        let (store, directory) = self.source.place().await?;
+        let opened = files.into_iter().map(|file| {
+            let opened = async { PageFile::open(&store, &directory, file).await.map(Arc::new) };
+            opened.boxed()
+        });
+        let opened: Vec<_> = opened.collect();
+        stream::iter(opened).buffered(self.files.files().files_at_once()).try_collect().await
     }
 
     /// Copies the pages of `inputs` and those of the constants into `file`. Gives its columns, what they have to
@@ -150,6 +166,9 @@ impl Stager {
         });
         let mut copied = copied.await?;
         let back = copied.back.take();
+        if let Some(sent) = &file.sent {
+            sent.file.keep_until(copied.end);
+        }
         let mut constants = (Vec::new(), Vec::new());
         if self.columns.sources.iter().any(|source| matches!(source, ColumnSource::Constant)) {
             let throttle = &self.files.throttle;

@@ -17,6 +17,7 @@ use crate::plan::Nulled;
 use crate::plan::amounts::counted;
 use crate::plan::finding::problem_text;
 use crate::progress::{Amount, Event};
+use crate::stage::constant::ConstantFile;
 use crate::stage::file::EncodedFiles;
 use crate::stage::{Expectation, Staged, Stager};
 use crate::supply::{Cursor, Places};
@@ -70,11 +71,15 @@ impl Stager {
     /// Stages `chunk` row by row.
     pub(super) async fn stage_encoded(&self, chunk: &Chunk) -> Result<Staged> {
         let mut staged = Staged { chunk: chunk.id, ..Staged::default() };
-        match self.stage_parts(chunk, &mut staged.fragments).await {
+        let parts = async {
+            let parts = self.stage_parts(chunk, &mut staged.fragments).await?;
+            if let Some(supply) = &self.supply {
+                supply.finish_chunk(chunk).await?;
+            }
+            Ok(parts)
+        };
+        match parts.await {
             Ok((digests, aside)) => {
-                if let Some(supply) = &self.supply {
-                    supply.finish_chunk(chunk).await?;
-                }
                 staged.rows = digests.rows();
                 staged.expectations =
                     digests.finish().into_iter().map(Expectation::Values).collect();
@@ -107,7 +112,7 @@ impl Stager {
         let mut constants = stream::iter(constants).buffered(self.files.files().files_at_once());
         for part in &parts {
             let (written, taken, more) = match constants.try_next().await?.flatten() {
-                Some(file) => self.digest_constants(part, file, digests).await?,
+                Some(file) => self.digest_constants(part, file.finished(), digests).await?,
                 None => self.stage_part(part, digests).await?,
             };
             fragments.extend(written);
@@ -162,7 +167,7 @@ impl Stager {
     }
 
     /// The file of a part whose columns are all constants, if it is one.
-    async fn constant_file(&self, part: &Part) -> Result<Option<Fragment>> {
+    async fn constant_file(&self, part: &Part) -> Result<Option<ConstantFile>> {
         // Where a row is hidden, what is computed may differ from what is elsewhere.
         if !self.columns.are_constant() || !part.hidden.is_empty() {
             return Ok(None);

@@ -14,6 +14,7 @@ use object_store::path::Path;
 
 use crate::error::{Doing, Result};
 use crate::limits::{MemoryPlan, PAGE_BYTES};
+use crate::schema::blob;
 use crate::storage::files::{self, DataFiles};
 use crate::storage::sent::{Keeps, KeepsSent, Sending, SentFile};
 use crate::storage::{blob::Sidecars, names::new_data_file, throttle::Throttle};
@@ -64,11 +65,17 @@ impl FileSpec {
         files::of(&self.store)
     }
 
+    /// Whether a file may have sidecars.
+    pub(crate) fn has_blobs(&self) -> bool {
+        !blob::columns(&self.schema).is_empty()
+    }
+
     /// Removes the files of `fragments`, as far as that goes: a later `abort` finds the rest by name.
     pub(super) async fn discard(&self, fragments: Vec<Fragment>) {
         let files = fragments.iter().flat_map(|fragment| &fragment.files);
         files.clone().for_each(|file| drop(self.take_sent(&file.path)));
-        let _ = self.files().remove_whole(files.map(|file| self.path(&file.path)).collect()).await;
+        let paths = files.map(|file| self.path(&file.path)).collect();
+        let _ = self.files().remove_whole(paths, self.has_blobs()).await;
     }
 
     /// What was sent of the file `name`, if it was kept.
@@ -187,10 +194,10 @@ impl<'a> FileBuilder<'a> {
     /// Removes it, as far as that goes.
     pub(super) async fn discard(mut self) {
         self.writer.abort().await;
-        let (files, path) = (self.spec.files(), self.path());
+        let (spec, path) = (self.spec, self.path());
         drop(self);
         // What lies beside it is finished already.
-        let _ = files.remove_whole(vec![path]).await;
+        let _ = spec.files().remove_whole(vec![path], spec.has_blobs()).await;
     }
 }
 
@@ -237,13 +244,21 @@ impl<'a> EncodedFiles<'a> {
             self.discard().await;
             return Err(error);
         }
-        Ok(self.done)
+        Ok(std::mem::take(&mut self.done))
     }
 
-    pub(super) async fn discard(self) {
-        if let Some(open) = self.open {
+    pub(super) async fn discard(mut self) {
+        if let Some(open) = self.open.take() {
             open.discard().await;
         }
-        self.spec.discard(self.done).await;
+        self.spec.discard(std::mem::take(&mut self.done)).await;
+    }
+}
+
+impl Drop for EncodedFiles<'_> {
+    /// Where their task is stopped, nobody asks for what was kept of those that are done.
+    fn drop(&mut self) {
+        let files = self.done.iter().flat_map(|fragment| &fragment.files);
+        files.for_each(|file| drop(self.spec.take_sent(&file.path)));
     }
 }

@@ -8,8 +8,10 @@ use std::{fmt::Debug, fs::File, io, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lance_io::{object_store::ObjectStore, traits::Writer};
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::error::{Doing, Result};
 use crate::retry::passes;
@@ -83,6 +85,11 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// What a listing tells of `file`. An error, when it is not there.
     async fn head(&self, file: &Path) -> Result<ObjectMeta>;
 
+    /// `meta`, which came of whatever answer, as [`Self::head`] tells it.
+    fn as_told(&self, meta: ObjectMeta) -> ObjectMeta {
+        meta
+    }
+
     /// The same, and the store's tag of what it has, where it has one.
     async fn head_tagged(&self, file: &Path) -> Result<(ObjectMeta, Option<String>)> {
         Ok((self.head(file).await?, None))
@@ -108,6 +115,15 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// Opens the new `file` for writing. On a disk it is written under its own name, and durable after
     /// [`Self::sync`]; in an object store it appears when it is finished. `throttle` counts its bytes.
     async fn create(&self, file: &Path, throttle: &Arc<Throttle>) -> Result<Box<dyn Writer>>;
+
+    /// Writes the new `file`, which is a small one, as [`Self::create`] does.
+    async fn put(&self, file: &Path, bytes: Bytes, throttle: &Arc<Throttle>) -> Result<()> {
+        let mut writer = self.create(file, throttle).await?;
+        writer.write_all(&bytes).await.doing(|| format!("write {file}"))?;
+        // The trait's own: the other one leaves the file unfinished.
+        Writer::shutdown(writer.as_mut()).await.doing(|| format!("finish {file}"))?;
+        Ok(())
+    }
 
     /// Appends `bytes` to `file`, which may not be there yet, and makes it durable if `sync` is asked, where the store
     /// is a disk; false, when it is not. What is appended survives this process. Of the folders around it, the two nearest
@@ -205,15 +221,17 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
         Ok(false)
     }
 
-    /// Removes `files` and their sidecars, those first; what is gone already is as good.
-    async fn remove_whole(&self, files: Vec<Path>) -> Result<()> {
-        let mut sidecars = Vec::new();
-        for file in &files {
-            sidecars.append(&mut self.sidecars(file).await?);
-        }
-        self.remove_all(sidecars).await?;
-        for file in &files {
-            self.remove_empty(&names::sidecars_of(file));
+    /// Removes `files` and their sidecars, those first; what is gone already is as good. `with_sidecars`, when they may have any:
+    /// looking for them costs a request for each file.
+    async fn remove_whole(&self, files: Vec<Path>, with_sidecars: bool) -> Result<()> {
+        if with_sidecars {
+            let looks: Vec<_> = files.iter().map(|file| self.sidecars(file)).collect();
+            let looks = stream::iter(looks).buffered(self.files_at_once());
+            let sidecars: Vec<Vec<Path>> = looks.try_collect().await?;
+            self.remove_all(sidecars.concat()).await?;
+            for file in &files {
+                self.remove_empty(&names::sidecars_of(file));
+            }
         }
         self.remove_all(files).await
     }

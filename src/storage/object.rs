@@ -44,14 +44,6 @@ impl Objects {
             })
     }
 
-    /// As every answer of the store tells it: without its tag, which stores write differently in a listing and elsewhere, and
-    /// dated by whole seconds, since some list milliseconds (`GCS`, `MinIO`), and the header of an object never has any.
-    fn as_told(&self, meta: ObjectMeta) -> ObjectMeta {
-        let seconds = meta.last_modified.trunc_subsecs(0);
-        let last_modified = if self.has_links { meta.last_modified } else { seconds };
-        ObjectMeta { e_tag: None, last_modified, ..meta }
-    }
-
     /// Copies through this process: stores copy objects up to a size only (5 GB on S3).
     async fn copy_by_parts(&self, from: &Path, to: &Path) -> lance::Result<()> {
         let size = self.store.inner.head(from).await?.size;
@@ -122,6 +114,14 @@ impl DataFiles for Objects {
         Ok(Tree { files, links: Vec::new() })
     }
 
+    /// As every answer of the store tells it: without its tag, which stores write differently in a listing and elsewhere, and
+    /// dated by whole seconds, since some list milliseconds (`GCS`, `MinIO`), and the header of an object never has any.
+    fn as_told(&self, meta: ObjectMeta) -> ObjectMeta {
+        let seconds = meta.last_modified.trunc_subsecs(0);
+        let last_modified = if self.has_links { meta.last_modified } else { seconds };
+        ObjectMeta { e_tag: None, last_modified, ..meta }
+    }
+
     async fn names(&self, directory: &Path) -> Result<Vec<String>> {
         self.store.read_dir(directory.clone()).await.doing(|| format!("list {directory}"))
     }
@@ -150,6 +150,13 @@ impl DataFiles for Objects {
     async fn create(&self, file: &Path, throttle: &Arc<Throttle>) -> Result<Box<dyn Writer>> {
         let writer = self.store.create(file).await.doing(|| format!("create {file}"))?;
         Ok(throttle.counted(writer))
+    }
+
+    /// Without Lance's writer, whose buffer of 5 MiB would be held for as long as these bytes are.
+    async fn put(&self, file: &Path, bytes: Bytes, throttle: &Arc<Throttle>) -> Result<()> {
+        throttle.count(bytes.len() as u64);
+        self.store.inner.put(file, bytes.into()).await.doing(|| format!("write {file}"))?;
+        Ok(())
     }
 
     async fn copy(&self, from: &Path, to: &Path) -> Result<()> {

@@ -14,6 +14,9 @@ use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use object_store::{PutPayload, path::Path};
 
+/// Bytes of a part of an upload, at least.
+const PART_BYTES: usize = 5 << 20;
+
 /// The MD5 of a part.
 type Sum = [u8; 16];
 
@@ -94,9 +97,13 @@ struct FileState {
     keeps: Keeps,
     /// Bytes that may be kept of all files of which all is.
     room: u64,
-    /// What is kept: the bytes from `from` to `end`.
+    /// What is kept: so many `bytes` from `from` on.
     kept: VecDeque<Bytes>,
     from: u64,
+    bytes: u64,
+    /// Nothing that begins here is kept, or later.
+    until: u64,
+    /// Bytes that were sent, or are about to be.
     end: u64,
     /// Of each part, once it is known; one, if it is no upload in parts.
     sums: Vec<Option<Sum>>,
@@ -137,6 +144,8 @@ impl SentFile {
             room,
             kept: VecDeque::new(),
             from: 0,
+            bytes: 0,
+            until: u64::MAX,
             end: 0,
             sums: Vec::new(),
             in_parts: false,
@@ -152,25 +161,25 @@ impl SentFile {
     /// All of it is `payload`, also where it was put before.
     pub(super) async fn put(&self, payload: &PutPayload) {
         self.forget();
-        if let Some(number) = self.add(payload, false) {
-            self.sum(number, payload.clone()).await;
+        if let Some((number, kept)) = self.add(payload, false) {
+            self.sum(number, kept).await;
         }
     }
 
     fn forget(&self) {
         let mut state = self.state();
-        self.all.fetch_sub(state.end - state.from, Ordering::Relaxed);
+        self.drop_kept(&mut state);
         (state.from, state.end) = (0, 0);
-        state.kept.clear();
         state.sums.clear();
     }
 
-    /// The next part is `payload`. Gives its number, for [`sum`](Self::sum), if that is of any use.
-    pub(super) fn part(&self, payload: &PutPayload) -> Option<usize> {
+    /// The next part is `payload`. Gives its number and what the checksum has to be taken of, for [`sum`](Self::sum), if that is
+    /// of any use.
+    pub(super) fn part(&self, payload: &PutPayload) -> Option<(usize, PutPayload)> {
         self.add(payload, true)
     }
 
-    fn add(&self, payload: &PutPayload, in_parts: bool) -> Option<usize> {
+    fn add(&self, payload: &PutPayload, in_parts: bool) -> Option<(usize, PutPayload)> {
         let mut state = self.state();
         let bytes = payload.content_length() as u64;
         let kept = self.all.load(Ordering::Relaxed).saturating_add(bytes);
@@ -178,19 +187,29 @@ impl SentFile {
             self.stop(&mut state);
             state.is_lost = true;
         }
+        let begin = state.end;
         state.end += bytes;
         state.in_parts = in_parts;
+        // The sum is of the memory that will be decoded: what is confirmed is that, and not what it was made of.
+        let mut summed = payload.clone();
         if state.keeps == Keeps::Nothing {
             state.from = state.end;
-        } else {
-            state.kept.extend(payload.iter().cloned());
+        } else if begin < state.until {
+            summed = payload.iter().map(own_memory).collect();
+            state.kept.extend(summed.iter().cloned());
+            state.bytes += bytes;
             self.all.fetch_add(bytes, Ordering::Relaxed);
         }
         if state.is_lost {
             return None;
         }
         state.sums.push(None);
-        Some(state.sums.len() - 1)
+        Some((state.sums.len() - 1, summed))
+    }
+
+    /// Keeps nothing from the byte `end` on: nobody will read it along.
+    pub(crate) fn keep_until(&self, end: u64) {
+        self.state().until = end;
     }
 
     /// Takes in the checksum of part `number`, which is `payload`.
@@ -214,9 +233,13 @@ impl SentFile {
 
     fn stop(&self, state: &mut FileState) {
         state.keeps = Keeps::Nothing;
-        self.all.fetch_sub(state.end - state.from, Ordering::Relaxed);
-        state.kept.clear();
+        self.drop_kept(state);
         state.from = state.end;
+    }
+
+    fn drop_kept(&self, state: &mut FileState) {
+        self.all.fetch_sub(std::mem::take(&mut state.bytes), Ordering::Relaxed);
+        state.kept.clear();
     }
 
     /// Bytes that were sent, or are about to be.
@@ -228,7 +251,7 @@ impl SentFile {
     pub(crate) fn read_along(&self, at: u64, into: &mut [u8]) -> bool {
         let mut state = self.state();
         let end = at.saturating_add(into.len() as u64);
-        if at < state.from || end > state.end || state.keeps == Keeps::Nothing {
+        if at < state.from || end > state.from + state.bytes || state.keeps == Keeps::Nothing {
             return false;
         }
         let mut into = into;
@@ -245,13 +268,13 @@ impl SentFile {
             }
             begin = next;
         }
-        while let Some(first) = state.kept.front() {
-            let next = state.from + first.len() as u64;
-            if next > end {
+        while let Some(bytes) = state.kept.front().map(|first| first.len() as u64) {
+            if state.from + bytes > end {
                 break;
             }
-            self.all.fetch_sub(next - state.from, Ordering::Relaxed);
-            state.from = next;
+            self.all.fetch_sub(bytes, Ordering::Relaxed);
+            state.bytes -= bytes;
+            state.from += bytes;
             state.kept.pop_front();
         }
         true
@@ -289,13 +312,52 @@ impl SentFile {
         state.is_whole().then_some(state.end)
     }
 
-    /// All its bytes, if they are kept; they are no more.
-    pub(crate) fn take_bytes(&self) -> Option<PutPayload> {
+    /// All its bytes, if they are kept; they are no more, and count until what is given goes.
+    pub(crate) fn take_bytes(&self) -> Option<TakenBytes> {
         let mut state = self.state();
-        let bytes = state.is_whole().then(|| state.kept.iter().cloned().collect());
+        if !state.is_whole() {
+            self.stop(&mut state);
+            return None;
+        }
+        let share = Share { bytes: std::mem::take(&mut state.bytes), all: Arc::clone(&self.all) };
+        let kept = std::mem::take(&mut state.kept);
         self.stop(&mut state);
-        bytes
+        drop(state);
+        Some(TakenBytes { bytes: joined(kept), share })
     }
+}
+
+/// The bytes of a file that were kept of it.
+#[derive(Debug)]
+pub(crate) struct TakenBytes {
+    pub bytes: Bytes,
+    /// Has to live as long as anybody holds them.
+    pub share: Share,
+}
+
+/// Bytes that count as kept.
+#[derive(Debug)]
+pub(crate) struct Share {
+    bytes: u64,
+    all: Arc<AtomicU64>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// `pieces` in one. Each goes as soon as it is copied, so that all of them are not held twice.
+fn joined(mut pieces: VecDeque<Bytes>) -> Bytes {
+    if pieces.len() <= 1 {
+        return pieces.pop_front().unwrap_or_default();
+    }
+    let mut all = Vec::with_capacity(pieces.iter().map(Bytes::len).sum());
+    while let Some(piece) = pieces.pop_front() {
+        all.extend_from_slice(&piece);
+    }
+    all.into()
 }
 
 impl FileState {
@@ -308,6 +370,13 @@ impl Drop for SentFile {
     fn drop(&mut self) {
         self.release_all();
     }
+}
+
+/// `bytes` in no more memory than they take. What is less than a part comes in a buffer for a whole one (lance-io 14
+/// `src/object_writer.rs`), which would be held with it.
+fn own_memory(bytes: &Bytes) -> Bytes {
+    let is_part = bytes.len() >= PART_BYTES;
+    if is_part { bytes.clone() } else { Bytes::copy_from_slice(bytes) }
 }
 
 fn hex(sum: &Sum) -> String {
@@ -339,10 +408,10 @@ mod tests {
 
     async fn parts(file: &SentFile, parts: &[PutPayload]) {
         // Their sums come in any order.
-        let numbers: Vec<_> = parts.iter().map(|part| file.part(part)).collect();
-        for (number, part) in numbers.into_iter().zip(parts).rev() {
+        let kept: Vec<_> = parts.iter().map(|part| file.part(part).unwrap()).collect();
+        for (number, kept) in kept.into_iter().rev() {
             assert_eq!(file.etag(), None, "a part is missing");
-            file.sum(number.unwrap(), part.clone()).await;
+            file.sum(number, kept).await;
         }
     }
 
@@ -388,8 +457,14 @@ mod tests {
         file.part(&payload(&["jk"]));
         assert_eq!((read(10, 1).as_deref(), kept()), (Some("k"), 0));
         file.part(&payload(&["l"]));
+        file.keep_until(13);
+        file.part(&payload(&["mn"]));
+        file.part(&payload(&["op"]));
+        assert_eq!((kept(), read(11, 3).as_deref(), read(14, 1)), (3, Some("lmn"), None));
+        file.part(&payload(&["q"]));
+        assert_eq!((file.end(), kept()), (17, 0), "nobody reads it along");
         file.release_all();
-        assert_eq!((read(11, 1), file.end(), kept()), (None, 12, 0));
+        assert_eq!((read(11, 1), file.end(), kept()), (None, 17, 0));
     }
 
     #[tokio::test]
@@ -400,13 +475,15 @@ mod tests {
         second.part(&payload(&["1234"]));
         let kept = || sent.kept.load(Ordering::Relaxed);
         assert_eq!(kept(), 9);
-        assert_eq!(second.part(&payload(&["56"])), None);
+        assert!(second.part(&payload(&["56"])).is_none());
         assert_eq!((kept(), second.end()), (5, 6), "there is none for the second one");
         assert_eq!(second.is_confirmed_by(6, Some("anything")), None);
         assert!(second.take_bytes().is_none());
         first.part(&payload(&["67890"]));
-        let bytes: Vec<u8> = first.take_bytes().unwrap().iter().flatten().copied().collect();
-        assert_eq!((bytes.as_slice(), kept()), (b"1234567890".as_slice(), 0));
+        let taken = first.take_bytes().unwrap();
+        assert_eq!((&*taken.bytes, kept()), (b"1234567890".as_slice(), 10), "they are still there");
+        drop(taken);
+        assert_eq!(kept(), 0);
         // One that is given up before it is finished is forgotten, and what was kept of it.
         let keeping = KeepsSent { files: Arc::clone(&sent), room: 10 };
         let third = keeping.keep_sent(&Path::from("c"), Keeps::All).unwrap();

@@ -276,12 +276,11 @@ struct Upload {
 impl MultipartUpload for Upload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let (watch, path, bytes) = (self.watch.clone(), self.path.clone(), data.content_length());
-        let kept = self.sent.clone();
-        let kept = kept.and_then(|file| Some((file.part(&data)?, file, data.clone())));
+        let kept = self.sent.clone().and_then(|file| Some((file.part(&data)?, file)));
         let part: BoxFuture<'static, Result<()>> = self.inner.put_part(data);
         Box::pin(async move {
-            if let Some((number, file, data)) = kept {
-                file.sum(number, data).await;
+            if let Some(((number, kept), file)) = kept {
+                file.sum(number, kept).await;
             }
             let turn = watch.state.pace.turn().await;
             let began = Instant::now();

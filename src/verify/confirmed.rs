@@ -15,6 +15,8 @@ use crate::storage::page::ReadBackHashes;
 /// Objects of one page of a listing, and requests for one object that cost as much.
 const LISTED_AT_ONCE: u64 = 1_000;
 const LISTED_PAGE_COSTS: u64 = 12;
+/// Pages of a listing that is waited for.
+const LISTED_PAGES_MAX: u64 = 25;
 
 /// What a store tells of a file, and its tag.
 type Tagged = (ObjectMeta, Option<String>);
@@ -68,9 +70,11 @@ impl Listings {
 }
 
 /// How many files are worth a listing of a table of so many `files`, each of which gets another one beside it: a page
-/// of it costs as much as a dozen requests for one file (S3), and its pages come one after the other.
+/// of it costs as much as a dozen requests for one file (S3), and its pages come one after the other. Many pages take longer than
+/// to ask for every file.
 fn listing_worth(files: u64) -> u64 {
-    (files.saturating_mul(2) / LISTED_AT_ONCE + 1) * LISTED_PAGE_COSTS
+    let pages = files.saturating_mul(2) / LISTED_AT_ONCE + 1;
+    if pages > LISTED_PAGES_MAX { u64::MAX } else { pages * LISTED_PAGE_COSTS }
 }
 
 /// Asks the store what it has of those files of `staged` that were kept as they were sent. Those that it confirms are held by
@@ -121,8 +125,12 @@ pub(super) async fn ask(
 /// What the store tells of the migration's files, by name, in one listing.
 async fn listed(spec: &FileSpec) -> Result<HashMap<String, Tagged>> {
     let listed = spec.files().list_tagged(&spec.directory, &spec.id).await?.into_iter();
-    let name_of = |meta: &ObjectMeta| meta.location.filename().unwrap_or_default().to_owned();
-    Ok(listed.map(|told| (name_of(&told.0), told)).collect())
+    let named = listed.filter_map(|told| {
+        let name = told.0.location.filename()?.to_owned();
+        // A copy of it elsewhere below is none.
+        (told.0.location == spec.path(&name)).then_some((name, told))
+    });
+    Ok(named.collect())
 }
 
 /// The same of the files called `names`, one by one.
@@ -143,7 +151,7 @@ mod tests {
     #[test]
     fn a_table_is_listed_for_many_files_only() {
         let worth = [0, 499, 500, 10_000, 1_000_000].map(listing_worth);
-        assert_eq!(worth, [12, 12, 24, 252, 24_012]);
+        assert_eq!(worth, [12, 12, 24, 252, u64::MAX]);
     }
 
     #[tokio::test]

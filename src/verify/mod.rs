@@ -1,6 +1,7 @@
 //! Verifies what was staged, as it lies in the store, against what was expected of it; and what is about to be
 //! published. Repairs nothing.
 
+mod compare;
 mod confirmed;
 pub(crate) mod published;
 mod read;
@@ -8,21 +9,22 @@ mod read;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::{compute::filter_record_batch, datatypes::Schema as ArrowSchema};
+use arrow::datatypes::Schema as ArrowSchema;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lance_file::versions::{physical_column_count, reader_projection_from_column_names};
 use lance_table::format::Fragment;
 use object_store::ObjectMeta;
 use roaring::RoaringBitmap;
 
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::stage::{Constants, Expectation, FileSpec, Staged, Stager};
-use crate::storage::page::{self, Blocks, PageFile};
+use crate::storage::page::{self, Blocks, PageFile, ReadBackHashes};
 use crate::table::source::Batches;
 use crate::transform::{digest::Digest, pool::Digests, pool::Pool};
-use crate::verify::{confirmed::Listings, read::file_of};
-use crate::{chunk::ChunkId, schema::blob, settings::Verify, span};
+use crate::verify::compare::{compare_column, compare_rows, unreadable, without};
+use crate::verify::confirmed::{Confirmed, Listings};
+use crate::verify::read::file_of;
+use crate::{chunk::ChunkId, settings::Verify, span};
 
 /// Rows that a quick verification reads of each file.
 const QUICK_ROWS: u64 = 100;
@@ -91,10 +93,17 @@ impl Verifier {
     /// cannot make it durable.
     pub(crate) async fn verify(&self, mut staged: Staged, how: Verify) -> Result<VerifiedChunk> {
         let asked = confirmed::ask(&self.files, &self.listings, &mut staged).await;
-        let confirmed = asked.map_err(|error| unreadable(staged.chunk, error))?;
+        let confirmed = asked.unwrap_or_else(|_| {
+            // Whatever the store did not tell is read back.
+            staged.held.clear();
+            staged.seen = ReadBackHashes::default();
+            Confirmed::default()
+        });
         for (name, meta) in confirmed.dated {
             self.keep_dated(&name, meta);
         }
+        let dated = self.date(&staged).await;
+        dated.map_err(|error| unreadable(staged.chunk, error))?;
         let paths = staged.fragments.iter().filter_map(|one| one.files.last());
         let paths = paths.map(|file| self.files.path(&file.path)).collect();
         // The disk writes while the page cache is read.
@@ -109,8 +118,7 @@ impl Verifier {
         };
         let syncing = async {
             let _writing = span::write();
-            let has_blobs = !blob::columns(&self.files.schema).is_empty();
-            self.files.files().sync(paths, has_blobs).await
+            self.files.files().sync(paths, self.files.has_blobs()).await
         };
         futures::try_join!(reading, syncing)?;
         Ok(VerifiedChunk { staged, how, confirmed: confirmed.bytes })
@@ -276,43 +284,4 @@ impl Verifier {
         }
         Ok(digests)
     }
-}
-
-/// `batch`, whose rows are `rows` of a fragment, without those that are `deleted`.
-fn without(
-    batch: RecordBatch,
-    deleted: &RoaringBitmap,
-    rows: std::ops::Range<u64>,
-) -> Result<RecordBatch> {
-    let lives = |row| !u32::try_from(row).is_ok_and(|row| deleted.contains(row));
-    let lives: BooleanArray = rows.map(|row| Some(lives(row))).collect();
-    if lives.true_count() == batch.num_rows() {
-        return Ok(batch);
-    }
-    filter_record_batch(&batch, &lives).doing(|| "leave out deleted rows".to_owned())
-}
-
-fn unreadable(chunk: ChunkId, error: Error) -> Error {
-    if error.kind() == Kind::Mismatch {
-        return error;
-    }
-    Error::mismatch(format!("chunk {chunk} cannot be read back")).caused_by(error)
-}
-
-fn compare_column(chunk: ChunkId, name: &str, wanted: Digest, found: Digest) -> Result<()> {
-    if found == wanted {
-        return Ok(());
-    }
-    Err(Error::mismatch(format!(
-        "column `{name}` of chunk {chunk} was staged with other values than the source has \
-         (expected digest {wanted}, found {found})"
-    )))
-}
-
-fn compare_rows(staged: &Staged, found: u64) -> Result<()> {
-    if found == staged.rows {
-        return Ok(());
-    }
-    let (chunk, rows) = (staged.chunk, staged.rows);
-    Err(Error::mismatch(format!("chunk {chunk} was staged with {found} rows instead of {rows}")))
 }

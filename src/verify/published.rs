@@ -11,7 +11,7 @@ use lance::{Dataset, dataset::transaction::Operation};
 use lance_core::datatypes::Schema;
 use lance_table::format::{DataFile, Fragment, IndexMetadata, Manifest};
 use lance_table::io::manifest::{read_manifest, read_manifest_indexes};
-use object_store::path::Path;
+use object_store::{ObjectMeta, path::Path};
 
 use crate::chunk::ChunkId;
 use crate::error::{Doing as _, Error, Result};
@@ -57,7 +57,7 @@ struct Meant<'a> {
 pub(crate) async fn inspect_swapped(intent: Intent<'_>, swapped: &Dataset) -> Result<()> {
     let fragments = swapped.fragments().as_ref().clone();
     compare(intent, &Published { fragments, schema: swapped.schema().clone() })?;
-    expect_there(swapped).await
+    expect_there(intent.journal, swapped).await
 }
 
 /// Compares what is published with what was planned and staged.
@@ -321,16 +321,20 @@ pub(crate) async fn touched(intent: Intent<'_>) -> Result<Vec<ChunkId>> {
 /// # Errors
 /// `Failed`, when they cannot be listed.
 pub(crate) async fn staged_files(live: &Dataset, id: &str) -> Result<HashMap<String, StagedFile>> {
-    let listed = data_files_of(live).await?.list(&live.data_dir(), id).await?;
+    let directory = live.data_dir();
+    let listed = data_files_of(live).await?.list(&directory, id).await?;
     let files = listed.into_iter().filter_map(|meta| {
         let name = meta.location.filename()?.to_owned();
-        Some((name.clone(), StagedFile::of(&name, meta)))
+        // A copy of it elsewhere below is none.
+        let is_it = meta.location == directory.clone().join(name.as_str());
+        is_it.then(|| (name.clone(), StagedFile::of(&name, meta)))
     });
     Ok(files.collect())
 }
 
-/// Fails when a file is gone that `dataset` names in its own folder.
-async fn expect_there(dataset: &Dataset) -> Result<()> {
+/// Fails when a file is gone that `dataset` names in its own folder; in an object store also when a staged one is another than
+/// `journal` says: the last look may be a minute old there, and an object has another date only where it was written over.
+async fn expect_there(journal: &Journal, dataset: &Dataset) -> Result<()> {
     let files = &*data_files_of(dataset).await?;
     let root = dataset.branch_location().path;
     let version = dataset.version_id();
@@ -340,19 +344,30 @@ async fn expect_there(dataset: &Dataset) -> Result<()> {
     let (data_dir, deletions_dir) = (dataset.data_dir(), deletion::directory(&root));
     let deletes = dataset.iter_fragments().any(|fragment| fragment.deletion_file.is_some());
     let listing =
-        async { if deletes { names(files, &deletions_dir).await } else { Ok(HashSet::new()) } };
-    let (data, deletions) = futures::try_join!(names(files, &data_dir), listing)?;
+        async { if deletes { listed(files, &deletions_dir).await } else { Ok(HashMap::new()) } };
+    let (data, deletions) = futures::try_join!(listed(files, &data_dir), listing)?;
     for fragment in dataset.iter_fragments() {
         let mut own = fragment.files.iter().filter(|file| file.base_id.is_none());
-        if let Some(file) = own.find(|file| !data.contains(&file.path)) {
+        if let Some(file) = own.find(|file| !data.contains_key(&file.path)) {
             return Err(gone("data file", &file.path));
         }
         if let Some(file) = fragment.deletion_file.as_ref().filter(|file| file.base_id.is_none()) {
             let name = deletion::name(fragment.id, file);
-            if !deletions.contains(&name) {
+            if !deletions.contains_key(&name) {
                 return Err(gone("deletion file", &name));
             }
         }
+    }
+    let staged = journal.records().flat_map(|record| &record.files);
+    let is_another = |file: &&StagedFile| {
+        let there = data.get(&file.name).map(|meta| files.as_told(meta.clone()));
+        there.is_some_and(|meta| StagedFile::of(&file.name, meta) != **file)
+    };
+    if let Some(file) = staged.filter(|_| !files.has_local_files()).find(is_another) {
+        let name = &file.name;
+        let message =
+            format!("version {version} names {name}, which was written over after it was verified");
+        return Err(Error::mismatch(message));
     }
     expect_index_files(dataset, files).await
 }
@@ -361,9 +376,9 @@ async fn expect_index_files(dataset: &Dataset, files: &dyn DataFiles) -> Result<
     let indices = indices_of(dataset).await?;
     for index in indices.iter().filter(|index| index.base_id.is_none()) {
         let directory = dataset.indices_dir().join(index.uuid.to_string());
-        let there = names(files, &directory).await?;
+        let there = listed(files, &directory).await?;
         let mut wanted = index.files.iter().flatten();
-        if let Some(file) = wanted.find(|file| !there.contains(&file.path)) {
+        if let Some(file) = wanted.find(|file| !there.contains_key(&file.path)) {
             let (version, name, index) = (dataset.version_id(), &file.path, &index.name);
             return Err(Error::mismatch(format!(
                 "version {version} names the file {name} of index `{index}`, which is gone"
@@ -373,12 +388,12 @@ async fn expect_index_files(dataset: &Dataset, files: &dyn DataFiles) -> Result<
     Ok(())
 }
 
-/// The names below `directory`, relative to it.
-async fn names(files: &dyn DataFiles, directory: &Path) -> Result<HashSet<String>> {
+/// What is below `directory`, by its name relative to it.
+async fn listed(files: &dyn DataFiles, directory: &Path) -> Result<HashMap<String, ObjectMeta>> {
     let listed = files.list_below(directory).await?;
-    let relative = listed.iter().filter_map(|meta| {
+    let relative = listed.into_iter().filter_map(|meta| {
         let parts: Vec<_> = meta.location.prefix_match(directory)?.collect();
-        Some(parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"))
+        Some((parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join("/"), meta))
     });
     Ok(relative.collect())
 }

@@ -1,5 +1,7 @@
 """What a store confirms by its own checksum of the bytes that were sent is not read back; all else is."""
 
+import time
+
 import pytest
 import stores
 from buckets import TABLE, Bucket, counted, documents, general
@@ -184,3 +186,29 @@ def test_an_upload_that_was_begun_twice_is_given_up(bucket):
     assert any(begins(request) for request in proxy.requests)
     assert bucket.uploads() == [] and bucket.rows() == general(before)
     bucket.assert_clean()
+
+
+@S3
+def test_a_staged_object_that_is_written_over_at_the_swap_is_not_published(bucket):
+    """The last look at all of them came before: the one after the swap finds it."""
+    bucket.make()
+    before = bucket.rows()
+    swaps = []
+
+    def rule(request):
+        if request.method == "PUT" and f"/{TABLE}.lance/_versions/" in request.path and not swaps:
+            swaps.append(request)
+            (name, *_) = (name for name in bucket.objects() if "/data/" in name and "-relance-" in name)
+            content = bytearray(bucket.store.content(name))
+            content[0] ^= 1
+            # Stores date by seconds.
+            time.sleep(1.1)
+            stores._s3(bucket.store).put_object(Bucket="tables", Key=name, Body=bytes(content))
+        return PASS
+
+    with Proxy(bucket.store.port, rule) as proxy:
+        done = bucket.run("migrate", *LENGTH, port=proxy.port, code=4)
+    assert "was written over" in done.err and "was put back" in done.err
+    assert bucket.rows() == before
+    bucket.run("migrate", *LENGTH)
+    assert bucket.rows() == computed(before)

@@ -36,8 +36,8 @@ enum Attempt {
     Touched(Vec<ChunkId>),
 }
 
-/// How long a look at all staged files of a store holds: to list a hundred thousand takes seconds, in which others commit.
-/// Files that were staged since were dated when they were read back.
+/// How long a look at all staged files of a store holds, for a swap that is tried again. Files that were staged since were dated
+/// before they were read back, and the look after the swap sees what was written over.
 const LISTED_FOR: Duration = Duration::from_mins(1);
 
 /// Makes the staged fragments the live table, if nobody was faster.
@@ -53,6 +53,13 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
     let began = Instant::now();
     let _committing = span::commit();
     ctx.begin_phase(Phase::Swap, Amount::default());
+    if session.lists_slowly(ctx) {
+        // Before it is looked whether others committed: they would do so meanwhile.
+        let chunks = touched(ctx, session).await?;
+        if !chunks.is_empty() {
+            return verify_again(ctx, session, chunks);
+        }
+    }
     let source = Arc::clone(&session.source);
     let (saved, behind) =
         tokio::join!(checkpoint(ctx, &mut session.journal, Phase::Swap, false), lags(ctx, &source));
@@ -147,11 +154,19 @@ async fn inspect(ctx: &Context, session: &mut Session, swap: &Prepared) -> Resul
     published::compare(intent, &published)?;
     published::expect_deletions(intent, &published).await?;
     swap.expect_indices(session).await?;
+    if session.lists_slowly(ctx) { Ok(Vec::new()) } else { touched(ctx, session).await }
+}
+
+/// The chunks whose staged files were touched since they were verified, unless a store was listed lately.
+async fn touched(ctx: &Context, session: &mut Session) -> Result<Vec<ChunkId>> {
+    let nothing = session.journal.records().all(|record| record.files.is_empty());
     let in_store = ctx.location.directory().is_none();
-    if in_store && session.listed.is_some_and(|listed| listed.elapsed() < LISTED_FOR) {
+    let fresh = session.listed.is_some_and(|listed| listed.elapsed() < LISTED_FOR);
+    if nothing || (in_store && fresh) {
         return Ok(Vec::new());
     }
+    let began = Instant::now();
     let touched = published::touched(session.intent()).await?;
-    session.listed = Some(Instant::now());
+    session.listed = Some(began);
     Ok(touched)
 }

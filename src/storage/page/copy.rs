@@ -30,6 +30,8 @@ pub(crate) struct ColumnPart {
 pub(crate) struct CopiedColumns {
     pub columns: Vec<Arc<ColumnInfo>>,
     pub hashes: Vec<u128>,
+    /// Where the last of their bytes lies, and one further.
+    pub end: u64,
     /// What reads them back: once the file is finished, it [tells](ReadBack::finish) what was seen.
     pub back: Option<ReadBack>,
 }
@@ -82,6 +84,7 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     drop(taken);
     let at = places.iter().zip(&written).map(|(place, at)| (at.unwrap_or_default(), place.bytes));
     let at: Vec<_> = at.collect();
+    let end = at.iter().map(|(at, bytes)| at + bytes).max().unwrap_or_default();
     let back = back.map(|back| back.of_buffers(at.clone()));
     let mut at = at.into_iter();
     let columns = columns.iter().zip(0..).map(|(parts, index)| moved(parts, index, &mut at));
@@ -89,7 +92,7 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     let mut hashes = hashes.finish();
     let hashes = columns.iter().map(|column| hash_of(column, &mut hashes));
     let hashes = hashes.collect::<Result<Vec<_>>>()?;
-    Ok(CopiedColumns { columns, hashes, back })
+    Ok(CopiedColumns { columns, hashes, end, back })
 }
 
 /// Bytes of the pages of `columns`.
