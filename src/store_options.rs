@@ -79,6 +79,37 @@ const KNOWN: &[&str] = &[
     "block_size",
 ];
 
+/// Those that are a time, a number, or one of two things.
+const TIMES: &[&str] = &["connect_timeout", "read_timeout", "timeout", "pool_idle_timeout"];
+const NUMBERS: &[&str] = &[
+    "pool_max_idle_per_host",
+    "client_max_retries",
+    "client_retry_timeout",
+    "download_retry_count",
+    "block_size",
+];
+const SWITCHES: &[&str] = &[
+    "allow_http",
+    "allow_invalid_certificates",
+    "disable_tagging",
+    "http1_only",
+    "http2_only",
+    "imdsv1_fallback",
+    "request_payer",
+    "s3_express",
+    "skip_signature",
+    "sse_bucket_key_enabled",
+    "unsigned_payload",
+    "use_azure_cli",
+    "use_emulator",
+    "use_fabric_endpoint",
+    "virtual_hosted_style_request",
+];
+
+/// What the clients take for yes and no (`object_store` 0.13 `src/config.rs`).
+const YES: [&str; 5] = ["1", "true", "on", "yes", "y"];
+const NO: [&str; 5] = ["0", "false", "off", "no", "n"];
+
 /// What names of options begin with, if with anything.
 const PREFIXES: [&str; 5] = ["aws_", "google_", "azure_storage_", "azure_", "gcs_"];
 
@@ -96,6 +127,7 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
                 .with_advice(&format!("did you mean `{meant}`?")));
         }
         check_endpoint(&lower, value)?;
+        check_form(name, value)?;
         if bare_name(&lower).1 == "conditional_put" {
             check_conditional_put(name, value)?;
         }
@@ -109,7 +141,7 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
     };
     let allows = |name: &str, value: &str| {
         ["allow_http", "use_emulator"].contains(&bare_name(name).1)
-            && ["1", "true", "on", "yes", "y"].contains(&value.to_ascii_lowercase().as_str())
+            && YES.contains(&value.to_ascii_lowercase().as_str())
     };
     let set = ["AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP"];
     let set =
@@ -121,6 +153,25 @@ pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clon
         }
         _ => Ok(()),
     }
+}
+
+/// Fails when `value` has not the form that the option `name` has: the clients pass over some of them.
+fn check_form(name: &str, value: &str) -> Result<()> {
+    let lower = name.to_ascii_lowercase();
+    let is_of = |names: &[&str]| names.contains(&bare_name(&lower).1);
+    let word = value.to_ascii_lowercase();
+    let is_time = value.starts_with(|first: char| first.is_ascii_digit())
+        && value.ends_with(|last: char| last.is_ascii_alphabetic());
+    let wanted = if is_of(TIMES) && !is_time {
+        "a time, as 30s or 5m"
+    } else if is_of(NUMBERS) && value.parse::<u64>().is_err() {
+        "a whole number"
+    } else if is_of(SWITCHES) && !YES.contains(&word.as_str()) && !NO.contains(&word.as_str()) {
+        "true or false"
+    } else {
+        return Ok(());
+    };
+    Err(Error::usage(format!("the option `{name}` has to be {wanted}")))
 }
 
 /// Fails when `value` is another way to commit than that which the stores have.
@@ -200,6 +251,23 @@ mod tests {
             assert!(check([plain, allowed].into_iter()).is_ok(), "{allowed:?}");
         }
         assert!(check([plain, ("allow_http", "false")].into_iter()).is_err());
+        for (name, value) in [
+            ("timeout", "abc"),
+            ("AWS_CONNECT_TIMEOUT", "5"),
+            ("client_max_retries", "x"),
+            ("azure_pool_max_idle_per_host", "-1"),
+            ("aws_skip_signature", "perhaps"),
+            ("allow_http", ""),
+        ] {
+            let report = told(name, value).unwrap_err();
+            assert!(report.contains(name) && report.contains("has to be"), "{report}");
+            assert!(value.is_empty() || !report.contains(&format!("`{value}`")), "{report}");
+        }
+        for (name, value) in
+            [("timeout", "1m 30s"), ("read_timeout", "100ms"), ("aws_skip_signature", "Off")]
+        {
+            assert_eq!(told(name, value), Ok(()), "{name}");
+        }
         let unsafe_put = check([("AWS_CONDITIONAL_PUT", "Disabled")].into_iter()).unwrap_err();
         assert_eq!(unsafe_put.kind(), crate::error::Kind::Refused);
         assert_eq!(told("aws_conditional_put", "etag"), Ok(()));

@@ -233,7 +233,6 @@ fn output(command: &Command) -> &Output {
 }
 
 async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
-    let default = Settings::default;
     match command {
         Command::Plan { place, changes, out, price, try_store, engine, output } => {
             let settings = Settings { try_store, ..request::settings(&engine) };
@@ -262,7 +261,7 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             Ok(ended_printed(&ended))
         }
         Command::Abort { place, output } => {
-            let migration = migration(place, default(), &output, caller)?;
+            let migration = migration(place, Settings::default(), &output, caller)?;
             let aborted = stoppable(migration, caller, async |m| m.abort().await).await?;
             Ok(done(show::aborted(&aborted), to_json(&aborted)))
         }
@@ -284,7 +283,7 @@ async fn dispatch(command: Command, caller: &mut Caller) -> Result<Printed> {
             Ok(done(show::rolled_back(&back), to_json(&back)))
         }
         Command::Finalize { place, history, output } => {
-            let migration = migration(place, default(), &output, caller)?;
+            let migration = migration(place, Settings::default(), &output, caller)?;
             let finalized =
                 stoppable(migration, caller, async |m| m.finalize(history).await).await?;
             Ok(done(show::finalized(&finalized), to_json(&finalized)))
