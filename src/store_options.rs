@@ -122,6 +122,13 @@ const PREFIXES: [&str; 5] = ["aws_", "google_", "azure_storage_", "azure_", "gcs
 pub(crate) fn check<'a>(options: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<()> {
     for (name, value) in options.clone() {
         let lower = name.to_ascii_lowercase();
+        // A key in JSON has line breaks; what goes into a header or an address has none, and the clients panic at them.
+        if value.contains(|letter: char| letter.is_control()) && !lower.contains("service_account")
+        {
+            let message =
+                format!("the option `{name}` has a line break or another control character");
+            return Err(Error::usage(message));
+        }
         if let Some(meant) = misspelt(&lower) {
             return Err(Error::usage(format!("no object store has an option `{name}`"))
                 .with_advice(&format!("did you mean `{meant}`?")));
@@ -194,7 +201,8 @@ fn check_endpoint(name: &str, value: &str) -> Result<()> {
     let is_endpoint = name.contains("endpoint") && !name.contains("fabric");
     let is_url = value.split_once("://").is_some_and(|(scheme, rest)| {
         matches!(&*scheme.to_ascii_lowercase(), "http" | "https")
-            && !rest.is_empty()
+            && rest.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+            && rest.is_ascii()
             && url::Url::parse(value).is_ok()
     });
     if !is_endpoint || is_url {
@@ -267,6 +275,12 @@ mod tests {
             [("timeout", "1m 30s"), ("read_timeout", "100ms"), ("aws_skip_signature", "Off")]
         {
             assert_eq!(told(name, value), Ok(()), "{name}");
+        }
+        for (name, value) in [("aws_region", "us-east-1\n"), ("aws_session_token", "a\rb")] {
+            assert!(told(name, value).unwrap_err().contains("control character"), "{name}");
+        }
+        for endpoint in ["http:///x", "http://ünï:1"] {
+            assert!(told("aws_endpoint", endpoint).is_err(), "{endpoint}");
         }
         let unsafe_put = check([("AWS_CONDITIONAL_PUT", "Disabled")].into_iter()).unwrap_err();
         assert_eq!(unsafe_put.kind(), crate::error::Kind::Refused);

@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::{ChunkId, Origin};
 use crate::plan::{Nulled, Request, Strategy};
 use crate::process::{Presence, ProcessId, Running};
-use crate::{
-    phase::Phase, settings::Verify, storage::deletion::Deleted, transform::digest::Digest,
-};
+use crate::storage::{deletion::Deleted, files::DataFiles};
+use crate::{phase::Phase, settings::Verify, transform::digest::Digest};
 
 /// What the migration is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,7 +65,7 @@ pub(crate) struct Lease {
 }
 
 /// A staged file as it was when it was verified.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Eq, Serialize, Deserialize)]
 pub(crate) struct StagedFile {
     /// Its name in the live table's `data/`.
     pub name: String,
@@ -76,13 +75,43 @@ pub(crate) struct StagedFile {
     /// Its inode, on a disk: the names of two files of one size and age may have been exchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inode: Option<String>,
+    /// The tag that an object store gives it: another one is of other bytes, the same of the same. Dates are of whole seconds there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// What its sidecars are, if it has any, as [`DataFiles::mark`](crate::storage::files::DataFiles::mark) tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<String>,
 }
 
 impl StagedFile {
-    /// The file called `name` that a listing has as `meta`.
-    pub(crate) fn of(name: &str, meta: ObjectMeta) -> Self {
+    /// The file called `name`, which `files` tell of as `meta`, and whose `sidecars` have this mark.
+    pub(crate) fn of(
+        files: &dyn DataFiles,
+        name: &str,
+        meta: ObjectMeta,
+        sidecars: Option<String>,
+    ) -> Self {
         let (name, bytes, modified) = (name.to_owned(), meta.size, meta.last_modified);
-        Self { name, bytes, modified, inode: meta.e_tag }
+        let (inode, tag) = if files.has_tags() { (None, meta.e_tag) } else { (meta.e_tag, None) };
+        Self { name, bytes, modified, inode, tag, sidecars }
+    }
+
+    /// Whether nothing but the tag tells it from `other`: a store may write tags differently in a listing and elsewhere.
+    pub(crate) fn differs_by_tag_alone(&self, other: &Self) -> bool {
+        let untagged = |file: &Self| Self { tag: None, ..file.clone() };
+        self != other && untagged(self) == untagged(other)
+    }
+}
+
+impl PartialEq for StagedFile {
+    fn eq(&self, other: &Self) -> bool {
+        let same_size = self.name == other.name && self.bytes == other.bytes;
+        let same_age = self.modified == other.modified && self.inode == other.inode;
+        let same = match (&self.tag, &other.tag) {
+            (Some(tag), Some(other)) => tag == other,
+            _ => same_age,
+        };
+        same_size && same && self.sidecars == other.sidecars
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, amounts::counted};
-use crate::retry::{is_of_gone, retrying};
+use crate::retry::{is_away, is_of_gone, retrying};
 use crate::run::hints::{command, unfinished, unknown};
 use crate::run::lease::{beating, checkpoint, lease_of};
 use crate::run::report::{Ended, Report};
@@ -88,14 +88,17 @@ async fn look_after(
             return Ok(());
         }
         // At once, since a store takes its time.
-        let inspecting = published::inspect_swapped(session.intent(), swapped);
+        let inspecting = async {
+            let rows = published::inspect_swapped(session.intent(), swapped);
+            tokio::try_join!(rows, session.prebuilt.expect_files(swapped)).map(|((), ())| ())
+        };
         let (tagged, inspected) =
             tokio::join!(is_tagged_swap(swapped, &header.id, version), inspecting);
         if tagged? { Ok(()) } else { inspected }
     };
     let error = match looked.await {
         Ok(()) => return Ok(session),
-        Err(error) if error.kind() == Kind::Mismatch => error,
+        Err(error) if error.kind() == Kind::Mismatch && !is_away(&error) => error,
         Err(error) => return Err(left_undone(ctx, version, error).await),
     };
     let id = session.journal.header().id.clone();

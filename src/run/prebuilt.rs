@@ -6,7 +6,7 @@ use lance::Dataset;
 use lance_table::format::IndexMetadata;
 use roaring::RoaringBitmap;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, fragment_ids::FragmentIds};
 use crate::table::open::{data_files_of, indices_of};
 
@@ -22,6 +22,20 @@ pub(crate) struct Prebuilt {
 }
 
 impl Prebuilt {
+    /// Fails when files of the indices, in the folder of `live`, are not as they were when they were built.
+    ///
+    /// # Errors
+    /// `Mismatch` then; `Failed`, when they cannot be listed.
+    pub(crate) async fn expect_files(&self, live: &Dataset) -> Result<()> {
+        if self.indices.is_empty() || index_files(live, &self.indices).await? == self.index_files {
+            return Ok(());
+        }
+        Err(Error::mismatch(
+            "files of the indices that were built for the swap are not as they were: something other \
+             than relance touched them",
+        ))
+    }
+
     /// The indices, over those fragments of `prepared` that they were built over, as of `version`.
     pub(crate) fn fitting(&self, prepared: &Dataset, version: u64) -> Vec<IndexMetadata> {
         let there: RoaringBitmap = prepared

@@ -191,10 +191,8 @@ impl Session {
     /// `Failed`, when they cannot be listed.
     pub(crate) async fn inspect(&mut self, ctx: &Context) -> Result<()> {
         let began = Instant::now();
-        let there = staged_files(&self.source, &self.journal.header().id).await?;
-        if self.lists_slowly(ctx) {
-            self.listed = Some(began);
-        }
+        let there = staged_files(&self.source, &self.journal).await?;
+        self.listed = self.lists_slowly(ctx).then_some(began);
         let (mut less, mut distrusted, mut gone) = (0, Vec::new(), Vec::new());
         for record in self.journal.records() {
             let chunk = record.chunk;

@@ -212,12 +212,18 @@ impl Worker {
         let looks = names.map(|file| {
             let (files, path, name) = (Arc::clone(&files), spec.path(&file.path), &file.path);
             let told = self.verifier.take_dated(name);
+            let marked = self.verifier.take_mark(name);
             async move {
                 let meta = match told {
                     Some(meta) => meta,
                     None => files.head(&path).await?,
                 };
-                Ok(StagedFile::of(name, meta))
+                let sidecars = match marked {
+                    Some(mark) => mark,
+                    None if spec.has_blobs() => files.mark_of(&path).await?,
+                    None => None,
+                };
+                Ok(StagedFile::of(files.as_ref(), name, meta, sidecars))
             }
             .boxed()
         });

@@ -119,7 +119,11 @@ impl DataFiles for Disk {
         let copied = blocking(move || {
             target.parent().map_or(Ok(()), fs::create_dir_all)?;
             // Not every file system knows second names.
-            fs::hard_link(&source, &target).or_else(|_| fs::copy(&source, &target).map(drop))
+            if fs::hard_link(&source, &target).is_err() || !is_made_young(&target) {
+                let _ = fs::remove_file(&target);
+                fs::copy(&source, &target)?;
+            }
+            Ok(())
         });
         copied.await.doing(|| format!("copy {from} to {to}"))
     }
@@ -170,6 +174,15 @@ impl DataFiles for Disk {
         let listed = self.list_below(&folder).await?;
         Ok(listed.into_iter().map(|meta| meta.location).collect())
     }
+}
+
+/// Dates `file` anew if it is old: another name of an old file is as old from its first moment, and the next cleanup would take it
+/// for abandoned. False, where that may not be done.
+fn is_made_young(file: &FilePath) -> bool {
+    let Ok(file) = File::options().append(true).open(file) else { return false };
+    let age = file.metadata().and_then(|meta| meta.modified()).map(|at| at.elapsed());
+    let is_young = matches!(age, Ok(Ok(age)) if age < LINKED_AGE_MAX);
+    is_young || file.set_modified(SystemTime::now()).is_ok()
 }
 
 /// Makes `folder`, if it is not there; not what is around it.

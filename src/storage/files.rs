@@ -12,6 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lance_io::{object_store::ObjectStore, traits::Writer};
 use object_store::{ObjectMeta, ObjectStoreExt as _, PutMode, path::Path};
 use tokio::io::AsyncWriteExt as _;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Doing, Result};
 use crate::retry::passes;
@@ -88,6 +89,32 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
     /// `meta`, which came of whatever answer, as [`Self::head`] tells it.
     fn as_told(&self, meta: ObjectMeta) -> ObjectMeta {
         meta
+    }
+
+    /// Whether what [`Self::head`] tells has the store's own tag of the bytes; otherwise it has a disk's inode.
+    fn has_tags(&self) -> bool {
+        false
+    }
+
+    /// What tells the sidecars of a file, `found` in a listing, from others: a hash of their names, sizes, and tags or dates; `None`,
+    /// where there are none.
+    fn mark(&self, found: Vec<ObjectMeta>) -> Option<String> {
+        let mut lines: Vec<String> = found
+            .into_iter()
+            .map(|meta| {
+                let meta = self.as_told(meta);
+                let date = (!self.has_tags() || meta.e_tag.is_none()).then_some(meta.last_modified);
+                let name = meta.location.filename().unwrap_or_default();
+                format!("{name} {} {date:?} {:?}", meta.size, meta.e_tag)
+            })
+            .collect();
+        lines.sort_unstable();
+        (!lines.is_empty()).then(|| format!("{:032x}", xxh3_128(lines.join("\n").as_bytes())))
+    }
+
+    /// [`Self::mark`] of the sidecars that `file` has now.
+    async fn mark_of(&self, file: &Path) -> Result<Option<String>> {
+        Ok(self.mark(self.list_below(&names::sidecars_of(file)).await?))
     }
 
     /// The same, and the store's tag of what it has, where it has one.

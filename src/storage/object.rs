@@ -114,12 +114,18 @@ impl DataFiles for Objects {
         Ok(Tree { files, links: Vec::new() })
     }
 
-    /// As every answer of the store tells it: without its tag, which stores write differently in a listing and elsewhere, and
-    /// dated by whole seconds, since some list milliseconds (`GCS`, `MinIO`), and the header of an object never has any.
+    fn has_tags(&self) -> bool {
+        true
+    }
+
+    /// As every answer of the store tells it: its tag without quotes, which not every answer has, and dated by whole seconds,
+    /// since some list milliseconds (`GCS`, `MinIO`), and the header of an object never has any. A weak tag tells nothing of bytes.
     fn as_told(&self, meta: ObjectMeta) -> ObjectMeta {
         let seconds = meta.last_modified.trunc_subsecs(0);
         let last_modified = if self.has_links { meta.last_modified } else { seconds };
-        ObjectMeta { e_tag: None, last_modified, ..meta }
+        let strong = meta.e_tag.filter(|tag| !tag.starts_with("W/"));
+        let e_tag = strong.map(|tag| tag.trim_matches('"').to_ascii_lowercase());
+        ObjectMeta { e_tag, last_modified, ..meta }
     }
 
     async fn names(&self, directory: &Path) -> Result<Vec<String>> {

@@ -178,7 +178,10 @@ pub(crate) async fn find_swap(live: &Dataset, id: &str, first: u64) -> Result<Op
     if let Some(version) = point.and_then(|point| point.swapped) {
         return Ok(Some(version));
     }
-    if let Some(version) = tagged(live, &swap_tag_of(id)).await? {
+    // One that is newer than the table came of another table of this name, which others have dropped.
+    if let Some(version) = tagged(live, &swap_tag_of(id)).await?
+        && version <= head(live).await?
+    {
         let there = transaction(live, version).await?;
         if there.is_none_or(|there| is_ours(&there, id, Act::Swap)) {
             return Ok(Some(version));

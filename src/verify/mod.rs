@@ -46,6 +46,8 @@ pub(crate) struct Verifier {
     listings: Arc<Listings>,
     /// What the store told of files when it gave their bytes, by name.
     dated: Arc<Mutex<HashMap<String, ObjectMeta>>>,
+    /// The marks of their sidecars.
+    marks: Arc<Mutex<HashMap<String, Option<String>>>>,
 }
 
 /// What was staged for a chunk, verified and durable. Nothing else may be recorded.
@@ -83,6 +85,7 @@ impl Verifier {
             are_constant: stager.columns.are_constant(),
             listings: Arc::new(Listings::of(stager.source.files())),
             dated: Arc::default(),
+            marks: Arc::default(),
         }
     }
 

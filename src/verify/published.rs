@@ -22,6 +22,7 @@ use crate::plan::{Plan, Strategy};
 use crate::schema::rules::same_field;
 use crate::storage::deletion::{self, Deleted};
 use crate::storage::files::DataFiles;
+use crate::storage::names::data_file_of;
 use crate::table::open::{data_files_of, deletions_of, indices_of, store_of};
 use crate::table::row_version;
 
@@ -56,8 +57,11 @@ struct Meant<'a> {
 /// `Mismatch`, naming what differs or is gone.
 pub(crate) async fn inspect_swapped(intent: Intent<'_>, swapped: &Dataset) -> Result<()> {
     let fragments = swapped.fragments().as_ref().clone();
-    compare(intent, &Published { fragments, schema: swapped.schema().clone() })?;
-    expect_there(intent.journal, swapped).await
+    let published = Published { fragments, schema: swapped.schema().clone() };
+    compare(intent, &published)?;
+    let deletions = expect_deletions_in(swapped, intent.journal, &published);
+    let there = expect_there(intent.journal, swapped);
+    futures::try_join!(deletions, there).map(|((), ())| ())
 }
 
 /// Compares what is published with what was planned and staged.
@@ -271,7 +275,15 @@ fn expect_beside(
 /// # Errors
 /// `Mismatch`, naming the file, when it does not hold the rows that were written.
 pub(crate) async fn expect_deletions(intent: Intent<'_>, published: &Published) -> Result<()> {
-    let Intent { live, journal, .. } = intent;
+    expect_deletions_in(intent.live, intent.journal, published).await
+}
+
+/// The same, of a version that lies where `live` does.
+async fn expect_deletions_in(
+    live: &Dataset,
+    journal: &Journal,
+    published: &Published,
+) -> Result<()> {
     let deletions = &deletions_of(live).await?;
     let id = &journal.header().id;
     let meant = meant(journal)?;
@@ -294,7 +306,7 @@ pub(crate) async fn expect_deletions(intent: Intent<'_>, published: &Published) 
 /// `Mismatch`, naming the file, when one is gone.
 pub(crate) async fn touched(intent: Intent<'_>) -> Result<Vec<ChunkId>> {
     let Intent { live, journal, .. } = intent;
-    let there = staged_files(live, &journal.header().id).await?;
+    let there = staged_files(live, journal).await?;
     let mut touched = Vec::new();
     for record in journal.records() {
         for file in &record.files {
@@ -316,26 +328,75 @@ pub(crate) async fn touched(intent: Intent<'_>) -> Result<Vec<ChunkId>> {
     Ok(touched)
 }
 
-/// Every staged file of the migration `id` that is in the folder of `live`, by name.
+/// Every staged file of `journal` that is in the folder of `live`, by name.
 ///
 /// # Errors
 /// `Failed`, when they cannot be listed.
-pub(crate) async fn staged_files(live: &Dataset, id: &str) -> Result<HashMap<String, StagedFile>> {
-    let directory = live.data_dir();
-    let listed = data_files_of(live).await?.list(&directory, id).await?;
-    let files = listed.into_iter().filter_map(|meta| {
-        let name = meta.location.filename()?.to_owned();
-        // A copy of it elsewhere below is none.
-        let is_it = meta.location == directory.clone().join(name.as_str());
-        is_it.then(|| (name.clone(), StagedFile::of(&name, meta)))
+pub(crate) async fn staged_files(
+    live: &Dataset,
+    journal: &Journal,
+) -> Result<HashMap<String, StagedFile>> {
+    let (files, directory) = (data_files_of(live).await?, live.data_dir());
+    let listed = files.list_whole(&directory, &journal.header().id).await?;
+    let listed = listed.into_iter().map(|meta| files.as_told(meta)).collect();
+    look_again(&files, &directory, journal, joined(files.as_ref(), &directory, listed)).await
+}
+
+/// The files `there`, where those that differ from `journal` by their tags alone are as the store tells of each by itself.
+async fn look_again(
+    files: &Arc<dyn DataFiles>,
+    directory: &Path,
+    journal: &Journal,
+    mut there: HashMap<String, StagedFile>,
+) -> Result<HashMap<String, StagedFile>> {
+    let recorded = journal.records().flat_map(|record| &record.files);
+    let unclear = recorded
+        .filter(|file| there.get(&file.name).is_some_and(|now| now.differs_by_tag_alone(file)));
+    let looks = unclear.map(|file| {
+        let (files, path) = (Arc::clone(files), directory.clone().join(file.name.as_str()));
+        async move { Ok((&file.name, files.head(&path).await?)) }.boxed()
     });
-    Ok(files.collect())
+    let looks: Vec<_> = looks.collect();
+    let mut looks = stream::iter(looks).buffered(DELETION_FILES_AT_ONCE);
+    while let Some((name, meta)) = looks.try_next().await? {
+        if let Some(file) = there.get_mut(name) {
+            let sidecars = file.sidecars.take();
+            *file = StagedFile::of(files.as_ref(), name, meta, sidecars);
+        }
+    }
+    Ok(there)
+}
+
+/// The data files among what was `listed` below `directory`, by name, each with the mark of its sidecars.
+fn joined(
+    files: &dyn DataFiles,
+    directory: &Path,
+    listed: Vec<ObjectMeta>,
+) -> HashMap<String, StagedFile> {
+    let mut sidecars: HashMap<String, Vec<ObjectMeta>> = HashMap::new();
+    let mut found = Vec::new();
+    for meta in listed {
+        let name = meta.location.filename().unwrap_or_default().to_owned();
+        // A copy of it elsewhere below is none.
+        if meta.location == directory.clone().join(name.as_str()) {
+            found.push((name, meta));
+        } else if meta.location.extension() == Some("blob") {
+            sidecars.entry(data_file_of(&meta.location)).or_default().push(meta);
+        }
+    }
+    let found = found.into_iter().map(|(name, meta)| {
+        let mark = sidecars.remove(&name).and_then(|found| files.mark(found));
+        let file = StagedFile::of(files, &name, meta, mark);
+        (name, file)
+    });
+    found.collect()
 }
 
 /// Fails when a file is gone that `dataset` names in its own folder; in an object store also when a staged one is another than
 /// `journal` says: the last look may be a minute old there, and an object has another date only where it was written over.
 async fn expect_there(journal: &Journal, dataset: &Dataset) -> Result<()> {
-    let files = &*data_files_of(dataset).await?;
+    let of_table = data_files_of(dataset).await?;
+    let files = of_table.as_ref();
     let root = dataset.branch_location().path;
     let version = dataset.version_id();
     let gone = |what: &str, name: &str| {
@@ -358,12 +419,17 @@ async fn expect_there(journal: &Journal, dataset: &Dataset) -> Result<()> {
             }
         }
     }
+    // What a disk tells of a file changes with its names and owners too: there, only that sidecars are gone counts.
+    let told = data.into_values().map(|meta| files.as_told(meta)).collect();
+    let now = joined(files, &data_dir, told);
+    let now = look_again(&of_table, &data_dir, journal, now).await?;
     let staged = journal.records().flat_map(|record| &record.files);
     let is_another = |file: &&StagedFile| {
-        let there = data.get(&file.name).map(|meta| files.as_told(meta.clone()));
-        there.is_some_and(|meta| StagedFile::of(&file.name, meta) != **file)
+        now.get(&file.name).is_some_and(|now| {
+            if files.has_tags() { now != *file } else { now.sidecars != file.sidecars }
+        })
     };
-    if let Some(file) = staged.filter(|_| !files.has_local_files()).find(is_another) {
+    if let Some(file) = staged.into_iter().find(is_another) {
         let name = &file.name;
         let message =
             format!("version {version} names {name}, which was written over after it was verified");

@@ -40,7 +40,19 @@ impl Verifier {
         while let Some((name, meta)) = looks.try_next().await? {
             self.keep_dated(name, meta);
         }
+        if self.files.has_blobs() {
+            for file in staged.fragments.iter().filter_map(|fragment| fragment.files.last()) {
+                let mark = files.mark_of(&self.files.path(&file.path)).await?;
+                let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+                marks.insert(file.path.clone(), mark);
+            }
+        }
         Ok(())
+    }
+
+    /// What marked the sidecars of the file `name` before they were verified, if it was looked at: told once.
+    pub(crate) fn take_mark(&self, name: &str) -> Option<Option<String>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
     fn is_dated(&self, name: &str) -> bool {

@@ -103,6 +103,61 @@ async fn die_once(at: usize) {
     assert!(left.is_empty(), "{what}: {left:#?}");
 }
 
+/// The sidecars of staged files.
+fn staged_sidecars(db: &Db) -> Vec<std::path::PathBuf> {
+    let files = db.files().into_iter().map(|(name, _)| std::path::PathBuf::from(name));
+    let is_one = |file: &std::path::PathBuf| {
+        let folder = file.parent().unwrap().to_string_lossy();
+        file.extension().is_some_and(|ending| ending == "blob") && folder.contains("-relance-")
+    };
+    files.filter(is_one).collect()
+}
+
+/// On a disk they are further names of the table's own, which are as old as the table: a cleanup takes what is old and named by
+/// no version.
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_of_an_old_table_outlive_a_cleanup_while_it_is_held() {
+    let db = Db::new();
+    table(&db).await;
+    let then = std::time::SystemTime::now() - std::time::Duration::from_hours(24 * 9);
+    for (file, _) in db.files() {
+        let file = std::fs::File::options().append(true).open(&file).unwrap();
+        file.set_modified(then).unwrap();
+    }
+    let asked = ["--strategy", "rewrite", "--add", "n:int64=7"];
+    db.relance("migrate", "t", &[&asked[..], &["--hold"]].concat()).expect(0);
+    let staged = staged_sidecars(&db).len();
+    assert!(staged > 5);
+    let live = db.open("t").await;
+    live.cleanup_old_versions(chrono::TimeDelta::days(7), None, None).await.unwrap();
+    assert_eq!(staged_sidecars(&db).len(), staged);
+    db.relance("resume", "t", &[]).expect(0);
+    db.relance("finalize", "t", &[]).expect(0);
+    expect_kept(&db, "finalized").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_that_are_not_as_they_were_verified_are_staged_again() {
+    for lost in [false, true] {
+        let db = Db::new();
+        table(&db).await;
+        db.relance("migrate", "t", &["--strategy", "rewrite", "--add", "n:int64=7", "--hold"])
+            .expect(0);
+        let sidecar = staged_sidecars(&db).pop().unwrap();
+        let mut bytes = std::fs::read(&sidecar).unwrap();
+        bytes[0] ^= 1;
+        // It is a further name of the table's own, which stays as it is.
+        std::fs::remove_file(&sidecar).unwrap();
+        if !lost {
+            std::fs::write(&sidecar, bytes).unwrap();
+        }
+        db.relance("resume", "t", &[]).expect(4);
+        expect_kept(&db, "not swapped").await;
+        db.relance("resume", "t", &[]).expect(0);
+        expect_kept(&db, "swapped").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_sidecar_stops_the_migration_and_is_named() {
     let db = Db::new();

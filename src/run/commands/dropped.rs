@@ -10,11 +10,23 @@ use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
 use crate::process::ProcessId;
 use crate::retry::is_of_gone;
 use crate::run::context::Context;
+use crate::run::hints::{command, kept};
 use crate::run::lease::expect_free_or_waiting;
 use crate::storage::names::{directory_of, is_data_file, is_of};
 use crate::storage::{files, files::DataFiles};
 use crate::table::open::{Opener, at_version, data_files_of};
 use crate::table::{orphans::Removed, tag};
+
+/// `error`, which stopped a run before its swap: with what is kept, or that others have dropped the table.
+pub(super) async fn kept_or_dropped(ctx: &Context, error: Error) -> Error {
+    if !is_of_gone(&error) || !matches!(ctx.opener().found().await, Ok(None)) {
+        return kept(ctx, error);
+    }
+    let (table, abort) = (ctx.table(), command(ctx, "abort"));
+    let message = format!("others have dropped `{table}`; nothing was swapped in");
+    let advice = format!("{abort} removes what is staged");
+    Error::new(error.kind(), message).with_advice(&advice).caused_by(error)
+}
 
 /// Drops what is staged of a table that is `gone`, and what the migration left in its folder. Gives the migration's id, what was
 /// removed, and the names of what is left of the staging table.

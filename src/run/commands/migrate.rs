@@ -8,14 +8,15 @@ use lance::Dataset;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
+use crate::run::commands::dropped;
 use crate::run::copier::copy;
 use crate::run::cutover::{Swap, indices::build_indices, swap};
 use crate::run::preflight::{preflight, quarantine::quarantine};
 use crate::run::probe::probe;
 use crate::run::told::tell_verified;
 use crate::run::{
-    after::finish, context::Context, head::on_what_is_there, hints::kept, hold::hold,
-    planning::Planned, planning::plan_head, report::Ended, session::Session, staged::refuse_staged,
+    after::finish, context::Context, head::on_what_is_there, hold::hold, planning::Planned,
+    planning::plan_head, report::Ended, session::Session, staged::refuse_staged,
     supplying::close_supply,
 };
 use crate::{phase::Phase, settings::Hold, table::open::Opener};
@@ -118,5 +119,5 @@ async fn stopped(ctx: &Context, session: &mut Session, error: Error) -> Error {
         // Whoever took over removes by name what is left.
         let _ = session.remove_fresh().await;
     }
-    kept(ctx, error)
+    dropped::kept_or_dropped(ctx, error).await
 }

@@ -16,7 +16,7 @@ use crate::journal::{Journal, deleted_rows, own_file};
 use crate::limits::DELETION_FILES_AT_ONCE;
 use crate::plan::fragment_ids::FragmentIds;
 use crate::plan::{Plan, Strategy};
-use crate::run::prebuilt::{index_files, left_behind};
+use crate::run::prebuilt::left_behind;
 use crate::run::session::Session;
 use crate::storage::deletion::{Deleted, Naming};
 use crate::storage::names::is_data_file;
@@ -237,14 +237,9 @@ impl Prepared {
         let (Some(last), false) = (self.versions.last(), prebuilt.indices.is_empty()) else {
             return Ok(());
         };
-        let files = index_files(&session.source, &prebuilt.indices).await?;
-        if files != prebuilt.index_files {
-            return Err(Error::mismatch(
-                "files of the indices that were built for the swap are not as they were: something other \
-                 than relance touched them. Not swapped",
-            )
-            .with_advice("`resume` builds them again"));
-        }
+        let as_they_were = prebuilt.expect_files(&session.source).await;
+        as_they_were
+            .map_err(|error| error.with_advice("not swapped; `resume` builds them again"))?;
         let opened = index::facts(last).await?;
         match opened.into_iter().find_map(|one| Some((one.name, one.unknown?))) {
             None => Ok(()),
