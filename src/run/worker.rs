@@ -219,7 +219,7 @@ impl Worker {
                     None => files.head(&path).await?,
                 };
                 let sidecars = match marked {
-                    Some(mark) => mark,
+                    Some(mark) => Some(mark).filter(|mark| !mark.is_empty()),
                     None if spec.has_blobs() => files.mark_of(&path).await?,
                     None => None,
                 };

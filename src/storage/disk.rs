@@ -180,9 +180,10 @@ impl DataFiles for Disk {
 /// for abandoned. False, where that may not be done.
 fn is_made_young(file: &FilePath) -> bool {
     let Ok(file) = File::options().append(true).open(file) else { return false };
-    let age = file.metadata().and_then(|meta| meta.modified()).map(|at| at.elapsed());
-    let is_young = matches!(age, Ok(Ok(age)) if age < LINKED_AGE_MAX);
-    is_young || file.set_modified(SystemTime::now()).is_ok()
+    let Ok(written) = file.metadata().and_then(|meta| meta.modified()) else { return false };
+    // One that is dated in the future is young.
+    let age = written.elapsed().unwrap_or_default();
+    age < LINKED_AGE_MAX || file.set_modified(written + age).is_ok()
 }
 
 /// Makes `folder`, if it is not there; not what is around it.

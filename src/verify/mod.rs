@@ -47,7 +47,7 @@ pub(crate) struct Verifier {
     /// What the store told of files when it gave their bytes, by name.
     dated: Arc<Mutex<HashMap<String, ObjectMeta>>>,
     /// The marks of their sidecars.
-    marks: Arc<Mutex<HashMap<String, Option<String>>>>,
+    marks: Arc<Mutex<HashMap<String, String>>>,
 }
 
 /// What was staged for a chunk, verified and durable. Nothing else may be recorded.

@@ -44,14 +44,14 @@ impl Verifier {
             for file in staged.fragments.iter().filter_map(|fragment| fragment.files.last()) {
                 let mark = files.mark_of(&self.files.path(&file.path)).await?;
                 let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-                marks.insert(file.path.clone(), mark);
+                marks.insert(file.path.clone(), mark.unwrap_or_default());
             }
         }
         Ok(())
     }
 
-    /// What marked the sidecars of the file `name` before they were verified, if it was looked at: told once.
-    pub(crate) fn take_mark(&self, name: &str) -> Option<Option<String>> {
+    /// What marked the sidecars of the file `name` before they were verified, if it was looked at: told once. Empty, where it had none.
+    pub(crate) fn take_mark(&self, name: &str) -> Option<String> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
