@@ -176,7 +176,7 @@ async fn it_gives_up_when_others_write_faster() {
     let db = Db::new();
     db.documents("t", 2_000, 200).await;
     // Slow enough that each round finds something new.
-    let few = ["--max-rounds", "3", "--max-rate", "500KB"];
+    let few = ["--max-rounds", "3", "--max-rate", "200KB"];
     let migrate = || db.relance("migrate", "t", &[ADD, &few].concat());
     let ran = while_others_append(&db, migrate).await;
     ran.expect(5).says("is written to faster").says("3 rounds").says("rows/s to stage");
