@@ -140,6 +140,12 @@ pub(crate) const FRAGMENTS_OPENED_AHEAD: usize = 4;
 /// The same of small ones in a store, and batches of them that are decoded ahead: each waits for its answers, and holds little.
 pub(crate) const SMALL_FRAGMENTS_AHEAD: usize = 16;
 
+/// Bytes of the parts of an upload: as many more after each hundred parts; a file that is smaller is one request
+/// (lance-io 14 `src/object_writer.rs`).
+pub(crate) const PART_BYTES: u64 = 5 << 20;
+/// Objects of one page of a store's listing.
+pub(crate) const LISTED_AT_ONCE: u64 = 1_000;
+
 /// Versions of a table that are opened at once, to see who committed them or what they name.
 pub(crate) const VERSIONS_AT_ONCE: usize = 8;
 

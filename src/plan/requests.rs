@@ -5,18 +5,15 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::limits::STORE_PACE;
+use crate::limits::{LISTED_AT_ONCE, PART_BYTES, STORE_PACE};
 use crate::plan::{Facts, cost::Cost, strategy::Strategy};
 
 /// Requests of a migration however large the table: looking at it, the journal, the tags, the swap and what comes after.
 const WRITES_BESIDES: u64 = 28;
 const READS_BESIDES: u64 = 14;
-/// Objects of one page of a listing, and how often a table's data files are listed.
-const LISTED_AT_ONCE: u64 = 1_000;
+/// How often a table's data files are listed.
 const LISTINGS: u64 = 4;
-/// Bytes of the parts of an upload: as many more after each hundred parts; a file that is smaller is one request
-/// (lance-io 14 `src/object_writer.rs`).
-const PART_BYTES: u64 = 5 << 20;
+/// Parts of an upload that are of one size.
 const PARTS_ALIKE: u64 = 100;
 /// Reads of a file's footer, and of what the columns that are read have there. A file that is not larger than the first of these
 /// is read whole by it.

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Plan, amounts::counted};
 use crate::retry::{is_away, is_of_gone, retrying};
+use crate::run::head::is_dropped;
 use crate::run::hints::{command, unfinished, unknown};
 use crate::run::lease::{beating, checkpoint, lease_of};
 use crate::run::report::{Ended, Report};
@@ -53,7 +54,7 @@ pub(crate) async fn finish(
 /// `error`, which came after the swap as `version`, as what it is there: something is left to do, or others have dropped the
 /// table since.
 pub(crate) async fn left_undone(ctx: &Context, version: u64, error: Error) -> Error {
-    if !is_of_gone(&error) || !matches!(ctx.opener().found().await, Ok(None)) {
+    if !is_dropped(ctx, &error).await {
         return unfinished(ctx, version, error);
     }
     let (table, abort) = (ctx.table(), command(ctx, "abort"));

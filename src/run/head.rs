@@ -141,6 +141,11 @@ pub(crate) async fn on_what_is_there<T, A: Future<Output = Result<T>>>(
     act().await
 }
 
+/// Whether `error` is of something that is gone, and the table is too: others have dropped it.
+pub(crate) async fn is_dropped(ctx: &Context, error: &Error) -> bool {
+    is_of_gone(error) && matches!(ctx.opener().found().await, Ok(None))
+}
+
 /// Whether the live table has moved on from `source`.
 ///
 /// # Errors

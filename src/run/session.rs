@@ -24,16 +24,16 @@ use crate::run::{
 };
 use crate::schema::blob;
 use crate::settings::Verify;
-use crate::table::{open::data_files_of, tag};
+use crate::table::{open::data_files_of, source::file_count, tag};
 use crate::transform::pool::Pool;
-use crate::verify::published::{Intent, staged_files};
+use crate::verify::{published::Intent, there::staged_files};
 use crate::{
     budget::Budget, limits::MemoryPlan, phase::Phase, process::Running, progress::Event,
     retry::retrying, storage::throttle::Throttle, supply::Supply,
 };
 
 /// Data files of a table that is listed in less than a second: more are more than ten pages.
-const LISTED_SLOWLY: usize = 10_000;
+const LISTED_SLOWLY: u64 = 10_000;
 
 /// A migration that is under way: what a run carries from phase to phase.
 pub(crate) struct Session {
@@ -227,9 +227,7 @@ impl Session {
 
     /// Whether to list the table's data files takes seconds: in a store, page by page.
     pub(crate) fn lists_slowly(&self, ctx: &Context) -> bool {
-        let files =
-            self.source.iter_fragments().map(|fragment| fragment.files.len()).sum::<usize>();
-        ctx.location.directory().is_none() && files > LISTED_SLOWLY
+        ctx.location.directory().is_none() && file_count(&self.source) > LISTED_SLOWLY
     }
 
     /// Removes what earlier runs of this migration left behind, what is staged excepted.
@@ -249,7 +247,7 @@ impl Session {
     pub(crate) async fn remove_files(&self, names: Vec<String>) -> Result<()> {
         let files = data_files_of(&self.source).await?;
         let places = names.into_iter().map(|name| self.source.data_dir().join(name));
-        let has_blobs = !blob::columns(&self.plan.written_schema()).is_empty();
+        let has_blobs = blob::has_any(&self.plan.written_schema());
         files.remove_whole(places.collect(), has_blobs).await
     }
 

@@ -177,7 +177,8 @@ impl Worker {
         let Done { mut record, mut fragments } = done;
         let spec = &self.stager.files;
         let now = self.time.now(self.clock.now());
-        let mut are_known = self.files_of(&fragments).await? == record.files;
+        let is_copied = spec.files().has_tags();
+        let are_known = !is_copied && self.files_of(&fragments).await? == record.files;
         let files = fragments.iter_mut().flat_map(|fragment| &mut fragment.files);
         for file in files.filter(|file| is_data_file(&file.path, &spec.id)) {
             let path = spec.path(&file.path);
@@ -185,7 +186,6 @@ impl Worker {
             if let Some(name) = renewed.filename().filter(|name| **name != file.path) {
                 record.rename(&file.path, name);
                 name.clone_into(&mut file.path);
-                are_known = false;
             }
         }
         if !are_known {

@@ -64,6 +64,11 @@ pub(crate) fn columns(schema: &Schema) -> Vec<&Field> {
     schema.fields.iter().filter(|field| field.is_blob_v2()).collect()
 }
 
+/// Whether files of `schema` may have sidecars.
+pub(crate) fn has_any(schema: &Schema) -> bool {
+    schema.fields.iter().any(Field::is_blob_v2)
+}
+
 /// `schema` with the descriptors of blobs in place of the blobs, which is what Lance's readers are asked for.
 pub(crate) fn stored(schema: &Schema) -> Schema {
     let mut stored = schema.clone();

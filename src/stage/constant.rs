@@ -218,8 +218,7 @@ impl Constants {
 
     /// What a file of `rows` rows of nothing else holds; `None`, where it is too large to be kept, or has sidecars.
     async fn repeated(&self, rows: u64) -> Result<Option<Arc<Constant>>> {
-        let has_blobs = !blob::columns(&self.spec.schema).is_empty();
-        if rows == 0 || has_blobs || !self.fit_in_one(rows).await? {
+        if rows == 0 || self.spec.has_blobs() || !self.fit_in_one(rows).await? {
             return Ok(None);
         }
         let constant = self.of_rows(rows).await?;

@@ -67,7 +67,7 @@ impl FileSpec {
 
     /// Whether a file may have sidecars.
     pub(crate) fn has_blobs(&self) -> bool {
-        !blob::columns(&self.schema).is_empty()
+        blob::has_any(&self.schema)
     }
 
     /// Removes the files of `fragments`, as far as that goes: a later `abort` finds the rest by name.

@@ -96,25 +96,24 @@ pub(crate) trait DataFiles: Debug + Send + Sync {
         false
     }
 
-    /// What tells the sidecars of a file, `found` in a listing, from others: a hash of their names, sizes, and tags or dates; `None`,
-    /// where there are none.
-    fn mark(&self, found: Vec<ObjectMeta>) -> Option<String> {
-        let mut lines: Vec<String> = found
-            .into_iter()
-            .map(|meta| {
-                let meta = self.as_told(meta);
-                let date = (!self.has_tags() || meta.e_tag.is_none()).then_some(meta.last_modified);
-                let name = meta.location.filename().unwrap_or_default();
-                format!("{name} {} {date:?} {:?}", meta.size, meta.e_tag)
-            })
-            .collect();
+    /// What tells the sidecars of a file from others, which are `told` as by [`Self::as_told`]: a hash of their names, sizes, and tags or
+    /// dates; `None`, where there are none.
+    fn mark(&self, told: &[ObjectMeta]) -> Option<String> {
+        let lines = told.iter().map(|meta| {
+            let date = (!self.has_tags() || meta.e_tag.is_none()).then_some(meta.last_modified);
+            let name = meta.location.filename().unwrap_or_default();
+            format!("{name} {} {date:?} {:?}", meta.size, meta.e_tag)
+        });
+        let mut lines: Vec<String> = lines.collect();
         lines.sort_unstable();
         (!lines.is_empty()).then(|| format!("{:032x}", xxh3_128(lines.join("\n").as_bytes())))
     }
 
     /// [`Self::mark`] of the sidecars that `file` has now.
     async fn mark_of(&self, file: &Path) -> Result<Option<String>> {
-        Ok(self.mark(self.list_below(&names::sidecars_of(file)).await?))
+        let found = self.list_below(&names::sidecars_of(file)).await?.into_iter();
+        let told: Vec<_> = found.map(|meta| self.as_told(meta)).collect();
+        Ok(self.mark(&told))
     }
 
     /// The same, and the store's tag of what it has, where it has one.

@@ -14,8 +14,7 @@ use bytes::Bytes;
 use md5::{Digest as _, Md5};
 use object_store::{PutPayload, path::Path};
 
-/// Bytes of a part of an upload, at least.
-const PART_BYTES: usize = 5 << 20;
+use crate::limits::PART_BYTES;
 
 /// The MD5 of a part.
 type Sum = [u8; 16];
@@ -375,7 +374,7 @@ impl Drop for SentFile {
 /// `bytes` in no more memory than they take. What is less than a part comes in a buffer for a whole one (lance-io 14
 /// `src/object_writer.rs`), which would be held with it.
 fn own_memory(bytes: &Bytes) -> Bytes {
-    let is_part = bytes.len() >= PART_BYTES;
+    let is_part = bytes.len() as u64 >= PART_BYTES;
     if is_part { bytes.clone() } else { Bytes::copy_from_slice(bytes) }
 }
 

@@ -70,7 +70,7 @@ impl Source {
 
     /// How many data files the version names.
     pub(crate) fn files(&self) -> u64 {
-        self.dataset.fragments().iter().map(|fragment| fragment.files.len() as u64).sum()
+        file_count(&self.dataset)
     }
 
     /// Streams the rows of `chunk`, in order.
@@ -334,6 +334,11 @@ pub(crate) fn joined<T>(
     task: std::result::Result<lance::Result<T>, JoinError>,
 ) -> lance::Result<T> {
     task.unwrap_or_else(|error| Err(lance::Error::io_source(error.into())))
+}
+
+/// How many data files `version` names.
+pub(crate) fn file_count(version: &Dataset) -> u64 {
+    version.fragments().iter().map(|fragment| fragment.files.len() as u64).sum()
 }
 
 #[cfg(test)]

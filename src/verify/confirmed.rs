@@ -9,11 +9,11 @@ use object_store::ObjectMeta;
 use tokio::sync::Mutex;
 
 use crate::error::Result;
+use crate::limits::LISTED_AT_ONCE;
 use crate::stage::{FileSpec, Staged};
 use crate::storage::page::ReadBackHashes;
 
-/// Objects of one page of a listing, and requests for one object that cost as much.
-const LISTED_AT_ONCE: u64 = 1_000;
+/// Requests for one object that cost as much as a page of a listing.
 const LISTED_PAGE_COSTS: u64 = 12;
 /// Pages of a listing that is waited for.
 const LISTED_PAGES_MAX: u64 = 25;

@@ -5,6 +5,7 @@ mod compare;
 mod confirmed;
 pub(crate) mod published;
 mod read;
+pub(crate) mod there;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

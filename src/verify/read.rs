@@ -40,12 +40,19 @@ impl Verifier {
         while let Some((name, meta)) = looks.try_next().await? {
             self.keep_dated(name, meta);
         }
-        if self.files.has_blobs() {
-            for file in staged.fragments.iter().filter_map(|fragment| fragment.files.last()) {
-                let mark = files.mark_of(&self.files.path(&file.path)).await?;
-                let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-                marks.insert(file.path.clone(), mark.unwrap_or_default());
-            }
+        if !self.files.has_blobs() {
+            return Ok(());
+        }
+        let own = staged.fragments.iter().filter_map(|fragment| fragment.files.last());
+        let looks = own.map(|file| {
+            let (files, path) = (Arc::clone(&files), self.files.path(&file.path));
+            async move { Ok((file.path.clone(), files.mark_of(&path).await?)) }.boxed()
+        });
+        let looks: Vec<_> = looks.collect();
+        let mut looks = stream::iter(looks).buffered(files.files_at_once());
+        while let Some((name, mark)) = looks.try_next().await? {
+            let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            marks.insert(name, mark.unwrap_or_default());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::journal::{Journal, Opened, Wreck, clear_unversioned};
 use crate::process::ProcessId;
 use crate::retry::is_of_gone;
 use crate::run::context::Context;
+use crate::run::head::is_dropped;
 use crate::run::hints::{command, kept};
 use crate::run::lease::expect_free_or_waiting;
 use crate::storage::names::{directory_of, is_data_file, is_of};
@@ -19,7 +20,7 @@ use crate::table::{orphans::Removed, tag};
 
 /// `error`, which stopped a run before its swap: with what is kept, or that others have dropped the table.
 pub(super) async fn kept_or_dropped(ctx: &Context, error: Error) -> Error {
-    if !is_of_gone(&error) || !matches!(ctx.opener().found().await, Ok(None)) {
+    if !is_dropped(ctx, &error).await {
         return kept(ctx, error);
     }
     let (table, abort) = (ctx.table(), command(ctx, "abort"));

@@ -17,6 +17,7 @@ use crate::run::{
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
 use crate::{
     chunk::ChunkId, phase::Phase, progress::Amount, retry::Backoff, span, verify::published,
+    verify::there,
 };
 
 /// What became of the swap.
@@ -152,7 +153,7 @@ async fn inspect(ctx: &Context, session: &mut Session, swap: &Prepared) -> Resul
     let intent = session.intent();
     let published = swap.published(intent.live).await?;
     published::compare(intent, &published)?;
-    published::expect_deletions(intent, &published).await?;
+    published::expect_deletions(intent.live, intent.journal, &published).await?;
     swap.expect_indices(session).await?;
     if session.lists_slowly(ctx) { Ok(Vec::new()) } else { touched(ctx, session).await }
 }
@@ -166,7 +167,7 @@ async fn touched(ctx: &Context, session: &mut Session) -> Result<Vec<ChunkId>> {
         return Ok(Vec::new());
     }
     let began = Instant::now();
-    let touched = published::touched(session.intent()).await?;
+    let touched = there::touched(&session.source, &session.journal).await?;
     session.listed = Some(began);
     Ok(touched)
 }
