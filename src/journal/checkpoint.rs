@@ -5,11 +5,13 @@ use crate::journal::config::{
     KEY_CHUNK, KEY_HEADER, KEY_LEASE, KEY_SCHEMA, chunk_key, newest_of, to_json,
 };
 use crate::journal::{Journal, beat::Lost, record::Lease, tidy};
+use crate::storage::files::{DataFiles, Tree};
 use crate::table::commit::{Outcome, exactly_next};
 use crate::table::orphans::{self, Orphans, Removed};
-use crate::{phase::Phase, storage::tree::clear_table, table::open::data_files_of};
+use crate::{phase::Phase, storage::tree::clear_tree, table::open::data_files_of};
 use lance::{Dataset, dataset::transaction::Operation};
 use lance_table::format::Fragment;
+use object_store::path::Path;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -157,13 +159,43 @@ impl Journal {
     /// The journal reads as it does now, or it is gone: its newest version goes last.
     pub(crate) async fn remove(mut self) -> Result<Vec<String>> {
         self.end_beats().await;
-        let root = self.staging.branch_location().path;
+        let (files, root) = self.own_folder().await?;
+        let tree = files.tree(&root).await?;
+        self.remove_tree(files.as_ref(), &root, tree).await
+    }
+
+    /// The same, while the journal is this run's own.
+    ///
+    /// # Errors
+    /// `Locked`, when another run took it over; nothing was removed then. `Failed`, when it cannot be removed.
+    ///
+    /// # Crash
+    /// As [`remove`](Self::remove).
+    pub(crate) async fn remove_own(mut self) -> Result<Vec<String>> {
+        self.end_beats().await;
+        let (files, root) = self.own_folder().await?;
+        // At once, since a store takes its time.
+        let (own, tree) = tokio::join!(self.expect_own(), files.tree(&root));
+        own?;
+        self.remove_tree(files.as_ref(), &root, tree?).await
+    }
+
+    async fn own_folder(&self) -> Result<(Arc<dyn DataFiles>, Path)> {
+        Ok((data_files_of(&self.staging).await?, self.staging.branch_location().path))
+    }
+
+    /// Removes the `tree` of its folder at `root`.
+    async fn remove_tree(
+        self,
+        files: &dyn DataFiles,
+        root: &Path,
+        tree: Tree,
+    ) -> Result<Vec<String>> {
         let newest = &self.staging.manifest_location().path;
         // While the lock is there, no other run has anything here.
-        let files = data_files_of(&self.staging).await?;
-        let left = clear_table(files.as_ref(), &root, Some(newest)).await?;
+        let left = clear_tree(files, root, tree, Some(newest)).await?;
         files.remove(newest).await?;
-        files.remove_empty(&root);
+        files.remove_empty(root);
         Ok(left)
     }
 }

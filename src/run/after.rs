@@ -173,14 +173,14 @@ async fn finish_and_tidy(
             return Err(error);
         }
     };
-    // A run that was taken over must not remove what another one works with.
-    session.journal.expect_own().await?;
     let [began, stay] = [&ctx.store.began_uploads, &ctx.store.keeps_uploads];
     if began.load(Ordering::Relaxed) && !stay.load(Ordering::Relaxed) {
+        // A run that was taken over must not give up what another one began.
+        session.journal.expect_own().await?;
         let unfinished = Unfinished::uploads_now(ctx, &ctx.opener(), swapped).await;
         unfinished.give_up(ctx, [&*session.journal.header().id].into_iter()).await;
     }
-    session.journal.remove().await?;
+    session.journal.remove_own().await?;
     report.store = ctx.store.traffic.figures();
     Ok(report)
 }

@@ -4,7 +4,7 @@
 use object_store::{ObjectMeta, path::Path};
 
 use crate::error::{Error, Result};
-use crate::storage::files::DataFiles;
+use crate::storage::files::{DataFiles, Tree};
 
 /// Every file below `root` that a table has there.
 ///
@@ -30,7 +30,22 @@ pub(crate) async fn clear_table(
     root: &Path,
     last: Option<&Path>,
 ) -> Result<Vec<String>> {
-    let tree = files.tree(root).await?;
+    clear_tree(files, root, files.tree(root).await?, last).await
+}
+
+/// The same, where what is below `root` was listed already: `tree`.
+///
+/// # Errors
+/// As [`clear_table`].
+///
+/// # Crash
+/// As [`clear_table`].
+pub(crate) async fn clear_tree(
+    files: &dyn DataFiles,
+    root: &Path,
+    tree: Tree,
+    last: Option<&Path>,
+) -> Result<Vec<String>> {
     let is_last = |file: &ObjectMeta| last == Some(&file.location);
     let is_seen = |last| tree.links.contains(last) || tree.files.iter().any(is_last);
     if let Some(last) = last.filter(|last| !tree.links.is_empty() && !is_seen(last)) {

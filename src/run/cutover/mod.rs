@@ -2,17 +2,19 @@
 
 pub(crate) mod indices;
 mod prepare;
+mod touched;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lance::Dataset;
 
 use crate::error::{Doing as _, Error, Result};
 use crate::run::session::{Session, touched_text};
 use crate::run::{
-    context::Context, copier::Whole, cutover::prepare::Prepared, head::lags, hints::unknown,
-    lease::checkpoint, point::PROPERTY_REQUEST, report::seconds,
+    context::Context, copier::Whole, cutover::prepare::Prepared, cutover::touched::listing,
+    cutover::touched::touched, head::lags, hints::unknown, lease::checkpoint,
+    point::PROPERTY_REQUEST, report::seconds,
 };
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
 use crate::{
@@ -37,10 +39,6 @@ enum Attempt {
     Touched(Vec<ChunkId>),
 }
 
-/// How long a look at all staged files of a store holds, for a swap that is tried again. Files that were staged since were dated
-/// before they were read back, and the look after the swap sees what was written over.
-const LISTED_FOR: Duration = Duration::from_mins(1);
-
 /// Makes the staged fragments the live table, if nobody was faster.
 ///
 /// # Errors
@@ -62,8 +60,9 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
         }
     }
     let source = Arc::clone(&session.source);
-    let (saved, behind) =
-        tokio::join!(checkpoint(ctx, &mut session.journal, Phase::Swap, false), lags(ctx, &source));
+    let (listing_began, listing) = (Instant::now(), listing(ctx, session));
+    let saving = checkpoint(ctx, &mut session.journal, Phase::Swap, false);
+    let (saved, behind, listed) = tokio::join!(saving, lags(ctx, &source), listing);
     saved?;
     if ctx.cancel.is_cancelled() {
         checkpoint(ctx, &mut session.journal, Phase::Verify, true).await?;
@@ -71,6 +70,13 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
     }
     if behind? {
         return Ok(Swap::Lost);
+    }
+    if let Some(listed) = listed? {
+        let chunks = there::touched_of(&source, &session.journal, listed).await?;
+        session.listed = Some(listing_began);
+        if !chunks.is_empty() {
+            return verify_again(ctx, session, chunks);
+        }
     }
     let outcome = match try_swap(ctx, session).await? {
         Attempt::Committed(outcome) => outcome,
@@ -156,18 +162,4 @@ async fn inspect(ctx: &Context, session: &mut Session, swap: &Prepared) -> Resul
     published::expect_deletions(intent.live, intent.journal, &published).await?;
     swap.expect_indices(session).await?;
     if session.lists_slowly(ctx) { Ok(Vec::new()) } else { touched(ctx, session).await }
-}
-
-/// The chunks whose staged files were touched since they were verified, unless a store was listed lately.
-async fn touched(ctx: &Context, session: &mut Session) -> Result<Vec<ChunkId>> {
-    let nothing = session.journal.records().all(|record| record.files.is_empty());
-    let in_store = ctx.location.directory().is_none();
-    let fresh = session.listed.is_some_and(|listed| listed.elapsed() < LISTED_FOR);
-    if nothing || (in_store && fresh) {
-        return Ok(Vec::new());
-    }
-    let began = Instant::now();
-    let touched = there::touched(&session.source, &session.journal).await?;
-    session.listed = Some(began);
-    Ok(touched)
 }
