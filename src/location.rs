@@ -169,6 +169,11 @@ impl Location {
         self.database.starts_with("s3://")
     }
 
+    /// Whether its object store may copy parts of objects by a call that is known here.
+    pub(crate) fn copies_parts(&self) -> bool {
+        self.database.starts_with("s3://")
+    }
+
     /// How long its object store may be away.
     pub(crate) fn store_timeout(&self) -> Duration {
         self.store_timeout

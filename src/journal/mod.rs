@@ -108,7 +108,8 @@ impl Journal {
     }
 
     pub(crate) fn need(&self, chunk: &Chunk, now: DateTime<Utc>) -> Need {
-        let standing = self.records.get(&chunk.id).map(|record| Standing {
+        let record = self.records.get(&chunk.id).filter(|record| record.is_verifiable());
+        let standing = record.map(|record| Standing {
             origins: &record.origins,
             rows: record.rows,
             verified: record.verified.is_some(),

@@ -137,7 +137,8 @@ pub(crate) struct ChunkRecord {
     pub beside: BTreeMap<String, u64>,
     /// Its files, in row order.
     pub files: Vec<StagedFile>,
-    /// A digest for each column of the expected rows in its files.
+    /// A digest for each column of the expected rows in its files; none, where a store copied its files inside itself and
+    /// nobody read them: they can only be staged again then, and not verified.
     pub digests: Vec<Digest>,
     /// Whether those of the columns that stay as they are are digests of their pages, which were copied.
     pub copied: bool,
@@ -172,6 +173,11 @@ impl ChunkRecord {
             Verify::Full => self.verified == Some(Verify::Quick),
             Verify::Read => self.verified == Some(Verify::Quick) || self.confirmed > 0,
         }
+    }
+
+    /// Whether it can be verified, now or later.
+    pub(crate) fn is_verifiable(&self) -> bool {
+        self.verified.is_some() || !self.digests.is_empty()
     }
 
     /// Rows that are not deleted.

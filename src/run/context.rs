@@ -17,6 +17,7 @@ use crate::{
     phase::Phase,
     retry::is_away,
     settings::{Settings, Verify},
+    storage::part_copy::PartCopies,
     storage::sent::KeepsSent,
     storage::watch::{StoreState, Watch},
     supply::Functions,
@@ -96,6 +97,13 @@ impl Context {
         let keeps = in_store && self.settings.verify == Verify::Full;
         let room = MemoryPlan::of(&self.settings).for_store(in_store).sent;
         keeps.then(|| KeepsSent { files: Arc::clone(&self.store.sent), room })
+    }
+
+    /// What has the object store copy parts of the table's files, where it may.
+    pub(crate) fn part_copies(&self) -> Option<Arc<PartCopies>> {
+        let copies =
+            || PartCopies::of(self.location.uri(), self.opener().params().clone(), self.watch());
+        self.location.copies_parts().then(|| Arc::new(copies()))
     }
 
     pub(crate) fn say(&self, text: impl Into<String>) {

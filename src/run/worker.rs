@@ -49,6 +49,7 @@ impl Worker {
                 rows_max: if plan.is_aligned() { u64::MAX } else { header.rows_per_file },
                 throttle: Arc::clone(&session.throttle),
                 sent: ctx.keeps_sent(),
+                part_copies: ctx.part_copies(),
                 ..FileSpec::of(plan, &ctx.settings)
             },
             pool: session.pool.clone(),

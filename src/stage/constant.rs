@@ -143,14 +143,16 @@ impl Constants {
             rows_before += part.rows;
             files.push(Arc::clone(&part.file));
         }
-        let copied = page::copy(&files, &columns, writer, None, |_| throttle.wait()).await?;
+        let copied =
+            page::copy(&files, &columns, (writer, None), None, |_| throttle.wait()).await?;
         let [whole] = parts.as_slice() else {
             return Ok((copied.columns, self.digests(rows).await?));
         };
         // What is put together from parts was not read back as a whole: whoever verifies the first one does.
         let fields = self.spec.schema.fields.iter();
         let counts = fields.map(|field| physical_column_count(self.spec.version, field));
-        for (pages, values) in page::digests_of(&copied.hashes, counts).zip(&whole.digests) {
+        let hashes = copied.hashes.unwrap_or_default();
+        for (pages, values) in page::digests_of(&hashes, counts).zip(&whole.digests) {
             self.learn(pages, *values);
         }
         Ok((copied.columns, whole.digests.clone()))
@@ -398,6 +400,7 @@ mod tests {
             cache_bytes: 8 << 20,
             throttle: Arc::new(Throttle::of(None)),
             sent: None,
+            part_copies: None,
         };
         let transform = Transform::of(&target, &[1], None);
         let (width, pool) = (Width { bytes, columns: 1 }, Pool::of(1).unwrap());

@@ -14,9 +14,12 @@ use crate::limits::COPIED_FRAGMENT_BYTES_MIN;
 use crate::plan::columns::{ColumnSource, is_encoded_alike};
 use crate::progress::{Amount, Event};
 use crate::stage::file::FileBuilder;
+use crate::stage::inside::Inside;
 use crate::stage::{Expectation, Staged, Stager};
-use crate::storage::page::{self, ColumnPart, CopiedColumns, OpenFile, PageFile};
-use crate::storage::page::{ReadBack, ReadBackHashes};
+use crate::storage::page::{
+    self, ColumnPart, CopiedColumns, OpenFile, PageFile, PartCopier, ReadBack, ReadBackHashes,
+};
+use crate::storage::part_copy::BegunUpload;
 use crate::transform::digest::Digest;
 
 /// A source fragment whose pages can be copied, as far as the manifest tells.
@@ -70,24 +73,61 @@ impl Stager {
     ) -> Result<Option<Staged>> {
         let Some(inputs) = self.copy_inputs(sources).await? else { return Ok(None) };
         let _share = self.budget.take(self.files.files().held_bytes()).await;
-        let rows = chunk.rows();
-        let mut file = FileBuilder::copied(&self.files).await?;
-        file.rows = rows;
-        let (columns, expectations, back) = match self.copy_into(&mut file, chunk, &inputs).await {
-            Ok(copied) => copied,
+        let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
+        if let Some(inside) = self.inside(&inputs.files, &columns).await {
+            let staged = self.stage_inputs(chunk, &inputs, Some(&inside)).await;
+            if !staged.as_ref().is_err_and(|error| self.sends_after(error)) {
+                return staged.map(Some);
+            }
+        }
+        self.stage_inputs(chunk, &inputs, None).await.map(Some)
+    }
+
+    /// Stages `chunk` by copying pages of `inputs`, those that are `inside` by the store.
+    async fn stage_inputs(
+        &self,
+        chunk: &Chunk,
+        inputs: &CopyInputs,
+        inside: Option<&Inside>,
+    ) -> Result<Staged> {
+        let bytes = inside.map_or(0, |inside| inside.parts.end);
+        let mut file = FileBuilder::copied(&self.files, bytes).await?;
+        file.rows = chunk.rows();
+        let begun = match inside {
+            Some(inside) => Some(inside.begin(&file.path()).await?),
+            None => None,
+        };
+        let path = file.path();
+        let both = inside.zip(begun.as_ref());
+        let copied = self.copy_into(&mut file, chunk, inputs, both).await;
+        let finished = match copied {
+            Ok((columns, expectations, back)) => {
+                let finished = file.finish(Some(&columns)).await;
+                finished.map(|fragment| (vec![fragment], expectations, back))
+            }
             Err(error) => {
                 file.discard().await;
-                return Err(error);
+                Err(error)
             }
         };
-        let fragments = vec![file.finish(Some(&columns)).await?];
+        if let Some(begun) = begun {
+            begun.end(finished.is_ok()).await;
+        }
+        let (fragments, expectations, back) = finished?;
+        if let Some(inside) = inside.filter(|_| !self.reads_back) {
+            let compared = self.compare_sample((inside, &inputs.files), &path).await;
+            if let Err(error) = compared {
+                self.files.discard(fragments).await;
+                return Err(error);
+            }
+        }
         let seen = match back {
             Some(back) => back.finish().await,
             None => ReadBackHashes::default(),
         };
         self.files.throttle.wait().await;
-        let chunk = chunk.id;
-        Ok(Some(Staged { chunk, fragments, expectations, rows, seen, ..Staged::default() }))
+        let (chunk, rows) = (chunk.id, chunk.rows());
+        Ok(Staged { chunk, fragments, expectations, rows, seen, ..Staged::default() })
     }
 
     /// The files of `sources` and the columns in them, unless one of them cannot be copied from.
@@ -144,12 +184,13 @@ impl Stager {
     }
 
     /// Copies the pages of `inputs` and those of the constants into `file`. Gives its columns, what they have to
-    /// read back as, and what reads them back.
+    /// read back as, and what reads them back. What is `inside` is copied by the store.
     async fn copy_into(
         &self,
         file: &mut FileBuilder<'_>,
         chunk: &Chunk,
         inputs: &CopyInputs,
+        inside: Option<(&Inside, &BegunUpload)>,
     ) -> Result<(Vec<Arc<ColumnInfo>>, Vec<Expectation>, Option<ReadBack>)> {
         let path = file.path();
         let back = self.reads_back.then(|| self.files.files().local_file(&path).ok()).flatten();
@@ -160,7 +201,15 @@ impl Stager {
         let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
         let mut told =
             CopyProgress { rows: chunk.rows(), bytes: page::bytes_of(&columns), done: 0 };
-        let copied = page::copy(&inputs.files, &columns, &mut file.writer, back, |bytes| {
+        let inside = inside.map(|(inside, upload)| PartCopier {
+            parts: &inside.parts,
+            upload,
+            throttle: &self.files.throttle,
+            reads: self.reads_back,
+            sent: file.sent.as_ref().map(|sent| Arc::clone(&sent.file)),
+        });
+        let to = (&mut file.writer, inside);
+        let copied = page::copy(&inputs.files, &columns, to, back, |bytes| {
             self.progress.event(Event::Advanced(told.more(bytes)));
             self.files.throttle.wait()
         });
@@ -188,15 +237,13 @@ impl Stager {
         (pages, digests): (Vec<Arc<ColumnInfo>>, Vec<Digest>),
     ) -> Result<(Vec<Arc<ColumnInfo>>, Vec<Expectation>)> {
         let (mut columns, mut expectations) = (Vec::new(), Vec::new());
-        let mut copied = copied.columns.iter().zip(&copied.hashes);
+        let (mut own, mut hashes) = (copied.columns.iter(), copied.hashes.iter().flatten());
         let (mut pages, mut digests) = (pages.into_iter(), digests.into_iter());
         let fields = self.files.schema.fields.iter().zip(&self.columns.sources);
         for ((field, source), parts) in fields.zip(&inputs.columns) {
             if matches!(source, ColumnSource::CopiedPages(_)) {
-                let own = copied.by_ref().take(parts.len());
-                let (own, hashes): (Vec<_>, Vec<_>) =
-                    own.map(|(column, hash)| (Arc::clone(column), *hash)).unzip();
-                columns.extend(own);
+                columns.extend(own.by_ref().take(parts.len()).cloned());
+                let hashes: Vec<_> = hashes.by_ref().take(parts.len()).copied().collect();
                 expectations.push(Expectation::Pages(page::digest_of(&hashes)));
             } else {
                 let count = physical_column_count(self.files.version, field);
@@ -205,6 +252,10 @@ impl Stager {
                 let digest = digest.ok_or_else(|| Error::failed("a constant has no digest"))?;
                 expectations.push(Expectation::Values(digest));
             }
+        }
+        if copied.hashes.is_none() {
+            // Nothing can be expected of what nobody read.
+            expectations.clear();
         }
         Ok((columns, expectations))
     }

@@ -16,6 +16,7 @@ use crate::error::{Doing, Result};
 use crate::limits::{MemoryPlan, PAGE_BYTES};
 use crate::schema::blob;
 use crate::storage::files::{self, DataFiles};
+use crate::storage::part_copy::{PartCopies, WriterAfter};
 use crate::storage::sent::{Keeps, KeepsSent, Sending, SentFile};
 use crate::storage::{blob::Sidecars, names::new_data_file, throttle::Throttle};
 use crate::{plan::Plan, settings::Settings};
@@ -38,6 +39,8 @@ pub(crate) struct FileSpec {
     pub throttle: Arc<Throttle>,
     /// Where what is sent is kept until it is verified, if it is.
     pub sent: Option<KeepsSent>,
+    /// What has the store copy parts of files, if there is one that may.
+    pub part_copies: Option<Arc<PartCopies>>,
 }
 
 impl FileSpec {
@@ -53,6 +56,7 @@ impl FileSpec {
             cache_bytes: MemoryPlan::of(settings).open_pages,
             throttle: Arc::new(Throttle::of(settings.max_rate)),
             sent: None,
+            part_copies: None,
         }
     }
 
@@ -127,9 +131,11 @@ impl<'a> FileBuilder<'a> {
         Self::create(spec, Keeps::All, create).await
     }
 
-    /// A file whose columns are copied as pages.
-    pub(super) async fn copied(spec: &'a FileSpec) -> Result<Self> {
-        let create = |object| create_lazy_writer(spec.version, object, spec.options());
+    /// A file whose columns are copied as pages, after `bytes` that the store copies.
+    pub(super) async fn copied(spec: &'a FileSpec, bytes: u64) -> Result<Self> {
+        let create = |object| {
+            create_lazy_writer(spec.version, WriterAfter::of(object, bytes), spec.options())
+        };
         Self::create(spec, Keeps::Unread, create).await
     }
 

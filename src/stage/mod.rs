@@ -5,6 +5,7 @@ mod constant;
 mod copied;
 mod encoded;
 mod file;
+mod inside;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -77,7 +78,7 @@ pub(crate) struct Staged {
     pub chunk: ChunkId,
     /// The new fragments, in row order; their files are named relative to the live table.
     pub fragments: Vec<Fragment>,
-    /// What each column has to read back as.
+    /// What each column has to read back as; empty, where the store copied what nobody read.
     pub expectations: Vec<Expectation>,
     pub rows: u64,
     /// Rows of the source that were left out.
@@ -102,7 +103,8 @@ impl Stager {
         let constant_batch =
             if asked == BatchSize::Auto { BatchSize::Bytes(CONSTANT_BATCH_BYTES) } else { asked };
         let constant_rows = constant_batch.rows(width);
-        let own = FileSpec { schema: columns.constant_schema(plan), sent: None, ..files.clone() };
+        let (schema, sent, part_copies) = (columns.constant_schema(plan), None, None);
+        let own = FileSpec { schema, sent, part_copies, ..files.clone() };
         let (transform, constant) = (plan.transform(), columns.constant_transform(plan));
         Self {
             source,

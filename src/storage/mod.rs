@@ -2,6 +2,7 @@
 //! them.
 
 pub(crate) mod blob;
+mod bucket;
 pub(crate) mod deletion;
 mod disk;
 mod disk_writer;
@@ -10,6 +11,7 @@ pub(crate) mod names;
 mod object;
 mod pace;
 pub(crate) mod page;
+pub(crate) mod part_copy;
 pub(crate) mod sent;
 pub(crate) mod throttle;
 pub(crate) mod traffic;

@@ -1,11 +1,13 @@
 //! How a store answers: requests to it are counted and watched, and where they can be done twice without harm they are
 //! tried again for as long as an outage may last.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use object_store::{Error, Result};
+use object_store::path::Path;
+use object_store::{Error, MultipartUpload, Result};
 
 use crate::cancel::Cancel;
 use crate::phase::Phase;
@@ -48,6 +50,8 @@ pub(crate) struct StoreState {
     /// Whether it was told that unfinished uploads cannot be found, or not be given up: once is enough.
     pub keeps_uploads: AtomicBool,
     pub(super) pace: Pace,
+    /// Uploads that were begun by copies inside the store, and how each goes on, by the object that it becomes.
+    pub(super) begun: Mutex<HashMap<Path, Box<dyn MultipartUpload>>>,
     health: Mutex<Health>,
 }
 
@@ -67,6 +71,16 @@ struct Health {
 }
 
 impl StoreState {
+    /// The rest of the upload of `path`, if one was begun and nobody goes on with it yet.
+    pub(super) fn rest_of(&self, path: &Path) -> Option<Box<dyn MultipartUpload>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).remove(path)
+    }
+
+    /// Whoever writes to `path` goes on with `rest`.
+    pub(super) fn keep_rest(&self, path: Path, rest: Box<dyn MultipartUpload>) {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).insert(path, rest);
+    }
+
     fn health<T>(&self, look: impl FnOnce(&mut Health) -> T) -> T {
         look(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -73,6 +73,11 @@ impl ObjectStore for Watched {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        if let Some(rest) = self.watch.state.rest_of(to) {
+            let mut upload = self.upload(to, rest);
+            upload.put_part(payload).await?;
+            return upload.complete().await;
+        }
         let what = (Request::Put, to.as_ref());
         self.watch.sent(payload.content_length() as u64);
         if let Some(file) = self.watch.state.sent.file(to) {
@@ -92,12 +97,14 @@ impl ObjectStore for Watched {
         to: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        if let Some(rest) = self.watch.state.rest_of(to) {
+            return Ok(Box::new(self.upload(to, rest)));
+        }
         let what = (Request::Post, to.as_ref());
         self.watch.state.began_uploads.store(true, Ordering::Relaxed);
         let inner =
             self.watch.again(what, || self.inner.put_multipart_opts(to, options.clone())).await?;
-        let sent = self.watch.state.sent.file(to);
-        Ok(Box::new(Upload { inner, watch: self.watch.clone(), path: to.to_string(), sent }))
+        Ok(Box::new(self.upload(to, inner)))
     }
 
     async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
@@ -166,6 +173,12 @@ impl ObjectStore for Watched {
 }
 
 impl Watched {
+    /// The upload `inner` of `to`.
+    fn upload(&self, to: &Path, inner: Box<dyn MultipartUpload>) -> Upload {
+        let sent = self.watch.state.sent.file(to);
+        Upload { inner, watch: self.watch.clone(), path: to.to_string(), sent }
+    }
+
     /// Removes `paths`; those that are gone already are as good.
     async fn remove(&self, paths: &[Path]) -> Result<Vec<Path>> {
         let asked = stream::iter(paths.to_vec()).map(Ok).boxed();

@@ -71,6 +71,8 @@ class Action:
     hang: bool = False
     #: A bit of its body is turned over before the store sees it.
     damage: bool = False
+    #: What matches the first of these in its head is the second when the store sees it.
+    instead: Optional[tuple] = None
 
 
 THROTTLED = (503, b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>')
@@ -156,6 +158,8 @@ class Proxy:
                 if request.headers.get("expect", "").lower() == "100-continue":
                     writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     head = re.sub(rb"(?i)expect: 100-continue\r\n", b"", head)
+                if action.instead is not None:
+                    head = re.sub(*action.instead, head)
                 kept = [] if action.twice else None
                 await self._send(head, reader, store[1], request, kept, action.damage)
                 if action.twice:

@@ -1,4 +1,5 @@
-"""Object stores that run here: SeaweedFS for S3, Azurite for Azure, and a small one of the tests' own for GCS.
+"""Object stores that run here: SeaweedFS for S3, Azurite for Azure, and a small one of the tests' own for GCS; and `aws`, which
+keeps S3's rules of checksums (moto), and does not look at signatures.
 
 Each is started and stopped by the tests, on the loopback device, and empty when it begins. A `Bucket` is a database in one of
 them, with what the tests do to it.
@@ -51,13 +52,17 @@ class Store:
     folder: Path
     process: Optional[subprocess.Popen] = None
 
+    @property
+    def speaks_s3(self) -> bool:
+        return self.kind in ("s3", "aws")
+
     def database(self, name: str = "db") -> str:
-        scheme = {"s3": "s3", "azure": "az", "gcs": "gs"}[self.kind]
+        scheme = {"s3": "s3", "aws": "s3", "azure": "az", "gcs": "gs"}[self.kind]
         return f"{scheme}://tables/{name}"
 
     def options(self, port: Optional[int] = None) -> dict:
         url = f"http://127.0.0.1:{port or self.port}"
-        if self.kind == "s3":
+        if self.speaks_s3:
             return {
                 "aws_endpoint": url,
                 "aws_access_key_id": S3_KEY,
@@ -112,6 +117,8 @@ class Store:
                 str(weed), "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={self.port}",
                 f"-s3.config={config}", "-master.volumeSizeLimitMB=512", "-volume.max=200", "-master.telemetry=false", *ports, *grpc,
             ]
+        if self.kind == "aws":
+            return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         if self.kind == "azure":
             azurite = Path(sys.executable).parent / "azurite-blob"
             assert azurite.exists(), "azurite is missing: scripts/python installs it"
@@ -132,7 +139,7 @@ class Store:
 
     def _make_bucket(self) -> bool:
         try:
-            if self.kind == "s3":
+            if self.speaks_s3:
                 _s3(self).create_bucket(Bucket="tables")
             elif self.kind == "azure":
                 _azure(self).create_container("tables")
@@ -142,7 +149,7 @@ class Store:
 
     def listed(self, prefix: str = "") -> dict:
         """Every object, and its size."""
-        if self.kind == "s3":
+        if self.speaks_s3:
             pages = _s3(self).get_paginator("list_objects_v2").paginate(Bucket="tables", Prefix=prefix)
             return {one["Key"]: one["Size"] for page in pages for one in page.get("Contents", [])}
         if self.kind == "azure":
@@ -154,7 +161,7 @@ class Store:
 
     def content(self, name: str) -> bytes:
         """All bytes of an object."""
-        if self.kind == "s3":
+        if self.speaks_s3:
             return _s3(self).get_object(Bucket="tables", Key=name)["Body"].read()
         if self.kind == "azure":
             return _azure(self).get_blob_client("tables", name).download_blob().readall()
@@ -163,7 +170,7 @@ class Store:
 
     def begin_upload(self, name: str) -> None:
         """Begins an upload of an object that nobody ends."""
-        if self.kind == "s3":
+        if self.speaks_s3:
             _s3(self).create_multipart_upload(Bucket="tables", Key=name)
         else:
             url = f"http://127.0.0.1:{self.port}/tables/{quote(name)}?uploads"
@@ -171,7 +178,7 @@ class Store:
 
     def uploads(self) -> list:
         """Unfinished uploads: what no listing shows, and is paid for. Azure drops them by itself after a week, and has no call for it."""
-        if self.kind == "s3":
+        if self.speaks_s3:
             return [one["Key"] for one in _s3(self).list_multipart_uploads(Bucket="tables").get("Uploads", [])]
         if self.kind == "azure":
             return []
@@ -198,7 +205,7 @@ def _azure(store: Store):
 
 @contextlib.contextmanager
 def running(kind: str, folder: Path):
-    """A store of this kind: `s3`, `azure` or `gcs`."""
+    """A store of this kind: `s3`, `aws`, `azure` or `gcs`."""
     store = Store(kind, free_port(), folder / kind)
     os.environ.setdefault("AZURITE_ACCOUNTS", f"{AZURE_ACCOUNT}:{AZURE_SECRET}")
     store.start()

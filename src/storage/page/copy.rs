@@ -9,35 +9,27 @@ use lance_file::writer::FileWriter;
 
 use crate::error::{Doing, Error, Result};
 use crate::span;
-use crate::storage::page::cut::{BufferPlace, Piece, places_of};
+use crate::storage::page::cut::{BufferPlace, ColumnPart, Piece, places_of};
 use crate::storage::page::file::{PageFile, read_ahead};
 use crate::storage::page::hash::{BufferHashes, hash_of};
+use crate::storage::page::parts::PartCopier;
 use crate::storage::page::read_along::ReadBack;
-
-/// A part of a column that is copied: a column of one of the files, and the rows before its own.
-#[derive(Debug, Clone)]
-pub(crate) struct ColumnPart {
-    /// Which of the files.
-    pub file: usize,
-    /// The column there.
-    pub column: Arc<ColumnInfo>,
-    /// Rows before it.
-    pub rows_before: u64,
-}
 
 /// Columns as they lie in the file that they were copied to, and the hash of each.
 #[derive(Debug)]
 pub(crate) struct CopiedColumns {
     pub columns: Vec<Arc<ColumnInfo>>,
-    pub hashes: Vec<u128>,
+    /// `None`, where the store copied bytes that were not read.
+    pub hashes: Option<Vec<u128>>,
     /// Where the last of their bytes lies, and one further.
     pub end: u64,
     /// What reads them back: once the file is finished, it [tells](ReadBack::finish) what was seen.
     pub back: Option<ReadBack>,
 }
 
-/// Copies `columns`, each put together from parts in row order, from `files` to `writer`. `wrote` is called
-/// with bytes as they are written, and waited for. What is written is read by `back` meanwhile, if it is there.
+/// Copies `columns`, each put together from parts in row order, from `files` to `writer`, after what `inside` has the store
+/// copy. `wrote` is called with bytes as they are written, and waited for. What is written is read by `back` meanwhile, if it
+/// is there.
 ///
 /// # Errors
 /// `Failed`, when a file cannot be read, or the new one cannot be written.
@@ -47,7 +39,7 @@ pub(crate) struct CopiedColumns {
 pub(crate) async fn copy<W: Future<Output = ()>>(
     files: &[Arc<PageFile>],
     columns: &[Vec<ColumnPart>],
-    writer: &mut FileWriter,
+    (writer, inside): (&mut FileWriter, Option<PartCopier<'_>>),
     mut back: Option<ReadBack>,
     mut wrote: impl FnMut(u64) -> W,
 ) -> Result<CopiedColumns> {
@@ -56,12 +48,22 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
         parts.flat_map(|part| places_of(part.file, &part.column)).collect();
     let mut written: Vec<Option<u64>> = vec![None; places.len()];
     let mut hashes = BufferHashes::of(places.len());
-    let mut taken = read_ahead(files, &places);
+    if let Some(inside) = &inside {
+        written = inside.parts.places(places.len());
+        inside.copy(files, (&mut hashes, back.as_mut()), &mut wrote).await?;
+    }
+    let by_hand = places.iter().enumerate().filter(|(place, _)| written.get(*place) == Some(&None));
+    let (by_hand, rest): (Vec<usize>, Vec<BufferPlace>) =
+        by_hand.map(|(place, buffer)| (place, buffer.clone())).unzip();
+    let mut taken = read_ahead(files, &rest);
     loop {
         let scanning = (span::scan(), span::starved());
         let next = taken.try_next().await?;
         drop(scanning);
-        let Some(taken) = next else { break };
+        let Some(mut taken) = next else { break };
+        for piece in &mut taken.read.pieces {
+            piece.buffer = by_hand.get(piece.buffer).copied().unwrap_or(piece.buffer);
+        }
         let writing = span::write();
         let mut moved = Vec::with_capacity(taken.read.pieces.len());
         for piece in &taken.read.pieces {
@@ -91,7 +93,8 @@ pub(crate) async fn copy<W: Future<Output = ()>>(
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let mut hashes = hashes.finish();
     let hashes = columns.iter().map(|column| hash_of(column, &mut hashes));
-    let hashes = hashes.collect::<Result<Vec<_>>>()?;
+    let are_read = inside.is_none_or(|inside| inside.reads);
+    let hashes = are_read.then(|| hashes.collect::<Result<Vec<_>>>()).transpose()?;
     Ok(CopiedColumns { columns, hashes, end, back })
 }
 

@@ -3,12 +3,24 @@
 use crate::limits::READ_GAP_BYTES;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use lance_encoding::decoder::ColumnInfo;
 
 /// Bytes of a piece, at most; a multiple of what Lance aligns buffers to. Each piece is hashed by itself,
 /// so the hash of a buffer depends on this number, and with it what the journal holds.
 const PIECE_BYTES: u64 = 1 << 20;
+
+/// A part of a column that is copied: a column of one of the files, and the rows before its own.
+#[derive(Debug, Clone)]
+pub(crate) struct ColumnPart {
+    /// Which of the files.
+    pub file: usize,
+    /// The column there.
+    pub column: Arc<ColumnInfo>,
+    /// Rows before it.
+    pub rows_before: u64,
+}
 
 /// Where a buffer lies: which of the files it is in, and where in that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,18 +60,20 @@ pub(super) fn reads(places: &[BufferPlace], bytes_max: u64) -> Vec<Read> {
     order.sort_by_key(|(_, place)| (place.file, place.offset));
     let mut reads: Vec<Read> = Vec::new();
     for (buffer, place) in order {
-        let end = place.offset.saturating_add(place.bytes);
-        let mut from = place.offset;
-        loop {
-            let range = from..end.min(from.saturating_add(PIECE_BYTES));
-            from = range.end;
-            push(&mut reads, place.file, Piece { buffer, range }, bytes_max);
-            if from >= end {
-                break;
-            }
+        for piece in pieces(buffer, place) {
+            push(&mut reads, place.file, piece, bytes_max);
         }
     }
     reads
+}
+
+/// The pieces of the `buffer` at `place`, in their order: one at least.
+pub(super) fn pieces(buffer: usize, place: &BufferPlace) -> impl Iterator<Item = Piece> + use<> {
+    let (start, end) = (place.offset, place.offset.saturating_add(place.bytes));
+    (0..place.bytes.div_ceil(PIECE_BYTES).max(1)).map(move |number| {
+        let from = start.saturating_add(number * PIECE_BYTES);
+        Piece { buffer, range: from..end.min(from.saturating_add(PIECE_BYTES)) }
+    })
 }
 
 fn push(reads: &mut Vec<Read>, file: usize, piece: Piece, bytes_max: u64) {

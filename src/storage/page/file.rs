@@ -75,16 +75,25 @@ impl PageFile {
 
     /// Every buffer lies inside the file.
     fn check_places(&self) -> Result<()> {
-        let pages = self.columns().iter().flat_map(|column| column.page_infos.iter());
-        let mut buffers = pages.flat_map(|page| page.buffer_offsets_and_sizes.iter());
         let end = self.metadata.file_size_bytes;
         let inside =
             |(offset, size): &(u64, u64)| offset.checked_add(*size).is_some_and(|e| e <= end);
-        if buffers.all(inside) {
+        if self.buffers().all(inside) {
             return Ok(());
         }
         let name = &self.name;
         Err(Error::failed(format!("{name} is damaged: a page of it lies beyond its end")))
+    }
+
+    /// Every buffer of a page: its offset and its bytes.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = &(u64, u64)> {
+        let pages = self.columns().iter().flat_map(|column| column.page_infos.iter());
+        pages.flat_map(|page| page.buffer_offsets_and_sizes.iter())
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What it says of itself.
@@ -130,9 +139,18 @@ pub(super) fn read_ahead<'a>(
     files: &'a [Arc<PageFile>],
     places: &[BufferPlace],
 ) -> impl Stream<Item = Result<HashedRead>> + Unpin + use<'a> {
-    let (bytes, ahead) = files.first().map_or((1, 1), |file| file.pace);
+    let bytes = files.first().map_or(1, |file| file.pace.0);
+    read_each(files, reads(places, bytes))
+}
+
+/// Does these `reads` of `files`, a few ahead.
+pub(super) fn read_each(
+    files: &[Arc<PageFile>],
+    reads: Vec<Read>,
+) -> impl Stream<Item = Result<HashedRead>> + Unpin + use<'_> {
+    let ahead = files.first().map_or(1, |file| file.pace.1);
     let blocks = Blocks::default();
-    let reads = futures::stream::iter(reads(places, bytes)).map(move |read| {
+    let reads = futures::stream::iter(reads).map(move |read| {
         let (file, blocks) = (files.get(read.file).cloned(), blocks.clone());
         async move {
             let file = file.ok_or_else(|| Error::failed("a page of no file was asked for"))?;

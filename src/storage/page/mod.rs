@@ -10,10 +10,13 @@ mod cut;
 mod file;
 mod hash;
 mod io;
+mod parts;
 mod read;
 mod read_along;
 
-pub(crate) use crate::storage::page::copy::{ColumnPart, CopiedColumns, bytes_of, copy};
+pub(crate) use crate::storage::page::copy::{CopiedColumns, bytes_of, copy};
+pub(crate) use crate::storage::page::cut::ColumnPart;
 pub(crate) use crate::storage::page::hash::{digest_of, digests_of, hashes};
+pub(crate) use crate::storage::page::parts::{PartCopier, StoreParts};
 pub(crate) use crate::storage::page::read_along::{OpenFile, ReadBack, ReadBackHashes};
 pub(crate) use crate::storage::page::{blocks::Blocks, file::PageFile, read::projection};

@@ -1,0 +1,78 @@
+//! What of a chunk's copied pages the store itself copies, and what becomes of a store that does not.
+
+use std::{ops::Range, sync::Arc};
+
+use object_store::{ObjectStoreExt as _, path::Path};
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::limits::{SEEN_PART_COPY_BYTES, UNSEEN_PART_COPY_BYTES};
+use crate::progress::note;
+use crate::retry::is_transient;
+use crate::stage::Stager;
+use crate::storage::page::{ColumnPart, PageFile, StoreParts};
+use crate::storage::part_copy::{BegunUpload, PartCopies};
+
+/// The parts of a staged file that the store copies.
+pub(super) struct Inside {
+    copies: Arc<PartCopies>,
+    pub parts: StoreParts,
+}
+
+impl Inside {
+    /// Begins the upload of the file at `path` with them.
+    pub(super) async fn begin(&self, path: &Path) -> Result<BegunUpload> {
+        self.copies.begin(path).await.doing(|| format!("begin the upload of {path}"))
+    }
+}
+
+impl Stager {
+    /// What the store itself copies of `columns` of `files`, if it does.
+    pub(super) async fn inside(
+        &self,
+        files: &[Arc<PageFile>],
+        columns: &[Vec<ColumnPart>],
+    ) -> Option<Inside> {
+        let copies = self.files.part_copies.clone()?;
+        let bytes = if self.reads_back { SEEN_PART_COPY_BYTES } else { UNSEEN_PART_COPY_BYTES };
+        let parts = StoreParts::of(files, columns, bytes);
+        (!parts.is_empty() && copies.are_on().await).then_some(Inside { copies, parts })
+    }
+
+    /// Compares a sample of what is `inside` the file at `path` with what it was copied from.
+    ///
+    /// # Errors
+    /// `Mismatch`, when they differ: such a store cannot be relied on to copy.
+    pub(super) async fn compare_sample(
+        &self,
+        (inside, from): (&Inside, &[Arc<PageFile>]),
+        path: &Path,
+    ) -> Result<()> {
+        let files = self.files.files();
+        let sample = inside.parts.sample();
+        let looks = sample.iter().map(|(file, was, is)| async {
+            let source = from.get(*file).map(|file| file.path());
+            let source = source.ok_or_else(|| Error::failed("a part of no file was asked for"))?;
+            let read = |path, range: &Range<u64>| files.store().get_range(path, range.clone());
+            let (was, is) = futures::try_join!(read(source, was), read(path, is))
+                .doing(|| format!("compare a sample of {path}"))?;
+            Ok(was == is)
+        });
+        if futures::future::try_join_all(looks).await?.into_iter().all(|same| same) {
+            return Ok(());
+        }
+        Err(Error::mismatch(format!("it copied other bytes into {path} than it was asked to")))
+    }
+
+    /// Whether `error` says that the store does not copy parts, or not those that it was asked for: from here on they are sent.
+    pub(super) fn sends_after(&self, error: &Error) -> bool {
+        let is_its_word = matches!(error.kind(), Kind::Failed | Kind::Mismatch);
+        let is_final = is_its_word && !is_transient(error);
+        if is_final && self.files.part_copies.as_ref().is_some_and(|copies| copies.turn_off()) {
+            let why = error.report(&[]).replace('\n', " ");
+            let text =
+                format!("the store does not copy parts inside itself, so they are sent: {why}");
+            note(&self.progress, text);
+        }
+        is_final
+    }
+}
