@@ -146,7 +146,7 @@ pub(crate) const PART_BYTES: u64 = 5 << 20;
 /// Bytes of a part that a store copies inside itself: at least, since S3 takes no smaller ones but the last; about, where the
 /// part is read as well, which is held; and about, where it is not.
 pub(crate) const PART_COPY_BYTES_MIN: u64 = 5 << 20;
-pub(crate) const SEEN_PART_COPY_BYTES: u64 = 6 << 20;
+pub(crate) const SEEN_PART_COPY_BYTES: u64 = 12 << 20;
 pub(crate) const UNSEEN_PART_COPY_BYTES: u64 = 32 << 20;
 /// Such parts at once, for one file.
 pub(crate) const PART_COPIES_AT_ONCE: usize = 16;

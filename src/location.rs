@@ -164,13 +164,8 @@ impl Location {
         tried.iter().any(|scheme| self.database.starts_with(scheme))
     }
 
-    /// Whether its object store tells a checksum of each object that is known here: the tags of S3 are.
-    pub(crate) fn tells_checksums(&self) -> bool {
-        self.database.starts_with("s3://")
-    }
-
-    /// Whether its object store may copy parts of objects by a call that is known here.
-    pub(crate) fn copies_parts(&self) -> bool {
+    /// Whether its object store speaks S3's language: its tags are checksums, and it copies parts of objects.
+    pub(crate) fn speaks_s3(&self) -> bool {
         self.database.starts_with("s3://")
     }
 

@@ -31,8 +31,8 @@ pub(crate) struct Facts {
     pub in_store: bool,
     /// Whether that store has to be tried before anybody relies on its commits.
     pub commits: Commits,
-    /// Whether that store confirms what it was sent, so that little is read back.
-    pub tells_checksums: bool,
+    /// Whether that store confirms what it was sent, so that little is read back, and copies parts inside itself.
+    pub speaks_s3: bool,
     /// Bytes free where the table is, if it is on a disk.
     pub free_bytes: Option<u64>,
 }

@@ -50,15 +50,14 @@ impl Plan {
         let cost = Cost::of(facts, &target, strategy, &indices);
         let chunks = chunks(facts, request, strategy);
         let tried = tried_bytes(facts, &target, request.preflight);
-        let store = || StoreEstimate::of(facts, strategy, (&cost, tried), chunks.len() as u64);
-        let plan = Self {
+        let mut plan = Self {
             table: facts.table.clone(),
             version: facts.version,
             strategy,
             before: facts.schema.clone(),
             storage_version,
             storage_version_before: facts.storage_version,
-            store: facts.in_store.then(store),
+            store: None,
             cost,
             others: others.collect(),
             rows: facts.rows(),
@@ -79,6 +78,7 @@ impl Plan {
             join_trials: Vec::new(),
             request: request.clone(),
         };
+        plan.store = facts.in_store.then(|| StoreEstimate::of(facts, &plan, tried));
         check::run(facts, request, &plan)?;
         Ok(plan)
     }

@@ -5,8 +5,10 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::limits::{LISTED_AT_ONCE, PART_BYTES, STORE_PACE};
-use crate::plan::{Facts, cost::Cost, strategy::Strategy};
+use crate::limits::{
+    COPIED_FRAGMENT_BYTES_MIN, LISTED_AT_ONCE, PART_BYTES, SEEN_PART_COPY_BYTES, STORE_PACE,
+};
+use crate::plan::{Facts, Plan, columns::WrittenColumns, strategy::Strategy};
 
 /// Requests of a migration however large the table: looking at it, the journal, the tags, the swap and what comes after.
 const WRITES_BESIDES: u64 = 28;
@@ -125,14 +127,9 @@ impl FromStr for Prices {
 }
 
 impl StoreEstimate {
-    /// Of a plan for a table of these `facts` by `strategy`, which costs that much and reads `tried` bytes more before that, in
-    /// `chunks`.
-    pub(crate) fn of(
-        facts: &Facts,
-        strategy: Strategy,
-        (cost, tried): (&Cost, u64),
-        chunks: u64,
-    ) -> Self {
+    /// Of `plan` for a table of these `facts`, which reads `tried` bytes more before anything is written.
+    pub(crate) fn of(facts: &Facts, plan: &Plan, tried: u64) -> Self {
+        let (strategy, cost, chunks) = (plan.strategy, &plan.cost, plan.chunks.len() as u64);
         let fragments = facts.fragments.len() as u64;
         let (files, sources) = match strategy {
             Strategy::Nothing => return Self::of_requests((2, 2), (0, 0), facts.commits),
@@ -142,14 +139,21 @@ impl StoreEstimate {
         };
         let each = |bytes: u64, count: u64| bytes.checked_div(count).unwrap_or(0);
         let pages = (fragments + files) / LISTED_AT_ONCE + 1;
-        let writes = files * uploads(each(cost.write_bytes, files)) + pages * LISTINGS;
+        let large = each(facts.bytes(), fragments) >= COPIED_FRAGMENT_BYTES_MIN;
+        let inside = facts.speaks_s3 && large && WrittenColumns::of(plan).copies_pages();
+        let sent =
+            cost.write_bytes - if inside { cost.read_bytes.min(cost.write_bytes) } else { 0 };
+        let written = each(cost.write_bytes, files);
+        let of_file =
+            if inside { written.div_ceil(SEEN_PART_COPY_BYTES) + 3 } else { uploads(written) };
+        let writes = files * of_file + pages * LISTINGS;
         let is_small = each(facts.bytes(), fragments) <= FOOTER_BYTES;
         let of_each =
             |bytes| if is_small { 1 } else { FOOTER_READS + reads(each(bytes, fragments)) };
         let read = sources * of_each(cost.read_bytes);
         let before = if tried == 0 { 0 } else { fragments * of_each(tried) };
         let held = each(cost.write_bytes, files) <= HELD_BYTES || strategy == Strategy::Rewrite;
-        let (verify, read_back) = if facts.tells_checksums && held {
+        let (verify, read_back) = if facts.speaks_s3 && held {
             // Files of many constants are listed; of copied pages, the footer and the first rows are read.
             let of_file = if strategy == Strategy::Rewrite {
                 FOOTER_READS + 1
@@ -162,7 +166,7 @@ impl StoreEstimate {
         };
         let requests = (writes + WRITES_BESIDES, before + read + verify + READS_BESIDES);
         let received = tried.saturating_add(cost.read_bytes).saturating_add(read_back);
-        Self::of_requests(requests, (cost.write_bytes, received), facts.commits)
+        Self::of_requests(requests, (sent, received), facts.commits)
     }
 
     fn of_requests(

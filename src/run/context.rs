@@ -103,7 +103,7 @@ impl Context {
     pub(crate) fn part_copies(&self) -> Option<Arc<PartCopies>> {
         let copies =
             || PartCopies::of(self.location.uri(), self.opener().params().clone(), self.watch());
-        self.location.copies_parts().then(|| Arc::new(copies()))
+        self.location.speaks_s3().then(|| Arc::new(copies()))
     }
 
     pub(crate) fn say(&self, text: impl Into<String>) {

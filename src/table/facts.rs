@@ -39,7 +39,7 @@ pub(crate) async fn facts(
         state: state(dataset).await?,
         in_store: location.directory().is_none(),
         commits: if location.has_unknown_commits() { Commits::Untried } else { Commits::Safe },
-        tells_checksums: location.tells_checksums(),
+        speaks_s3: location.speaks_s3(),
         free_bytes: location.directory().and_then(|place| fs4::available_space(place).ok()),
     })
 }

@@ -1,18 +1,22 @@
-"""A small fake of GCS, as far as its XML interface is used: objects in memory.
+"""A small fake of GCS, as far as its XML interface is used: objects in memory, and in a log from which it begins again.
 
-usage: gcs.py PORT
+usage: gcs.py PORT FOLDER
 """
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import hashlib
 import json
+import os
+import pickle
 import sys
 import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -20,6 +24,39 @@ OBJECTS: dict = {}
 UPLOADS: dict = {}
 LOCK = threading.Lock()
 LAST = [1]
+LOG: list = []
+
+
+def keep(kind: str, key: str, value) -> None:
+    """Sets or removes (`None`) an object, an upload or a part of one, now and for whoever begins again. The lock is held."""
+    apply(kind, key, value)
+    pickle.dump((kind, key, value), LOG[0])
+    LOG[0].flush()
+
+
+def apply(kind: str, key: str, value) -> None:
+    if kind == "part":
+        UPLOADS[key]["parts"][value[0]] = value[1]
+        return
+    all_of_them = {"object": OBJECTS, "upload": UPLOADS}[kind]
+    if value is None:
+        all_of_them.pop(key, None)
+    else:
+        all_of_them[key] = value
+        LAST[0] = max(LAST[0], value.get("generation", 0))
+
+
+def begin(folder: Path) -> None:
+    """Takes up what an earlier server had: all but what it was killed at."""
+    log = folder / "objects.log"
+    if log.exists():
+        whole = 0
+        with open(log, "rb") as kept, contextlib.suppress(EOFError, pickle.UnpicklingError):
+            while True:
+                apply(*pickle.load(kept))
+                whole = kept.tell()
+        os.truncate(log, whole)
+    LOG.append(open(log, "ab"))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -67,9 +104,8 @@ class Handler(BaseHTTPRequestHandler):
             there = OBJECTS.get(name)
             if wanted is not None and int(wanted) != (there["generation"] if there else 0):
                 return None
-            LAST[0] += 1
-            made = {"data": data, "generation": LAST[0], "at": time.time(), "tag": f'"{hashlib.md5(data).hexdigest()}"'}
-            OBJECTS[name] = made
+            made = {"data": data, "generation": LAST[0] + 1, "at": time.time(), "tag": f'"{hashlib.md5(data).hexdigest()}"'}
+            keep("object", name, made)
             return made
 
     def do_PUT(self) -> None:
@@ -77,11 +113,10 @@ class Handler(BaseHTTPRequestHandler):
         data = self.body()
         if "partNumber" in query:
             with LOCK:
-                upload = UPLOADS.get(query["uploadId"][0])
-                if upload is None:
+                if query["uploadId"][0] not in UPLOADS:
                     self.fail(404, "NoSuchUpload")
                     return
-                upload["parts"][int(query["partNumber"][0])] = data
+                keep("part", query["uploadId"][0], (int(query["partNumber"][0]), data))
             self.answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
             return
         source = self.headers.get("x-goog-copy-source")
@@ -105,12 +140,14 @@ class Handler(BaseHTTPRequestHandler):
         if "uploads" in query:
             found = uuid.uuid4().hex
             with LOCK:
-                UPLOADS[found] = {"name": name, "parts": {}}
+                keep("upload", found, {"name": name, "parts": {}})
             text = f"<InitiateMultipartUploadResult><UploadId>{found}</UploadId></InitiateMultipartUploadResult>"
             self.answer(200, text.encode())
             return
         with LOCK:
-            upload = UPLOADS.pop(query["uploadId"][0], None)
+            upload = UPLOADS.get(query["uploadId"][0])
+            if upload is not None:
+                keep("upload", query["uploadId"][0], None)
         if upload is None:
             self.fail(404, "NoSuchUpload")
             return
@@ -124,10 +161,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         name, query = self.parts()
         with LOCK:
-            if "uploadId" in query:
-                found = UPLOADS.pop(query["uploadId"][0], None)
-            else:
-                found = OBJECTS.pop(name, None)
+            kind, key = ("upload", query["uploadId"][0]) if "uploadId" in query else ("object", name)
+            found = (UPLOADS if kind == "upload" else OBJECTS).get(key)
+            if found is not None:
+                keep(kind, key, None)
         if found is None:
             self.fail(404, "NoSuchKey")
         else:
@@ -230,5 +267,6 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
+    begin(Path(sys.argv[2]))
     server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
     server.serve_forever()

@@ -126,7 +126,7 @@ class Store:
                 str(azurite), "--blobHost", "127.0.0.1", "--blobPort", str(self.port), "--location", str(self.folder / "data"),
                 "--skipApiVersionCheck", "--disableTelemetry", "--silent",
             ]
-        return [sys.executable, str(Path(__file__).parent / "gcs.py"), str(self.port)]
+        return [sys.executable, str(Path(__file__).parent / "gcs.py"), str(self.port), str(self.folder)]
 
     def _answers(self) -> bool:
         try:

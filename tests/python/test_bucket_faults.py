@@ -133,16 +133,10 @@ def through_a_death(bucket: Bucket, is_it) -> None:
     bucket.assert_clean()
 
 
-#: What keeps its objects when it is started again.
-LASTING = pytest.mark.parametrize("bucket", ["s3", "azure"], indirect=True)
-
-
-@LASTING
 def test_a_server_that_dies_while_it_stages_is_waited_for(bucket):
     through_a_death(bucket, is_staged_file)
 
 
-@LASTING
 def test_a_server_that_dies_before_anything_is_staged_is_waited_for(bucket):
     through_a_death(bucket, lambda request: request.writes)
 

@@ -143,12 +143,15 @@ pub(super) fn read_ahead<'a>(
     read_each(files, reads(places, bytes))
 }
 
-/// Does these `reads` of `files`, a few ahead.
+/// Does these `reads` of `files`, a few ahead: as many bytes as suit the files, whatever one of the reads has.
 pub(super) fn read_each(
     files: &[Arc<PageFile>],
     reads: Vec<Read>,
 ) -> impl Stream<Item = Result<HashedRead>> + Unpin + use<'_> {
-    let ahead = files.first().map_or(1, |file| file.pace.1);
+    let (bytes, ahead) = files.first().map_or((1, 1), |file| file.pace);
+    let largest = reads.iter().map(|read| read.range.end - read.range.start).max();
+    let at_once = bytes * ahead as u64 / largest.unwrap_or(1).max(1);
+    let ahead = ahead.min(usize::try_from(at_once).unwrap_or(ahead)).max(2);
     let blocks = Blocks::default();
     let reads = futures::stream::iter(reads).map(move |read| {
         let (file, blocks) = (files.get(read.file).cloned(), blocks.clone());
