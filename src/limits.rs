@@ -148,8 +148,8 @@ pub(crate) const PART_BYTES: u64 = 5 << 20;
 pub(crate) const PART_COPY_BYTES_MIN: u64 = 5 << 20;
 pub(crate) const SEEN_PART_COPY_BYTES: u64 = 12 << 20;
 pub(crate) const UNSEEN_PART_COPY_BYTES: u64 = 32 << 20;
-/// Such parts at once, for one file.
-pub(crate) const PART_COPIES_AT_ONCE: usize = 16;
+/// Such parts at once.
+pub(crate) const PART_COPIES_AT_ONCE: usize = 64;
 /// Objects of one page of a store's listing.
 pub(crate) const LISTED_AT_ONCE: u64 = 1_000;
 

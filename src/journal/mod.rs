@@ -115,7 +115,10 @@ impl Journal {
             verified: record.verified.is_some(),
             modified: record.files.iter().map(|file| file.modified).min(),
         });
-        need(chunk, standing, self.follows(), now)
+        let need = need(chunk, standing, self.follows(), now);
+        // A copy of it would have to be verified, and cannot be.
+        let renews = need == Need::Renew && record.is_some_and(|one| one.digests.is_empty());
+        if renews { Need::Stage } else { need }
     }
 
     /// The runs of source fragments that are staged.

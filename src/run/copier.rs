@@ -10,6 +10,7 @@ use tokio::time::interval;
 
 use crate::chunk::{Chunk, Origin, Signature, signatures};
 use crate::error::{Error, Kind, Result};
+use crate::journal::ChunkRecord;
 use crate::plan::amounts::counted;
 use crate::plan::catchup::{Need, Rounds};
 use crate::progress::{Amount, Event};
@@ -317,7 +318,9 @@ impl<'a> Copier<'a> {
     /// The fragments of the chunks that are not staged.
     fn wanted(&self) -> HashSet<Signature> {
         let chunks = self.session.plan.chunks.iter();
-        let wanted = chunks.filter(|chunk| self.session.journal.record(chunk.id).is_none());
+        let journal = &self.session.journal;
+        let is_there = |chunk: &Chunk| journal.record(chunk.id).map(ChunkRecord::is_verifiable);
+        let wanted = chunks.filter(|chunk| is_there(chunk) != Some(true));
         wanted.flat_map(Chunk::signatures).collect()
     }
 

@@ -8,14 +8,14 @@ use lance_table::format::{DataFile, Fragment};
 
 use crate::chunk::{Chunk, Origin};
 use crate::clock::{Clock, StoreTime};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::journal::{ChunkRecord, StagedFile, own_file};
 use crate::run::task::{Done, Task};
 use crate::run::{context::Context, deleter::Deleter, executor::Executor, session::Session};
 use crate::stage::{FileSpec, Staged, Stager, StagerParts};
 use crate::table::{open::store_of, source::Source};
 use crate::{
-    limits::TASK_BYTES_MAX, plan::columns::WrittenColumns, settings::Verify,
+    limits::TASK_BYTES_MAX, plan::columns::WrittenColumns, retry::is_transient, settings::Verify,
     storage::names::is_data_file, verify::Verifier,
 };
 
@@ -68,9 +68,23 @@ impl Worker {
         })
     }
 
-    /// Stages a chunk, and verifies what was staged.
+    /// Stages a chunk, and verifies what was staged. Where a store that copied parts of it copied them wrongly, once more.
     async fn stage_and_verify(&self, chunk: &Chunk) -> Result<Done> {
-        let mut staged = self.stager.stage(chunk).await?;
+        let staged = self.stager.stage(chunk).await?;
+        let inside = staged.inside.then(|| staged.fragments.clone());
+        match (self.verify_new(chunk, staged).await, inside) {
+            (Err(error), Some(wrong))
+                if error.kind() == Kind::Mismatch && !is_transient(&error) =>
+            {
+                self.stager.send_after(&error);
+                self.stager.files.discard(wrong).await;
+                self.verify_new(chunk, self.stager.stage(chunk).await?).await
+            }
+            (done, _) => done,
+        }
+    }
+
+    async fn verify_new(&self, chunk: &Chunk, mut staged: Staged) -> Result<Done> {
         let mut beside = BTreeMap::new();
         if self.stager.what.aligned {
             let fragments = std::mem::take(&mut staged.fragments);

@@ -181,7 +181,7 @@ impl Constants {
         let first = constant.staged.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !first.is_some_and(|first| files.link(&first, &path)) {
             let sent = spec.sent.as_ref();
-            sending = sent.and_then(|sent| sent.keep_sent(&path, Keeps::All));
+            sending = sent.and_then(|sent| sent.keep_sent(&path, Keeps::All, false));
             files.put(&path, constant.bytes.clone(), &spec.throttle).await?;
             *constant.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
         }

@@ -9,8 +9,8 @@ use lance_file::{version::ConcreteFileVersion, versions::physical_column_count};
 use lance_table::format::{DataFile, Fragment};
 
 use crate::chunk::Chunk;
-use crate::error::{Error, Result};
-use crate::limits::COPIED_FRAGMENT_BYTES_MIN;
+use crate::error::{Error, Kind, Result};
+use crate::limits::{COPIED_FRAGMENT_BYTES_MIN, SEEN_PART_COPY_BYTES};
 use crate::plan::columns::{ColumnSource, is_encoded_alike};
 use crate::progress::{Amount, Event};
 use crate::stage::file::FileBuilder;
@@ -72,29 +72,34 @@ impl Stager {
         sources: &[CopyableFragment],
     ) -> Result<Option<Staged>> {
         let Some(inputs) = self.copy_inputs(sources).await? else { return Ok(None) };
-        let _share = self.budget.take(self.files.files().held_bytes()).await;
+        let held = self.files.files().held_bytes();
         let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
         if let Some(inside) = self.inside(&inputs.files, &columns).await {
-            let staged = self.stage_inputs(chunk, &inputs, Some(&inside)).await;
-            if !staged.as_ref().is_err_and(|error| self.sends_after(error)) {
-                return staged.map(Some);
+            // What is read comes in whole parts.
+            let _share = self.budget.take(held + 4 * SEEN_PART_COPY_BYTES).await;
+            match self.stage_inputs(chunk, &inputs, Some(&inside)).await {
+                Err((error, true)) => self.send_after(&error),
+                staged => return staged.map(Some).map_err(|(error, _)| error),
             }
         }
-        self.stage_inputs(chunk, &inputs, None).await.map(Some)
+        let _share = self.budget.take(held).await;
+        self.stage_inputs(chunk, &inputs, None).await.map(Some).map_err(|(error, _)| error)
     }
 
-    /// Stages `chunk` by copying pages of `inputs`, those that are `inside` by the store.
+    /// Stages `chunk` by copying pages of `inputs`, those that are `inside` by the store. An error comes with whether it is that the store
+    /// did not copy them, or not those that it was asked for.
     async fn stage_inputs(
         &self,
         chunk: &Chunk,
         inputs: &CopyInputs,
         inside: Option<&Inside>,
-    ) -> Result<Staged> {
+    ) -> std::result::Result<Staged, (Error, bool)> {
+        let other = |error| (error, false);
         let bytes = inside.map_or(0, |inside| inside.parts.end);
-        let mut file = FileBuilder::copied(&self.files, bytes).await?;
+        let mut file = FileBuilder::copied(&self.files, bytes).await.map_err(other)?;
         file.rows = chunk.rows();
         let begun = match inside {
-            Some(inside) => Some(inside.begin(&file.path()).await?),
+            Some(inside) => Some(inside.begin(&file.path()).await.map_err(other)?),
             None => None,
         };
         let path = file.path();
@@ -110,15 +115,18 @@ impl Stager {
                 Err(error)
             }
         };
+        let mut failed = false;
         if let Some(begun) = begun {
+            failed = begun.has_failed();
             begun.end(finished.is_ok()).await;
         }
-        let (fragments, expectations, back) = finished?;
+        let (fragments, expectations, back) = finished.map_err(|error| (error, failed))?;
         if let Some(inside) = inside.filter(|_| !self.reads_back) {
             let compared = self.compare_sample((inside, &inputs.files), &path).await;
             if let Err(error) = compared {
                 self.files.discard(fragments).await;
-                return Err(error);
+                let differs = error.kind() == Kind::Mismatch;
+                return Err((error, differs));
             }
         }
         let seen = match back {
@@ -127,7 +135,8 @@ impl Stager {
         };
         self.files.throttle.wait().await;
         let (chunk, rows) = (chunk.id, chunk.rows());
-        Ok(Staged { chunk, fragments, expectations, rows, seen, ..Staged::default() })
+        let inside = inside.is_some();
+        Ok(Staged { chunk, fragments, expectations, rows, inside, seen, ..Staged::default() })
     }
 
     /// The files of `sources` and the columns in them, unless one of them cannot be copied from.

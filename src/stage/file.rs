@@ -75,7 +75,7 @@ impl FileSpec {
     }
 
     /// Removes the files of `fragments`, as far as that goes: a later `abort` finds the rest by name.
-    pub(super) async fn discard(&self, fragments: Vec<Fragment>) {
+    pub(crate) async fn discard(&self, fragments: Vec<Fragment>) {
         let files = fragments.iter().flat_map(|fragment| &fragment.files);
         files.clone().for_each(|file| drop(self.take_sent(&file.path)));
         let paths = files.map(|file| self.path(&file.path)).collect();
@@ -128,7 +128,7 @@ impl<'a> FileBuilder<'a> {
     pub(super) async fn encoded(spec: &'a FileSpec) -> Result<Self> {
         let (version, schema) = (spec.version, spec.schema.clone());
         let create = |object| create_writer(version, object, schema, spec.options());
-        Self::create(spec, Keeps::All, create).await
+        Self::create(spec, (Keeps::All, false), create).await
     }
 
     /// A file whose columns are copied as pages, after `bytes` that the store copies.
@@ -136,12 +136,12 @@ impl<'a> FileBuilder<'a> {
         let create = |object| {
             create_lazy_writer(spec.version, WriterAfter::of(object, bytes), spec.options())
         };
-        Self::create(spec, Keeps::Unread, create).await
+        Self::create(spec, (Keeps::Unread, bytes > 0), create).await
     }
 
     async fn create(
         spec: &'a FileSpec,
-        keeps: Keeps,
+        (keeps, is_copied): (Keeps, bool),
         writer: impl FnOnce(Box<dyn Writer>) -> lance::Result<FileWriter>,
     ) -> Result<Self> {
         let name = new_data_file(&spec.id);
@@ -149,7 +149,7 @@ impl<'a> FileBuilder<'a> {
         let object = files.create(&path, &spec.throttle).await?;
         let writer = writer(object).doing(|| format!("write {name}"))?;
         let sidecars = Sidecars::of(&files, &spec.directory, &name, &spec.throttle);
-        let sent = spec.sent.as_ref().and_then(|sent| sent.keep_sent(&path, keeps));
+        let sent = spec.sent.as_ref().and_then(|sent| sent.keep_sent(&path, keeps, is_copied));
         Ok(Self { spec, name, rows: 0, writer, sent, sidecars })
     }
 

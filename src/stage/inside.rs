@@ -4,10 +4,9 @@ use std::{ops::Range, sync::Arc};
 
 use object_store::{ObjectStoreExt as _, path::Path};
 
-use crate::error::{Doing, Error, Kind, Result};
+use crate::error::{Doing, Error, Result};
 use crate::limits::{SEEN_PART_COPY_BYTES, UNSEEN_PART_COPY_BYTES};
 use crate::progress::note;
-use crate::retry::is_transient;
 use crate::stage::Stager;
 use crate::storage::page::{ColumnPart, PageFile, StoreParts};
 use crate::storage::part_copy::{BegunUpload, PartCopies};
@@ -26,16 +25,21 @@ impl Inside {
 }
 
 impl Stager {
-    /// What the store itself copies of `columns` of `files`, if it does.
+    /// What the store itself copies of `columns` of `files`, if it does, and takes parts of different sizes.
     pub(super) async fn inside(
         &self,
         files: &[Arc<PageFile>],
         columns: &[Vec<ColumnPart>],
     ) -> Option<Inside> {
         let copies = self.files.part_copies.clone()?;
+        let (first, alike) = (files.first()?, self.files.store.use_constant_size_upload_parts);
         let bytes = if self.reads_back { SEEN_PART_COPY_BYTES } else { UNSEEN_PART_COPY_BYTES };
         let parts = StoreParts::of(files, columns, bytes);
-        (!parts.is_empty() && copies.are_on().await).then_some(Inside { copies, parts })
+        if parts.is_empty() || alike {
+            return None;
+        }
+        let size = first.metadata().file_size_bytes;
+        copies.are_on(first.path(), size).await.then_some(Inside { copies, parts })
     }
 
     /// Compares a sample of what is `inside` the file at `path` with what it was copied from.
@@ -63,16 +67,12 @@ impl Stager {
         Err(Error::mismatch(format!("it copied other bytes into {path} than it was asked to")))
     }
 
-    /// Whether `error` says that the store does not copy parts, or not those that it was asked for: from here on they are sent.
-    pub(super) fn sends_after(&self, error: &Error) -> bool {
-        let is_its_word = matches!(error.kind(), Kind::Failed | Kind::Mismatch);
-        let is_final = is_its_word && !is_transient(error);
-        if is_final && self.files.part_copies.as_ref().is_some_and(|copies| copies.turn_off()) {
+    /// From here on, parts are sent: `error` says that the store does not copy them, or not those that it was asked for.
+    pub(crate) fn send_after(&self, error: &Error) {
+        if self.files.part_copies.as_ref().is_some_and(|copies| copies.turn_off()) {
             let why = error.report(&[]).replace('\n', " ");
-            let text =
-                format!("the store does not copy parts inside itself, so they are sent: {why}");
-            note(&self.progress, text);
+            let text = "the store does not copy parts inside itself, so they are sent";
+            note(&self.progress, format!("{text}: {why}"));
         }
-        is_final
     }
 }

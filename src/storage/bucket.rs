@@ -10,7 +10,7 @@ use lance_io::object_store::ObjectStoreParams;
 use object_store::client::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody};
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::{Error, Result};
+use object_store::{Error, ObjectStore, Result};
 use serde::Deserialize;
 use url::Url;
 
@@ -23,6 +23,8 @@ pub(super) type Query = Vec<(&'static str, String)>;
 #[async_trait]
 trait Signing: fmt::Debug + Send + Sync {
     fn uploads(&self) -> &dyn MultipartStore;
+
+    fn objects(&self) -> &dyn ObjectStore;
 
     /// A request for the bucket itself with `query`, which bears the credentials.
     async fn listing(&self, query: Query) -> Result<HttpRequest>;
@@ -72,6 +74,11 @@ impl Bucket {
         self.signing.uploads()
     }
 
+    /// What `object_store` does of whole objects.
+    pub(super) fn objects(&self) -> &dyn ObjectStore {
+        self.signing.objects()
+    }
+
     /// What the bucket itself answers to `query`, asked to do `what`.
     ///
     /// # Errors
@@ -103,18 +110,37 @@ impl Bucket {
         let response = self.client.execute(request).await.map_err(lost)?;
         let status = response.status();
         let body = response.into_body().bytes().await.map_err(lost)?;
-        let refused = code_of(&body);
-        if status.is_success() && refused.is_none() {
+        let code = code_of(&body);
+        if status.is_success() && code.is_none() {
             return Ok(body);
         }
-        let is_final = if status.is_client_error() {
-            ![408, 425, 429].contains(&status.as_u16())
+        let spelled = code.as_ref().map(|code| format!(" {code}")).unwrap_or_default();
+        let text = format!("it does not {what}: {status}{spelled}");
+        let code = code.unwrap_or_default();
+        let answer = Answer { text, is_final: !may_pass(status.as_u16(), &code) };
+        let (path, source) = (what.to_owned(), Box::new(answer.clone()));
+        Err(if status.as_u16() == 404 {
+            Error::NotFound { path, source }
+        } else if OF_CREDENTIALS.iter().any(|word| code.contains(word)) {
+            Error::Unauthenticated { path, source }
         } else {
-            status.as_u16() == 501
-        };
-        let code = refused.map(|code| format!(" {code}")).unwrap_or_default();
-        let text = format!("it does not {what}: {status}{code}");
-        Err(Answer { text, is_final }.into())
+            answer.into()
+        })
+    }
+}
+
+/// What is in the code of an error that has to do with credentials that ended.
+const OF_CREDENTIALS: [&str; 2] = ["Token", "Expired"];
+
+/// Whether another answer may come later than one of this `status`, or of this error's `code` where the status says that all is well.
+fn may_pass(status: u16, code: &str) -> bool {
+    match status {
+        200..300 => {
+            ["InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout"].contains(&code)
+        }
+        408 | 425 | 429 => true,
+        501 => false,
+        _ => status >= 500,
     }
 }
 
@@ -135,8 +161,11 @@ fn code_of(answer: &[u8]) -> Option<String> {
     struct Refused {
         code: String,
     }
-    let start = answer.get(..answer.len().min(200)).unwrap_or_default();
-    let is_one = start.windows(b"<Error>".len()).any(|word| word == b"<Error>");
+    // As long as a copy takes, it sends white space.
+    let start = answer.trim_ascii_start();
+    let start = start.get(..start.len().min(200)).unwrap_or_default();
+    let begins = |mark: &[u8]| start.windows(mark.len()).any(|word| word == mark);
+    let is_one = begins(b"<Error>") || begins(b"<Error ");
     let refused: Refused = is_one.then(|| quick_xml::de::from_reader(answer).ok()).flatten()?;
     let letters = refused.code.chars().filter(char::is_ascii_alphanumeric);
     Some(letters.take(60).collect())
@@ -167,8 +196,8 @@ mod s3 {
     use object_store::signer::{HeaderName, HeaderValue, Method, SignedUrlOptions, Signer};
 
     use super::{
-        HttpClient, HttpRequest, MultipartStore, ObjectStoreParams, Path, Query, Range, Result,
-        Signing, Url, async_trait, request_of, unexpected,
+        HttpClient, HttpRequest, MultipartStore, ObjectStore, ObjectStoreParams, Path, Query,
+        Range, Result, Signing, Url, async_trait, request_of, unexpected,
     };
 
     /// How long a signed request may wait to be sent.
@@ -184,7 +213,7 @@ mod s3 {
         store: AmazonS3,
         name: String,
         /// Whether it is not known that parts are copied with these options: with keys of one's own, each part needs them; with
-        /// checksums, each has to be told; and Cloudflare's store wants all parts to be of one size.
+        /// checksums, each has to be told.
         is_special: bool,
     }
 
@@ -214,7 +243,9 @@ mod s3 {
         let credentials =
             build_aws_credential(refreshed, given, Some(&known), region, accessor, scheme);
         let (credentials, region) = credentials.await?;
-        let is_special = params.use_constant_size_upload_parts || known.iter().any(is_special);
+        let by_opendal = options.get("use_opendal").is_some_and(|value| value != "false");
+        let is_express = url.authority().ends_with("--x-s3");
+        let is_special = by_opendal || is_express || known.keys().copied().any(is_special);
         let builder = AmazonS3Builder::new().with_client_options(client.clone());
         let builder = known
             .into_iter()
@@ -226,17 +257,15 @@ mod s3 {
         Ok((Box::new(opened), ReqwestConnector::default().connect(&client)?))
     }
 
-    fn is_special((key, value): (&Key, &String)) -> bool {
-        let is_address = matches!(key, Key::Endpoint | Key::S3Endpoint);
-        (is_address && value.contains(".r2.cloudflarestorage.com"))
-            || matches!(
-                key,
-                Key::Encryption(_)
-                    | Key::Checksum
-                    | Key::S3Express
-                    | Key::RequestPayer
-                    | Key::SkipSignature
-            )
+    fn is_special(key: Key) -> bool {
+        matches!(
+            key,
+            Key::Encryption(_)
+                | Key::Checksum
+                | Key::S3Express
+                | Key::RequestPayer
+                | Key::SkipSignature
+        )
     }
 
     #[async_trait]
@@ -249,6 +278,10 @@ mod s3 {
             let options = SignedUrlOptions::default().with_query(query);
             let (method, bucket) = (Method::GET, Path::default());
             request_of(&self.store.signed_url_opts(method, &bucket, VALID, &options).await?)
+        }
+
+        fn objects(&self) -> &dyn ObjectStore {
+            &self.store
         }
 
         fn copies_parts(&self) -> bool {
@@ -318,8 +351,8 @@ mod gcs {
     use std::sync::Arc;
 
     use super::{
-        HttpClient, HttpRequest, MultipartStore, ObjectStoreParams, Query, Result, Signing, Url,
-        async_trait, request_of, unexpected,
+        HttpClient, HttpRequest, MultipartStore, ObjectStore, ObjectStoreParams, Query, Result,
+        Signing, Url, async_trait, request_of, unexpected,
     };
 
     const ADDRESS: &str = "https://storage.googleapis.com";
@@ -380,6 +413,10 @@ mod gcs {
             &self.store
         }
 
+        fn objects(&self) -> &dyn ObjectStore {
+            &self.store
+        }
+
         async fn listing(&self, query: Query) -> Result<HttpRequest> {
             let credential = self.store.credentials().get_credential().await?;
             let mut url = self.address.clone();
@@ -405,6 +442,11 @@ mod tests {
         assert_eq!(code_of(error), None, "no code is made of what is none");
         let error = b"\n\n<Error><Code>InternalError</Code><Message>again</Message></Error>";
         assert_eq!(code_of(error).as_deref(), Some("InternalError"));
+        let late =
+            [&[b' '; 5_000][..], b"<Error xmlns='s3'><Code>SlowDown</Code></Error>"].concat();
+        assert_eq!(code_of(&late).as_deref(), Some("SlowDown"));
+        assert!(may_pass(200, "SlowDown") && may_pass(503, "") && may_pass(429, ""));
+        assert!(!may_pass(200, "AccessDenied") && !may_pass(501, "") && !may_pass(307, ""));
         let copied = b"<CopyPartResult><ETag>&quot;a&quot;</ETag></CopyPartResult>";
         assert_eq!(code_of(copied), None);
     }

@@ -5,20 +5,29 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::Duration;
 use std::{io, pin::Pin};
 
 use async_trait::async_trait;
 use lance_io::{object_store::ObjectStoreParams, object_writer::WriteResult, traits::Writer};
 use object_store::multipart::PartId;
 use object_store::path::Path;
-use object_store::{MultipartId, MultipartUpload, PutPayload, PutResult, Result, UploadPart};
+use object_store::{
+    Error, Extensions, MultipartId, MultipartUpload, ObjectStoreExt as _, PutPayload, PutResult,
+    Result, UploadPart,
+};
 use serde::Deserialize;
-use tokio::{io::AsyncWrite, sync::OnceCell};
+use tokio::io::AsyncWrite;
+use tokio::sync::{OnceCell, Semaphore};
 
+use crate::limits::PART_COPIES_AT_ONCE;
+use crate::retry::Away;
 use crate::storage::bucket::{Bucket, unexpected};
 use crate::storage::traffic::Request;
 use crate::storage::watch::Watch;
+
+/// How long it may take to open the bucket once more, and to look at an object in it.
+const OPENING: Duration = Duration::from_secs(20);
 
 /// Begins uploads whose first parts are copied, in the bucket of one table.
 #[derive(Debug)]
@@ -26,35 +35,42 @@ pub(crate) struct PartCopies {
     uri: String,
     params: ObjectStoreParams,
     watch: Watch,
-    /// Opened with the first upload; `None`, where it keeps no uploads.
+    /// Opened before the first upload; `None`, where parts are not copied, or it cannot be opened once more.
     bucket: OnceCell<Option<Arc<Bucket>>>,
-    /// Whether it was seen that this store does not copy parts.
-    is_off: AtomicBool,
+    /// Copies at once, of all files.
+    turns: Arc<Semaphore>,
 }
 
 impl PartCopies {
     /// Those in the bucket of `uri`, which is opened with `params`.
     pub(crate) fn of(uri: String, params: ObjectStoreParams, watch: Watch) -> Self {
-        Self { uri, params, watch, bucket: OnceCell::new(), is_off: AtomicBool::new(false) }
+        let turns = Arc::new(Semaphore::new(PART_COPIES_AT_ONCE));
+        Self { uri, params, watch, bucket: OnceCell::new(), turns }
     }
 
-    /// Whether parts can be copied, as far as is known. Where the bucket cannot be opened once more, they are not.
-    pub(crate) async fn are_on(&self) -> bool {
-        !self.is_off.load(Ordering::Relaxed) && matches!(self.bucket().await, Ok(Some(_)))
-    }
-
-    async fn bucket(&self) -> lance::Result<Option<&Arc<Bucket>>> {
+    /// Whether parts can be copied, as far as is known, out of objects such as the one at `path`, which has so many `bytes`: a
+    /// profile of the user's may lead Lance to another store than it leads here.
+    pub(crate) async fn are_on(&self, path: &Path, bytes: u64) -> bool {
+        if self.watch.state.copies_off.load(Ordering::Relaxed) {
+            return false;
+        }
         // Whatever looks for credentials is a large future.
         let opened = Box::pin(async {
-            let bucket = Bucket::of(&self.uri, &self.params).await?;
-            lance::Result::Ok(bucket.filter(Bucket::copies_parts).map(Arc::new))
+            let bucket = Bucket::of(&self.uri, &self.params).await.ok().flatten()?;
+            if !bucket.copies_parts() {
+                return None;
+            }
+            let look =
+                self.watch.aside((Request::Head, path.as_ref()), || bucket.objects().head(path));
+            (look.await.ok()?.size == bytes).then(|| Arc::new(bucket))
         });
-        self.bucket.get_or_try_init(|| opened).await.map(Option::as_ref)
+        let opening = async { tokio::time::timeout(OPENING, opened).await.ok().flatten() };
+        self.bucket.get_or_init(|| opening).await.is_some()
     }
 
-    /// No more parts are copied: this store does not do it. False, when that was known.
+    /// No more parts are copied in this run: the store does not do it. False, when that was known.
     pub(crate) fn turn_off(&self) -> bool {
-        !self.is_off.swap(true, Ordering::Relaxed)
+        !self.watch.state.copies_off.swap(true, Ordering::Relaxed)
     }
 
     /// Begins the upload of `to`. What is written to `to`, by whatever writer, goes on with it, until what is given is gone.
@@ -64,14 +80,16 @@ impl PartCopies {
     ///
     /// # Crash
     /// The upload is unfinished, as any other: a later run gives it up by its object's name.
-    pub(crate) async fn begin(&self, to: &Path) -> lance::Result<BegunUpload> {
-        let bucket = self.bucket().await?.cloned();
+    pub(crate) async fn begin(&self, to: &Path) -> Result<BegunUpload> {
+        let bucket = self.bucket.get().cloned().flatten();
         let bucket = bucket.ok_or_else(|| unexpected("it does not copy parts of objects"))?;
         let (watch, path) = (self.watch.clone(), to.clone());
         watch.state.began_uploads.store(true, Ordering::Relaxed);
         let what = (Request::Post, to.as_ref());
         let id = watch.again(what, || bucket.uploads().create_multipart(to)).await?;
-        let upload = Arc::new(CopiedUpload { bucket, watch, path, id, parts: Mutex::default() });
+        let (turns, failed) = (Arc::clone(&self.turns), AtomicBool::new(false));
+        let parts = Mutex::default();
+        let upload = Arc::new(CopiedUpload { bucket, watch, path, id, parts, turns, failed });
         upload.watch.state.keep_rest(to.clone(), Box::new(Rest(Arc::clone(&upload))));
         Ok(BegunUpload { upload, ended: false })
     }
@@ -91,6 +109,12 @@ impl BegunUpload {
     /// The store's.
     pub(crate) async fn copy(&self, number: usize, from: &Path, range: Range<u64>) -> Result<()> {
         self.upload.copy(number, from, range).await
+    }
+
+    /// Whether the store failed to copy a part, or to make an object of the parts, although it answered, and not since something is
+    /// gone, or credentials ended.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.upload.failed.load(Ordering::Relaxed)
     }
 
     /// Its object is there, or it is given up, as far as that goes.
@@ -120,6 +144,8 @@ struct CopiedUpload {
     id: MultipartId,
     /// What the store told of each part, as soon as it did.
     parts: Mutex<Vec<Option<PartId>>>,
+    turns: Arc<Semaphore>,
+    failed: AtomicBool,
 }
 
 impl CopiedUpload {
@@ -147,13 +173,37 @@ impl CopiedUpload {
         self.keep(number, None);
         let query = vec![("partNumber", (number + 1).to_string()), ("uploadId", self.id.clone())];
         let copied = || self.bucket.copy_part((from, range.clone()), &self.path, query.clone());
-        let turn = self.watch.state.pace.turn().await;
-        let began = Instant::now();
+        let _turn = self.turns.acquire().await;
         let told = self.watch.again((Request::Copy, from.as_ref()), copied).await;
-        turn.took(began.elapsed(), told.is_ok());
-        let content_id = tag_of(&told?)?;
+        let content_id =
+            told.and_then(|told| tag_of(&told)).inspect_err(|error| self.blame(error))?;
         self.keep(number, Some(PartId { content_id }));
         Ok(())
+    }
+
+    /// Takes in that the store failed by its own word.
+    fn blame(&self, error: &Error) {
+        let is_away = matches!(error, Error::Generic { source, .. } if source.is::<Away>());
+        let other =
+            is_away || matches!(error, Error::NotFound { .. } | Error::Unauthenticated { .. });
+        if !other {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes an object of the parts. Where that seems to have failed, it may have been done, and the reply lost.
+    async fn complete(&self) -> Result<PutResult> {
+        let Self { bucket, path, id, .. } = self;
+        let parts = self.parts().iter().cloned().collect::<Option<Vec<_>>>();
+        let parts = parts.ok_or_else(|| unexpected("a part of the upload is not there"))?;
+        let completed = bucket.uploads().complete_multipart(path, id, parts).await;
+        let Err(error) = completed else { return completed };
+        if let Ok(there) = bucket.objects().head(path).await {
+            let (e_tag, version, extensions) = (there.e_tag, there.version, Extensions::default());
+            return Ok(PutResult { e_tag, version, extensions });
+        }
+        self.blame(&error);
+        Err(error)
     }
 }
 
@@ -192,10 +242,7 @@ impl MultipartUpload for Rest {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let CopiedUpload { bucket, path, id, .. } = &*self.0;
-        let parts = self.0.parts().iter().cloned().collect::<Option<Vec<_>>>();
-        let parts = parts.ok_or_else(|| unexpected("a part of the upload is not there"))?;
-        bucket.uploads().complete_multipart(path, id, parts).await
+        self.0.complete().await
     }
 
     async fn abort(&mut self) -> Result<()> {

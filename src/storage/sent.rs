@@ -38,6 +38,8 @@ pub(crate) struct Sent {
     kept: Arc<AtomicU64>,
     /// Whether the store has shown that its tags are no checksums, or none that are known here.
     tells_nothing: AtomicBool,
+    /// The same of objects of which it copied parts.
+    tells_nothing_of_copies: AtomicBool,
 }
 
 /// Where what is sent is kept, and how many bytes of files of which all is.
@@ -48,10 +50,12 @@ pub(crate) struct KeepsSent {
 }
 
 impl KeepsSent {
-    /// Keeps what will be sent to `path`, until it is taken; `None`, where the store would not confirm it.
-    pub(crate) fn keep_sent(&self, path: &Path, keeps: Keeps) -> Option<Sending> {
+    /// Keeps what will be sent to `path`, until it is taken; `None`, where the store would not confirm it. `is_copied`, when it copies
+    /// parts of it.
+    pub(crate) fn keep_sent(&self, path: &Path, keeps: Keeps, is_copied: bool) -> Option<Sending> {
         let sent = &self.files;
-        if sent.tells_nothing.load(Ordering::Relaxed) {
+        let of_copies = is_copied && sent.tells_nothing_of_copies.load(Ordering::Relaxed);
+        if of_copies || sent.tells_nothing.load(Ordering::Relaxed) {
             return None;
         }
         let file = Arc::new(SentFile::of((keeps, self.room), &sent.kept));
@@ -107,14 +111,18 @@ struct FileState {
     /// Of each part, once it is known; one, if it is no upload in parts.
     sums: Vec<Option<Sum>>,
     in_parts: bool,
+    /// Whether the store copied a part of it.
+    is_copied: bool,
     /// Whether there was no room for it: nothing of it can be compared, so whether it is confirmed does not matter.
     is_lost: bool,
 }
 
 impl Sent {
-    /// The store did not confirm a file: it is not asked to confirm others.
-    pub(crate) fn was_unconfirmed(&self) {
-        self.tells_nothing.store(true, Ordering::Relaxed);
+    /// The store did not confirm `file`: it is not asked to confirm others of its kind.
+    pub(crate) fn was_unconfirmed(&self, file: &SentFile) {
+        let is_copied = file.state().is_copied;
+        let known = if is_copied { &self.tells_nothing_of_copies } else { &self.tells_nothing };
+        known.store(true, Ordering::Relaxed);
     }
 
     /// What was sent to `path`, if it was to be kept; nothing more is.
@@ -148,6 +156,7 @@ impl SentFile {
             end: 0,
             sums: Vec::new(),
             in_parts: false,
+            is_copied: false,
             is_lost: false,
         };
         Self { state: Mutex::new(state), all: Arc::clone(all) }
@@ -175,6 +184,12 @@ impl SentFile {
     /// The next part is `payload`. Gives its number and what the checksum has to be taken of, for [`sum`](Self::sum), if that is
     /// of any use.
     pub(super) fn part(&self, payload: &PutPayload) -> Option<(usize, PutPayload)> {
+        self.add(payload, true)
+    }
+
+    /// The same of a part that the store copied, and that was read as `payload` where it was.
+    pub(super) fn copied_part(&self, payload: &PutPayload) -> Option<(usize, PutPayload)> {
+        self.state().is_copied = true;
         self.add(payload, true)
     }
 
@@ -399,7 +414,7 @@ mod tests {
 
     fn expect(sent: &Arc<Sent>, path: &str, keeps: Keeps) -> Arc<SentFile> {
         let keeping = KeepsSent { files: Arc::clone(sent), room: 10 };
-        let sending = keeping.keep_sent(&Path::from(path), keeps).unwrap();
+        let sending = keeping.keep_sent(&Path::from(path), keeps, false).unwrap();
         let file = Arc::clone(&sending.file);
         sending.finish();
         file
@@ -485,12 +500,18 @@ mod tests {
         assert_eq!(kept(), 0);
         // One that is given up before it is finished is forgotten, and what was kept of it.
         let keeping = KeepsSent { files: Arc::clone(&sent), room: 10 };
-        let third = keeping.keep_sent(&Path::from("c"), Keeps::All).unwrap();
+        let third = keeping.keep_sent(&Path::from("c"), Keeps::All, false).unwrap();
         third.file.part(&payload(&["123"]));
         assert_eq!(kept(), 3);
         drop(third);
         assert!(kept() == 0 && sent.file(&Path::from("c")).is_none());
-        sent.was_unconfirmed();
-        assert!(keeping.keep_sent(&Path::from("d"), Keeps::All).is_none());
+        let keeps =
+            |is_copied| keeping.keep_sent(&Path::from("d"), Keeps::All, is_copied).is_some();
+        let copied = SentFile::of((Keeps::All, 10), &sent.kept);
+        copied.copied_part(&payload(&["123"]));
+        sent.was_unconfirmed(&copied);
+        assert!(keeps(false) && !keeps(true), "what it copied says nothing of what it was sent");
+        sent.was_unconfirmed(&SentFile::of((Keeps::All, 0), &sent.kept));
+        assert!(!keeps(false));
     }
 }

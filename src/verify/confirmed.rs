@@ -108,14 +108,14 @@ pub(super) async fn ask(
         let told = told.get(&name);
         let answer = told.and_then(|(meta, tag)| sent.is_confirmed_by(meta.size, tag.as_deref()));
         confirmed.dated.extend(told.map(|(meta, _)| (name.clone(), meta.clone())));
+        if answer == Some(false) {
+            files.sent.iter().for_each(|keeping| keeping.files.was_unconfirmed(&sent));
+        }
         if answer != Some(true) {
             staged.seen = ReadBackHashes::default();
         } else if let Some(kept) = sent.kept_bytes() {
             confirmed.bytes += kept;
             staged.held.insert(name, sent);
-        }
-        if answer == Some(false) {
-            files.sent.iter().for_each(|sent| sent.files.was_unconfirmed());
         }
     }
     confirmed.bytes += staged.seen.bytes();

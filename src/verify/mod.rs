@@ -96,6 +96,13 @@ impl Verifier {
     /// `Mismatch`, naming the chunk and column, on any difference, unreadable files included; `Failed`, when a disk
     /// cannot make it durable.
     pub(crate) async fn verify(&self, mut staged: Staged, how: Verify) -> Result<VerifiedChunk> {
+        let (expected, wanted) = (staged.expectations.len(), self.files.schema.fields.len());
+        if how != Verify::Quick && expected != wanted {
+            let chunk = staged.chunk;
+            let text =
+                format!("chunk {chunk}: {expected} of {wanted} columns are known to compare");
+            return Err(Error::mismatch(text));
+        }
         let asked = confirmed::ask(&self.files, &self.listings, &mut staged).await;
         let confirmed = asked.unwrap_or_else(|_| {
             // Whatever the store did not tell is read back.

@@ -55,7 +55,7 @@ def test_what_the_store_copied_is_compared_by_its_checksums(bucket):
     before = made(bucket)
     done, proxy = migrated(bucket, *REWRITE)
     report = done.json["report"]
-    assert sum(is_copy(one) for one in proxy.requests) == 2
+    assert sum(is_copy(one) for one in proxy.requests) == 4
     assert report["verified"] == "full" and report["bytes_confirmed"] > 30_000_000
     assert sent_pages(proxy) < 100_000
     assert sum(one.received for one in read_back(proxy)) < 4_000_000
@@ -79,7 +79,7 @@ def test_everything_is_read_back_when_that_is_asked(bucket):
     before = made(bucket)
     done, proxy = migrated(bucket, *REWRITE, "--verify", "full=read")
     assert (done.json["report"]["verified"], done.json["report"]["bytes_confirmed"]) == ("full=read", 0)
-    assert sum(is_copy(one) for one in proxy.requests) == 2
+    assert sum(is_copy(one) for one in proxy.requests) == 4
     assert sum(one.received for one in read_back(proxy)) > 30_000_000
     assert bucket.rows() == general(before)
     bucket.assert_clean()
@@ -91,6 +91,8 @@ NO_COPIES = {
     "400": (400, b"<Error><Code>InvalidRequest</Code></Error>"),
     "html": (200, b"<html><body>no store</body></html>"),
     "nothing": (200, b""),
+    "redirected": (307, b""),
+    "refused after all is well": (200, b" \n<Error xmlns='s3'><Code>AccessDenied</Code></Error>"),
 }
 
 
@@ -135,7 +137,8 @@ def test_a_copy_that_fails_for_a_moment_is_tried_again(bucket, how):
 def test_an_end_whose_reply_is_lost(bucket):
     before = made(bucket)
     ends = counted(lambda one: one.method == "POST" and "uploadId=" in one.query, lambda n: Action(lose_reply=n == 1))
-    migrated(bucket, *QUICK, rule=ends)
+    done, proxy = migrated(bucket, *QUICK, rule=ends)
+    assert "does not copy parts" not in done.err and sent_pages(proxy) < 100_000
     assert bucket.rows() == general(before)
     bucket.assert_clean()
 
@@ -150,24 +153,38 @@ WRONG = counted(is_copy, lambda _: Action(instead=(rb"bytes=([1-9]\d*)-(\d+)", s
 
 
 @AWS
-def test_a_store_that_copies_other_bytes_is_found_out(bucket):
-    """Neither does the checksum fit, nor what is read back."""
+@pytest.mark.parametrize("words", [REWRITE, QUICK], ids=["full", "quick"])
+def test_a_store_that_copies_other_bytes_is_sent_them(bucket, words):
+    """Neither does the checksum fit, nor what is read back; and quickly, a sample differs."""
     bucket.make(rows=12000, files=1, data=large)
     before = bucket.rows()
-    done, _ = migrated(bucket, *REWRITE, rule=WRONG, code=4)
-    assert "chunk 0" in done.said, done.said
-    assert bucket.rows() == before
-    bucket.run("resume")
+    done, proxy = migrated(bucket, *words, rule=WRONG)
+    assert done.err.count("does not copy parts inside itself") == 1 and sent_pages(proxy) > 90_000_000
+    assert ("it copied other bytes" in done.err) == (words is QUICK)
     assert bucket.rows() == general(before)
     bucket.assert_clean()
 
 
 @AWS
-def test_a_store_that_copies_other_bytes_is_sent_them_after_a_quick_look(bucket):
+def test_a_store_that_copies_whole_objects_is_sent_them(bucket):
+    """It does not look at ranges."""
     bucket.make(rows=12000, files=1, data=large)
     before = bucket.rows()
-    done, proxy = migrated(bucket, *QUICK, rule=WRONG)
-    assert "it copied other bytes" in done.err and sent_pages(proxy) > 90_000_000
+    whole = counted(is_copy, lambda _: Action(instead=(rb"(?i)x-amz-copy-source-range: [^\r]*\r\n", b"")))
+    done, _ = migrated(bucket, *QUICK, rule=whole)
+    assert done.err.count("does not copy parts inside itself") == 1
+    assert bucket.rows() == general(before)
+    bucket.assert_clean()
+
+
+@S3
+def test_credentials_that_end_are_not_taken_for_a_store_that_copies_nothing(bucket):
+    before = made(bucket)
+    ended = (400, b"<Error><Code>ExpiredToken</Code></Error>")
+    done, _ = migrated(bucket, *QUICK, rule=counted(is_copy, lambda _: Action(answer=ended)), code=1)
+    assert "ExpiredToken" in done.err and "does not copy parts" not in done.err, done.err
+    assert bucket.rows() == before
+    bucket.run("resume")
     assert bucket.rows() == general(before)
     bucket.assert_clean()
 

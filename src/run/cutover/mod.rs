@@ -71,7 +71,8 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
     if behind? {
         return Ok(Swap::Lost);
     }
-    if let Some(listed) = listed? {
+    // Where they could not be listed, they are at the last moment.
+    if let Some(listed) = listed.ok().flatten() {
         let chunks = there::touched_of(&source, &session.journal, listed).await?;
         session.listed = Some(listing_began);
         if !chunks.is_empty() {

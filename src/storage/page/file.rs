@@ -91,6 +91,14 @@ impl PageFile {
         pages.flat_map(|page| page.buffer_offsets_and_sizes.iter())
     }
 
+    /// The offset of every buffer, those of whole columns and of the file among them.
+    pub(super) fn all_buffers(&self) -> impl Iterator<Item = u64> {
+        let columns = self.columns().iter();
+        let of_columns = columns.flat_map(|column| column.buffer_offsets_and_sizes.iter());
+        let of_file = self.metadata.file_buffers.iter().map(|buffer| buffer.position);
+        self.buffers().chain(of_columns).map(|(offset, _)| *offset).chain(of_file)
+    }
+
     /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -22,8 +22,9 @@ use crate::storage::throttle::Throttle;
 const ALIGNMENT: u64 = 64;
 /// Bytes at the end of a part that are looked at.
 const SAMPLE_BYTES: u64 = 4 << 10;
-/// Parts of one upload: stores take 10,000, and others are sent after these.
-const PARTS_MAX: u64 = 5_000;
+/// Runs of one upload, and parts into which they are cut beside that: stores take 10,000, and others are sent after these.
+const RUNS_MAX: usize = 2_500;
+const CUTS_MAX: u64 = 2_500;
 
 /// The parts of a new file that are copied inside the store; they are its beginning.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl StoreParts {
         let places: Vec<_> = parts.flat_map(|part| places_of(part.file, &part.column)).collect();
         let files = files.iter().map(|file| Copyable {
             bytes: file.metadata().file_size_bytes,
-            aligned: file.buffers().all(|(offset, _)| offset % ALIGNMENT == 0),
+            aligned: file.all_buffers().all(|offset| offset % ALIGNMENT == 0),
         });
         cut(&places, &files.collect::<Vec<_>>(), bytes)
     }
@@ -114,10 +115,16 @@ fn cut(places: &[BufferPlace], files: &[Copyable], bytes: u64) -> StoreParts {
     let length = |run: &Run| run.range.end - run.range.start;
     let mut runs = runs(places, files);
     runs.retain(|run| length(run) >= PART_COPY_BYTES_MIN);
+    if runs.len() > RUNS_MAX {
+        runs.sort_by_key(|run| std::cmp::Reverse(length(run)));
+        runs.truncate(RUNS_MAX);
+        runs.sort_by_key(|run| (run.file, run.range.start));
+    }
     let all: u64 = runs.iter().map(length).sum();
-    let bytes = bytes.max(all / PARTS_MAX);
+    // Two parts of one run have at least half as many bytes each.
+    let bytes = bytes.max(all / CUTS_MAX).max(2 * PART_COPY_BYTES_MIN);
     let parts = runs.into_iter().flat_map(|run| {
-        let count = (length(&run) / bytes).max(1);
+        let count = length(&run).div_ceil(bytes);
         cut_evenly(run, count)
     });
     StoreParts { parts: parts.collect(), end: all }
@@ -222,7 +229,8 @@ impl PartCopier<'_> {
         let copies: Vec<_> = copies.collect();
         let mut copies = stream::iter(copies).buffer_unordered(PART_COPIES_AT_ONCE);
         while let Some(bytes) = copies.try_next().await? {
-            wrote(bytes).await;
+            // Each waited for its turn to be written before; others would stand while this one waits again.
+            drop(wrote(bytes));
         }
         Ok(())
     }
@@ -262,14 +270,14 @@ struct Sums(JoinSet<()>);
 
 impl Sums {
     /// Those that are taken at once: each holds a part.
-    const AT_ONCE: usize = 2;
+    const AT_ONCE: usize = 1;
 
     async fn add(&mut self, sent: &Arc<SentFile>, taken: &HashedRead) {
         while self.0.len() >= Self::AT_ONCE {
             self.0.join_next().await;
         }
         let payload = Bytes::copy_from_slice(taken.block.as_ref()).into();
-        if let Some((number, kept)) = sent.part(&payload) {
+        if let Some((number, kept)) = sent.copied_part(&payload) {
             let sent = Arc::clone(sent);
             self.0.spawn(async move { sent.sum(number, kept).await });
         }
@@ -353,7 +361,7 @@ mod tests {
                 place
             });
             let places: Vec<_> = places.collect();
-            for bytes in [6 * MIB, 32 * MIB] {
+            for bytes in [12 * MIB, 32 * MIB] {
                 let parts = cut(&places, &files, bytes);
                 let mut end = 0;
                 for (_, range) in ranges(&parts) {
@@ -368,6 +376,14 @@ mod tests {
         }
         // However much it is, there are not too many.
         let places: Vec<_> = (0..40_000).map(|n| place(0, n * 64 * MIB, 64 * MIB)).collect();
-        assert!(cut(&places, &files, 6 * MIB).parts.len() as u64 <= PARTS_MAX);
+        assert!((1_000..5_001).contains(&cut(&places, &files, 12 * MIB).parts.len()));
+        // Others lie between them.
+        let places: Vec<_> =
+            (0..40_000).map(|n| place(0, n * 64 * MIB, 8 * MIB + n * 64)).collect();
+        let parts = cut(&places, &files, 12 * MIB);
+        assert_eq!(parts.parts.len(), RUNS_MAX);
+        assert!(parts.parts.iter().all(|part| part.pieces[0].buffer >= 37_500), "the largest");
+        let offsets: Vec<_> = parts.parts.iter().map(|part| part.range.start).collect();
+        assert!(offsets.is_sorted());
     }
 }

@@ -178,7 +178,7 @@ mod tests {
     async fn what_is_sent_is_read_and_what_is_not_sent_yet_is_not() {
         let sent = Arc::<Sent>::default();
         let keeping = KeepsSent { files: sent, room: 0 };
-        let sending = keeping.keep_sent(&"a".into(), Keeps::Unread).unwrap();
+        let sending = keeping.keep_sent(&"a".into(), Keeps::Unread, false).unwrap();
         let mut back = ReadBack::of(OpenFile::Sent(Arc::clone(&sending.file)));
         let piece = |buffer: usize, range| Piece { buffer, range };
         let content = content();
