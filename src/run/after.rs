@@ -32,14 +32,15 @@ use crate::{phase::Phase, progress::Amount, span};
 /// fails: the swap has landed. `Locked`, when another run took over.
 pub(crate) async fn finish(
     ctx: &Context,
-    session: Box<Session>,
+    mut session: Box<Session>,
     swapped: Arc<Dataset>,
 ) -> Result<Ended> {
     // From the beginning, since a store takes its time. It ends with this.
     let mut looking = JoinSet::new();
     let (location, version) = (ctx.location.clone(), Arc::clone(&swapped));
     let (rows, schema) = (session.rows_swapped(), session.plan.target.schema.clone());
-    looking.spawn(async move { look(&location, &version, rows, &schema).await });
+    let connection = session.connecting.join_next().await.and_then(|done| done.ok()?.ok());
+    looking.spawn(async move { look(&location, connection, &version, rows, &schema).await });
     let session = Box::pin(look_after(ctx, session, &swapped)).await?;
     let report = Box::pin(finish_and_tidy(ctx, session, &swapped, looking)).await;
     match report {

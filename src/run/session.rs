@@ -57,6 +57,8 @@ pub(crate) struct Session {
     pub prebuilt: Prebuilt,
     /// What gives values from elsewhere.
     pub supply: Option<Arc<Supply>>,
+    /// Connects to the database, for the look after the swap.
+    pub connecting: JoinSet<Result<lancedb::Connection>>,
     /// Moves the pin to the source.
     pub pinning: JoinSet<Result<()>>,
     /// When all staged files were last listed.
@@ -119,6 +121,7 @@ impl Session {
             seconds: vec![(Phase::Plan, seconds(began.elapsed()))],
             prebuilt: Prebuilt::default(),
             supply: None,
+            connecting: JoinSet::new(),
             pinning: JoinSet::new(),
             listed: None,
             quarantined: None,

@@ -10,6 +10,7 @@ use futures::TryStreamExt;
 use lance::Dataset;
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
+use lancedb::Connection;
 use lancedb::query::{ExecutableQuery, QueryBase, Select};
 
 use crate::chunk::{Chunk, ChunkId};
@@ -35,19 +36,20 @@ pub(crate) struct Look {
     pub failed: Option<Error>,
 }
 
-/// Looks at `version` of the table as its users do: count, fields, and the first rows.
+/// Looks at `version` of the table as its users do, by `connection` if it was made before: count, fields, and the first rows.
 ///
 /// # Errors
 /// `Mismatch`, when the count or the fields are not the expected ones; `Failed`, when the rows cannot be read, by
 /// LanceDB or without it.
 pub(crate) async fn look(
     location: &Location,
+    connection: Option<Connection>,
     version: &Arc<Dataset>,
     rows: u64,
     schema: &Schema,
 ) -> Result<Look> {
     let doing = format!("look at `{}` with LanceDB", location.table());
-    let opening = guarded(&doing, open_at(location, version.version_id()));
+    let opening = guarded(&doing, open_at(location, connection, version.version_id()));
     let (shown, opened) = tokio::join!(shown(version), opening);
     // Where files cannot be opened here, those who read them say why.
     let shown = shown.unwrap_or_else(|_| version.schema().clone());
@@ -65,10 +67,17 @@ pub(crate) async fn look(
     }
 }
 
-/// The table at `version`, as LanceDB opens it.
-async fn open_at(location: &Location, version: u64) -> Result<lancedb::Table> {
+/// The table at `version`, as LanceDB opens it by `connection`, or by one that is made now.
+async fn open_at(
+    location: &Location,
+    connection: Option<Connection>,
+    version: u64,
+) -> Result<lancedb::Table> {
     let table = location.table();
-    let connection = connect(location).await?;
+    let connection = match connection {
+        Some(connection) => connection,
+        None => connect(location).await?,
+    };
     let opened = connection.open_table(table).execute().await;
     let opened = opened.doing(|| format!("open `{table}` with LanceDB"))?;
     let at = opened.checkout(version).await;

@@ -23,19 +23,7 @@ use crate::table::open::{data_files_of, indices_of};
 /// # Errors
 /// `Mismatch`, naming the file, when one is gone.
 pub(crate) async fn touched(live: &Dataset, journal: &Journal) -> Result<Vec<ChunkId>> {
-    touched_of(live, journal, listed_of(live, &journal.header().id).await?).await
-}
-
-/// The same, by what was `listed` a moment ago.
-///
-/// # Errors
-/// As [`touched`].
-pub(crate) async fn touched_of(
-    live: &Dataset,
-    journal: &Journal,
-    listed: Vec<ObjectMeta>,
-) -> Result<Vec<ChunkId>> {
-    let there = staged_of(live, journal, listed).await?;
+    let there = staged_files(live, journal).await?;
     let mut touched = Vec::new();
     for record in journal.records() {
         for file in &record.files {
@@ -65,23 +53,8 @@ pub(crate) async fn staged_files(
     live: &Dataset,
     journal: &Journal,
 ) -> Result<HashMap<String, StagedFile>> {
-    staged_of(live, journal, listed_of(live, &journal.header().id).await?).await
-}
-
-/// Every file of the migration `id` that is in the folder of `live`.
-///
-/// # Errors
-/// `Failed`, when they cannot be listed.
-pub(crate) async fn listed_of(live: &Dataset, id: &str) -> Result<Vec<ObjectMeta>> {
-    data_files_of(live).await?.list_whole(&live.data_dir(), id).await
-}
-
-async fn staged_of(
-    live: &Dataset,
-    journal: &Journal,
-    listed: Vec<ObjectMeta>,
-) -> Result<HashMap<String, StagedFile>> {
     let (files, directory) = (data_files_of(live).await?, live.data_dir());
+    let listed = files.list_whole(&directory, &journal.header().id).await?;
     look_again(&files, &directory, journal, joined(files.as_ref(), &directory, listed)).await
 }
 

@@ -2,21 +2,20 @@
 
 pub(crate) mod indices;
 mod prepare;
-mod touched;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lance::Dataset;
 
 use crate::error::{Doing as _, Error, Result};
 use crate::run::session::{Session, touched_text};
 use crate::run::{
-    context::Context, copier::Whole, cutover::prepare::Prepared, cutover::touched::listing,
-    cutover::touched::touched, head::lags, hints::unknown, lease::checkpoint,
-    point::PROPERTY_REQUEST, report::seconds,
+    context::Context, copier::Whole, cutover::prepare::Prepared, head::lags, hints::unknown,
+    lease::checkpoint, point::PROPERTY_REQUEST, report::seconds,
 };
 use crate::table::commit::{Act, Outcome, exactly_next, properties};
+use crate::table::database::connect;
 use crate::{
     chunk::ChunkId, phase::Phase, progress::Amount, retry::Backoff, span, verify::published,
     verify::there,
@@ -39,6 +38,10 @@ enum Attempt {
     Touched(Vec<ChunkId>),
 }
 
+/// How long a look at all staged files of a store holds, for a swap that is tried again. Files that were staged since were dated
+/// before they were read back, and the look after the swap sees what was written over.
+const LISTED_FOR: Duration = Duration::from_mins(1);
+
 /// Makes the staged fragments the live table, if nobody was faster.
 ///
 /// # Errors
@@ -52,6 +55,11 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
     let began = Instant::now();
     let _committing = span::commit();
     ctx.begin_phase(Phase::Swap, Amount::default());
+    if session.connecting.is_empty() {
+        // A store takes its time, and it is wanted at once then.
+        let location = ctx.location.clone();
+        session.connecting.spawn(async move { connect(&location).await });
+    }
     if session.lists_slowly(ctx) {
         // Before it is looked whether others committed: they would do so meanwhile.
         let chunks = touched(ctx, session).await?;
@@ -60,9 +68,8 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
         }
     }
     let source = Arc::clone(&session.source);
-    let (listing_began, listing) = (Instant::now(), listing(ctx, session));
-    let saving = checkpoint(ctx, &mut session.journal, Phase::Swap, false);
-    let (saved, behind, listed) = tokio::join!(saving, lags(ctx, &source), listing);
+    let (saved, behind) =
+        tokio::join!(checkpoint(ctx, &mut session.journal, Phase::Swap, false), lags(ctx, &source));
     saved?;
     if ctx.cancel.is_cancelled() {
         checkpoint(ctx, &mut session.journal, Phase::Verify, true).await?;
@@ -70,14 +77,6 @@ pub(crate) async fn swap(ctx: &Context, mut whole: Whole<'_>) -> Result<Swap> {
     }
     if behind? {
         return Ok(Swap::Lost);
-    }
-    // Where they could not be listed, they are at the last moment.
-    if let Some(listed) = listed.ok().flatten() {
-        let chunks = there::touched_of(&source, &session.journal, listed).await?;
-        session.listed = Some(listing_began);
-        if !chunks.is_empty() {
-            return verify_again(ctx, session, chunks);
-        }
     }
     let outcome = match try_swap(ctx, session).await? {
         Attempt::Committed(outcome) => outcome,
@@ -163,4 +162,18 @@ async fn inspect(ctx: &Context, session: &mut Session, swap: &Prepared) -> Resul
     published::expect_deletions(intent.live, intent.journal, &published).await?;
     swap.expect_indices(session).await?;
     if session.lists_slowly(ctx) { Ok(Vec::new()) } else { touched(ctx, session).await }
+}
+
+/// The chunks whose staged files were touched since they were verified, unless a store was listed lately.
+async fn touched(ctx: &Context, session: &mut Session) -> Result<Vec<ChunkId>> {
+    let nothing = session.journal.records().all(|record| record.files.is_empty());
+    let in_store = ctx.location.directory().is_none();
+    let fresh = session.listed.is_some_and(|listed| listed.elapsed() < LISTED_FOR);
+    if nothing || (in_store && fresh) {
+        return Ok(Vec::new());
+    }
+    let began = Instant::now();
+    let touched = there::touched(&session.source, &session.journal).await?;
+    session.listed = Some(began);
+    Ok(touched)
 }

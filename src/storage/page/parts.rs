@@ -314,15 +314,21 @@ mod tests {
             place(0, 30 * MIB, MIB),
             place(1, 64, 6 * MIB),
         ];
-        let parts = cut(&places, &files, 6 * MIB);
-        assert_eq!(ranges(&parts)[3..], [(1, 64..64 + 6 * MIB)]);
-        assert!(
-            ranges(&parts)[..3]
-                .iter()
-                .map(|(_, range)| range.end - range.start)
-                .all(|bytes| { (5 * MIB..8 * MIB).contains(&bytes) }),
-            "{parts:?}"
+        let parts = cut(&places, &files, 12 * MIB);
+        let [(0, first), (0, second), (1, third)] = &ranges(&parts)[..] else {
+            panic!("{parts:?}")
+        };
+        assert_eq!((first.start, first.end, second.end), (0, second.start, 20 * MIB));
+        assert!((9 * MIB..11 * MIB).contains(&first.end));
+        assert_eq!(*third, 64..64 + 6 * MIB);
+        let sample = parts.sample();
+        assert_eq!(
+            sample[0],
+            (0, first.end - SAMPLE_BYTES..first.end, first.end - SAMPLE_BYTES..first.end)
         );
+        assert_eq!(sample[1].1, 20 * MIB - SAMPLE_BYTES..20 * MIB);
+        let (from, to) = (third.end - SAMPLE_BYTES..third.end, 26 * MIB - SAMPLE_BYTES..26 * MIB);
+        assert_eq!(sample[2..], [(1, from, to)]);
         assert_eq!(parts.end, 26 * MIB);
         let lie = parts.places(places.len());
         let wanted =
