@@ -39,6 +39,12 @@ impl Meter {
         self.done.chunks += by.chunks;
     }
 
+    /// Rows that are done, to be told: a chunk that is done once more is told of twice.
+    pub(crate) fn rows_done(&self) -> u64 {
+        let (done, total) = (self.done.rows, self.total.rows);
+        if total == 0 { done } else { done.min(total) }
+    }
+
     /// How fast it goes, when it has taken `passed`.
     pub(crate) fn speed(&self, passed: Duration) -> Speed {
         let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);

@@ -77,8 +77,7 @@ impl Told {
         let (meter, speed) = (&self.meter, self.meter.speed(passed));
         RunFigures {
             phase: meter.phase,
-            // A chunk that is tried again is told of twice.
-            rows_done: meter.done.rows.min(meter.total.rows),
+            rows_done: meter.rows_done(),
             rows: meter.total.rows,
             rows_per_second: speed.rows,
             bytes_per_second: speed.bytes,

@@ -48,12 +48,12 @@ pub fn json_events(table: &str, tell: impl Fn(String) + Send + Sync + 'static) -
 
 impl Meter {
     fn text(&self) -> String {
-        let (done, total) = (self.done, self.total);
-        let percent = (done.rows * 100).checked_div(total.rows).unwrap_or(100);
+        let (done, total) = (self.rows_done(), self.total.rows);
+        let percent = (done * 100).checked_div(total).unwrap_or(100);
         format!(
             "{percent}%, {} of {} rows, {}",
-            count_text(done.rows),
-            count_text(total.rows),
+            count_text(done),
+            count_text(total),
             self.parts().join(", ")
         )
     }
@@ -75,7 +75,7 @@ impl Meter {
         json!({
             "event": "progress",
             "phase": self.phase,
-            "rows": self.done.rows,
+            "rows": self.rows_done(),
             "rows_total": self.total.rows,
             "bytes": self.done.bytes,
             "chunks": self.done.chunks,
@@ -283,10 +283,12 @@ mod tests {
     fn an_earlier_runs_rows_do_not_count_as_speed() {
         let total = Amount { rows: 100, bytes: 0, chunks: 2 };
         let done = Amount { rows: 50, bytes: 0, chunks: 1 };
-        let meter = Meter::of(Phase::Stage, total, done);
+        let mut meter = Meter::of(Phase::Stage, total, done);
         let speed = meter.speed(Duration::from_secs(1));
         assert_eq!((speed.rows, speed.bytes), (0, 0));
         assert_eq!(speed.eta_seconds, None);
         assert!(meter.text().starts_with("50%, 50 of 100 rows"));
+        meter.advance(Amount { rows: 70, bytes: 0, chunks: 0 });
+        assert!(meter.text().starts_with("100%, 100 of 100 rows"), "a chunk was done twice");
     }
 }

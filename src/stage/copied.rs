@@ -10,7 +10,7 @@ use lance_table::format::{DataFile, Fragment};
 
 use crate::chunk::Chunk;
 use crate::error::{Error, Kind, Result};
-use crate::limits::{COPIED_FRAGMENT_BYTES_MIN, SEEN_PART_COPY_BYTES};
+use crate::limits::COPIED_FRAGMENT_BYTES_MIN;
 use crate::plan::columns::{ColumnSource, is_encoded_alike};
 use crate::progress::{Amount, Event};
 use crate::stage::file::FileBuilder;
@@ -72,17 +72,16 @@ impl Stager {
         sources: &[CopyableFragment],
     ) -> Result<Option<Staged>> {
         let Some(inputs) = self.copy_inputs(sources).await? else { return Ok(None) };
-        let held = self.files.files().held_bytes();
         let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
         if let Some(inside) = self.inside(&inputs.files, &columns).await {
-            // What is read comes in whole parts.
-            let _share = self.budget.take(held + 4 * SEEN_PART_COPY_BYTES).await;
+            let _share =
+                self.budget.take(self.held_beside(&inside, page::bytes_of(&columns))).await;
             match self.stage_inputs(chunk, &inputs, Some(&inside)).await {
                 Err((error, true)) => self.send_after(&error),
                 staged => return staged.map(Some).map_err(|(error, _)| error),
             }
         }
-        let _share = self.budget.take(held).await;
+        let _share = self.budget.take(self.files.files().held_bytes()).await;
         self.stage_inputs(chunk, &inputs, None).await.map(Some).map_err(|(error, _)| error)
     }
 

@@ -42,6 +42,18 @@ impl Stager {
         copies.are_on(first.path(), size).await.then_some(Inside { copies, parts })
     }
 
+    /// Bytes that are held at once while the store copies what is `inside` of `all` bytes: those of what is read, and sent.
+    pub(super) fn held_beside(&self, inside: &Inside, all: u64) -> u64 {
+        let most = self.files.files().held_bytes();
+        if self.reads_back { most } else { all.saturating_sub(inside.parts.end).min(most) }
+    }
+
+    /// Whether a chunk whose pages can be copied holds next to nothing, as far as is known: the store copies them, and nobody reads.
+    pub(super) fn holds_nothing(&self) -> bool {
+        let copies = self.files.part_copies.as_ref();
+        !self.reads_back && copies.is_some_and(|copies| !copies.are_off())
+    }
+
     /// Compares a sample of what is `inside` the file at `path` with what it was copied from.
     ///
     /// # Errors

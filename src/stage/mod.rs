@@ -118,6 +118,10 @@ impl Stager {
         if self.what.aligned {
             return chunk.fragments.iter().map(|fragment| fragment.bytes).max().unwrap_or_default();
         }
-        if self.copyable(chunk).is_some() { self.files.files().held_bytes() } else { chunk.bytes() }
+        match self.copyable(chunk) {
+            Some(_) if self.holds_nothing() => 0,
+            Some(_) => self.files.files().held_bytes(),
+            None => chunk.bytes(),
+        }
     }
 }

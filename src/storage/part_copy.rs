@@ -51,7 +51,7 @@ impl PartCopies {
     /// Whether parts can be copied, as far as is known, out of objects such as the one at `path`, which has so many `bytes`: a
     /// profile of the user's may lead Lance to another store than it leads here.
     pub(crate) async fn are_on(&self, path: &Path, bytes: u64) -> bool {
-        if self.watch.state.copies_off.load(Ordering::Relaxed) {
+        if self.are_off() {
             return false;
         }
         // Whatever looks for credentials is a large future.
@@ -66,6 +66,11 @@ impl PartCopies {
         });
         let opening = async { tokio::time::timeout(OPENING, opened).await.ok().flatten() };
         self.bucket.get_or_init(|| opening).await.is_some()
+    }
+
+    /// Whether it was seen that the store does not copy parts.
+    pub(crate) fn are_off(&self) -> bool {
+        self.watch.state.copies_off.load(Ordering::Relaxed)
     }
 
     /// No more parts are copied in this run: the store does not do it. False, when that was known.
