@@ -133,6 +133,14 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     error.source().is_some_and(passes)
 }
 
+/// Whether `error` came of what a store answered, or of none.
+pub(crate) fn is_of_store(error: &Error) -> bool {
+    let of_store = |cause: &(dyn StdError + 'static)| {
+        cause.is::<object_store::Error>() || cause.is::<Answer>() || cause.is::<Away>()
+    };
+    causes(error).any(of_store)
+}
+
 /// Whether `error` came of a store that was away, or gives no answer.
 pub(crate) fn is_away(error: &Error) -> bool {
     is_transient(error) || causes(error).any(<dyn StdError>::is::<Away>)

@@ -15,7 +15,7 @@ use crate::run::{context::Context, deleter::Deleter, executor::Executor, session
 use crate::stage::{FileSpec, Staged, Stager, StagerParts};
 use crate::table::{open::store_of, source::Source};
 use crate::{
-    limits::TASK_BYTES_MAX, plan::columns::WrittenColumns, retry::is_transient, settings::Verify,
+    limits::TASK_BYTES_MAX, plan::columns::WrittenColumns, retry::is_of_store, settings::Verify,
     storage::names::is_data_file, verify::Verifier,
 };
 
@@ -73,10 +73,8 @@ impl Worker {
         let staged = self.stager.stage(chunk).await?;
         let inside = staged.inside.then(|| staged.fragments.clone());
         match (self.verify_new(chunk, staged).await, inside) {
-            (Err(error), Some(wrong))
-                if error.kind() == Kind::Mismatch && !is_transient(&error) =>
-            {
-                self.stager.send_after(&error);
+            (Err(error), Some(wrong)) if error.kind() == Kind::Mismatch && !is_of_store(&error) => {
+                self.stager.send_after(&error, true);
                 self.stager.files.discard(wrong).await;
                 self.verify_new(chunk, self.stager.stage(chunk).await?).await
             }

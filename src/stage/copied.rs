@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits::COPIED_FRAGMENT_BYTES_MIN;
 use crate::plan::columns::{ColumnSource, is_encoded_alike};
 use crate::progress::{Amount, Event};
+use crate::retry::is_transient;
 use crate::stage::file::FileBuilder;
 use crate::stage::inside::Inside;
 use crate::stage::{Expectation, Staged, Stager};
@@ -77,7 +78,11 @@ impl Stager {
             let _share =
                 self.budget.take(self.held_beside(&inside, page::bytes_of(&columns))).await;
             match self.stage_inputs(chunk, &inputs, Some(&inside)).await {
-                Err((error, true)) => self.send_after(&error),
+                Err((error, true)) => {
+                    // What passes by itself has lasted for a minute.
+                    let for_good = error.kind() == Kind::Mismatch || is_transient(&error);
+                    self.send_after(&error, for_good);
+                }
                 staged => return staged.map(Some).map_err(|(error, _)| error),
             }
         }
@@ -121,7 +126,7 @@ impl Stager {
         }
         let (fragments, expectations, back) = finished.map_err(|error| (error, failed))?;
         if let Some(inside) = inside.filter(|_| !self.reads_back) {
-            let compared = self.compare_sample((inside, &inputs.files), &path).await;
+            let compared = self.compare_ends((inside, &inputs.files), &path).await;
             if let Err(error) = compared {
                 self.files.discard(fragments).await;
                 let differs = error.kind() == Kind::Mismatch;

@@ -1,7 +1,8 @@
 //! What of a chunk's copied pages the store itself copies, and what becomes of a store that does not.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use object_store::{ObjectStoreExt as _, path::Path};
 
 use crate::error::{Doing, Error, Result};
@@ -10,6 +11,9 @@ use crate::progress::note;
 use crate::stage::Stager;
 use crate::storage::page::{ColumnPart, PageFile, StoreParts};
 use crate::storage::part_copy::{BegunUpload, PartCopies};
+
+/// Ends of parts that are looked at at once, for one file.
+const LOOKS_AT_ONCE: usize = 16;
 
 /// The parts of a staged file that the store copies.
 pub(super) struct Inside {
@@ -54,34 +58,45 @@ impl Stager {
         !self.reads_back && copies.is_some_and(|copies| !copies.are_off())
     }
 
-    /// Compares a sample of what is `inside` the file at `path` with what it was copied from.
+    /// Compares the end of each part that is `inside` the file at `path` with what it was copied from.
     ///
     /// # Errors
     /// `Mismatch`, when they differ: such a store cannot be relied on to copy.
-    pub(super) async fn compare_sample(
+    pub(super) async fn compare_ends(
         &self,
         (inside, from): (&Inside, &[Arc<PageFile>]),
         path: &Path,
     ) -> Result<()> {
         let files = self.files.files();
-        let sample = inside.parts.sample();
-        let looks = sample.iter().map(|(file, was, is)| async {
-            let source = from.get(*file).map(|file| file.path());
-            let source = source.ok_or_else(|| Error::failed("a part of no file was asked for"))?;
-            let read = |path, range: &Range<u64>| files.store().get_range(path, range.clone());
-            let (was, is) = futures::try_join!(read(source, was), read(path, is))
-                .doing(|| format!("compare a sample of {path}"))?;
-            Ok(was == is)
+        let looks = inside.parts.ends().map(|(file, was, is)| {
+            let files = Arc::clone(&files);
+            async move {
+                let source = from.get(file).map(|file| file.path());
+                let source =
+                    source.ok_or_else(|| Error::failed("a part of no file was asked for"))?;
+                let (was, is) = futures::try_join!(
+                    files.store().get_range(source, was),
+                    files.store().get_range(path, is)
+                )
+                .doing(|| format!("compare the parts of {path}"))?;
+                Ok(was == is)
+            }
+            .boxed()
         });
-        if futures::future::try_join_all(looks).await?.into_iter().all(|same| same) {
-            return Ok(());
+        let looks: Vec<_> = looks.collect();
+        let mut looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
+        while let Some(same) = looks.try_next().await? {
+            if !same {
+                let text = format!("it copied other bytes into {path} than it was asked to");
+                return Err(Error::mismatch(text));
+            }
         }
-        Err(Error::mismatch(format!("it copied other bytes into {path} than it was asked to")))
+        Ok(())
     }
 
-    /// From here on, parts are sent: `error` says that the store does not copy them, or not those that it was asked for.
-    pub(crate) fn send_after(&self, error: &Error) {
-        if self.files.part_copies.as_ref().is_some_and(|copies| copies.turn_off()) {
+    /// What the store was asked to copy is sent: `error` says that it did not, or, `for_good`, that it cannot be relied on to.
+    pub(crate) fn send_after(&self, error: &Error, for_good: bool) {
+        if self.files.part_copies.as_ref().is_some_and(|copies| copies.failed(for_good)) {
             let why = error.report(&[]).replace('\n', " ");
             let text = "the store does not copy parts inside itself, so they are sent";
             note(&self.progress, format!("{text}: {why}"));

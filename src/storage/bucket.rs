@@ -118,8 +118,8 @@ impl Bucket {
         let text = format!("it does not {what}: {status}{spelled}");
         let code = code.unwrap_or_default();
         let answer = Answer { text, is_final: !may_pass(status.as_u16(), &code) };
-        let (path, source) = (what.to_owned(), Box::new(answer.clone()));
-        Err(if status.as_u16() == 404 {
+        let (path, source) = ("that is asked for".to_owned(), Box::new(answer.clone()));
+        Err(if code == "NoSuchKey" {
             Error::NotFound { path, source }
         } else if OF_CREDENTIALS.iter().any(|word| code.contains(word)) {
             Error::Unauthenticated { path, source }

@@ -29,6 +29,9 @@ use crate::storage::watch::Watch;
 /// How long it may take to open the bucket once more, and to look at an object in it.
 const OPENING: Duration = Duration::from_secs(20);
 
+/// Files of which a store may fail to copy parts: one may have met an odd moment.
+const FAILURES_MAX: u32 = 3;
+
 /// Begins uploads whose first parts are copied, in the bucket of one table.
 #[derive(Debug)]
 pub(crate) struct PartCopies {
@@ -70,12 +73,14 @@ impl PartCopies {
 
     /// Whether it was seen that the store does not copy parts.
     pub(crate) fn are_off(&self) -> bool {
-        self.watch.state.copies_off.load(Ordering::Relaxed)
+        self.watch.state.copies_failed.load(Ordering::Relaxed) >= FAILURES_MAX
     }
 
-    /// No more parts are copied in this run: the store does not do it. False, when that was known.
-    pub(crate) fn turn_off(&self) -> bool {
-        !self.watch.state.copies_off.swap(true, Ordering::Relaxed)
+    /// The store did not copy parts of one file, and after a few of them, or `for_good`, is not asked to any more in this run. True the
+    /// first time.
+    pub(crate) fn failed(&self, for_good: bool) -> bool {
+        let more = if for_good { FAILURES_MAX } else { 1 };
+        self.watch.state.copies_failed.fetch_add(more, Ordering::Relaxed) == 0
     }
 
     /// Begins the upload of `to`. What is written to `to`, by whatever writer, goes on with it, until what is given is gone.

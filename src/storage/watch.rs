@@ -2,7 +2,7 @@
 //! tried again for as long as an outage may last.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,8 +47,8 @@ pub(crate) struct StoreState {
     pub sent: Arc<Sent>,
     /// Whether an upload in parts was begun: one whose reply was lost is begun again, and nobody knows of the first.
     pub began_uploads: AtomicBool,
-    /// Whether it was seen that it does not copy parts of objects, or not those that it was asked for.
-    pub copies_off: AtomicBool,
+    /// Files of which it was to copy parts, and did not, or not those that it was asked for.
+    pub copies_failed: AtomicU32,
     /// Whether it was told that unfinished uploads cannot be found, or not be given up: once is enough.
     pub keeps_uploads: AtomicBool,
     pub(super) pace: Pace,

@@ -21,7 +21,7 @@ use crate::storage::throttle::Throttle;
 /// What Lance aligns buffers to (lance-file 14 `src/writer.rs`): with less before it, a buffer is taken for damaged.
 const ALIGNMENT: u64 = 64;
 /// Bytes at the end of a part that are looked at.
-const SAMPLE_BYTES: u64 = 4 << 10;
+const END_BYTES: u64 = 4 << 10;
 /// Runs of one upload, and parts into which they are cut beside that: stores take 10,000, and others are sent after these.
 const RUNS_MAX: usize = 2_500;
 const CUTS_MAX: u64 = 2_500;
@@ -59,19 +59,13 @@ impl StoreParts {
         self.parts.is_empty()
     }
 
-    /// Some of their bytes, as far apart as three can be: where each lie in which of the files, and where in the new one.
-    pub(crate) fn sample(&self) -> Vec<(usize, Range<u64>, Range<u64>)> {
-        let parts: Vec<_> = self.starts().collect();
-        let last = parts.len().saturating_sub(1);
-        let mut places = vec![0, last / 2, last];
-        places.dedup();
-        let sampled =
-            places.into_iter().filter_map(|place| parts.get(place)).map(|(part, start)| {
-                let from = part.range.end.saturating_sub(SAMPLE_BYTES).max(part.range.start);
-                let to = start + (from - part.range.start);
-                (part.file, from..part.range.end, to..to + (part.range.end - from))
-            });
-        sampled.collect()
+    /// The end of each: where it lies in which of the files, and where in the new one.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (usize, Range<u64>, Range<u64>)> {
+        self.starts().map(|(part, start)| {
+            let from = part.range.end.saturating_sub(END_BYTES).max(part.range.start);
+            let to = start + (from - part.range.start);
+            (part.file, from..part.range.end, to..to + (part.range.end - from))
+        })
     }
 
     /// Where each of so many `buffers` lies in the new file, if it lies in one of them.
@@ -321,14 +315,14 @@ mod tests {
         assert_eq!((first.start, first.end, second.end), (0, second.start, 20 * MIB));
         assert!((9 * MIB..11 * MIB).contains(&first.end));
         assert_eq!(*third, 64..64 + 6 * MIB);
-        let sample = parts.sample();
+        let ends: Vec<_> = parts.ends().collect();
         assert_eq!(
-            sample[0],
-            (0, first.end - SAMPLE_BYTES..first.end, first.end - SAMPLE_BYTES..first.end)
+            ends[0],
+            (0, first.end - END_BYTES..first.end, first.end - END_BYTES..first.end)
         );
-        assert_eq!(sample[1].1, 20 * MIB - SAMPLE_BYTES..20 * MIB);
-        let (from, to) = (third.end - SAMPLE_BYTES..third.end, 26 * MIB - SAMPLE_BYTES..26 * MIB);
-        assert_eq!(sample[2..], [(1, from, to)]);
+        assert_eq!(ends[1].1, 20 * MIB - END_BYTES..20 * MIB);
+        let (from, to) = (third.end - END_BYTES..third.end, 26 * MIB - END_BYTES..26 * MIB);
+        assert_eq!(ends[2..], [(1, from, to)]);
         assert_eq!(parts.end, 26 * MIB);
         let lie = parts.places(places.len());
         let wanted =
