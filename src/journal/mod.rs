@@ -108,17 +108,14 @@ impl Journal {
     }
 
     pub(crate) fn need(&self, chunk: &Chunk, now: DateTime<Utc>) -> Need {
-        let record = self.records.get(&chunk.id).filter(|record| record.is_verifiable());
-        let standing = record.map(|record| Standing {
+        let standing = self.records.get(&chunk.id).map(|record| Standing {
             origins: &record.origins,
             rows: record.rows,
             verified: record.verified.is_some(),
+            verifiable: record.is_verifiable(),
             modified: record.files.iter().map(|file| file.modified).min(),
         });
-        let need = need(chunk, standing, self.follows(), now);
-        // A copy of it would have to be verified, and cannot be.
-        let renews = need == Need::Renew && record.is_some_and(|one| one.digests.is_empty());
-        if renews { Need::Stage } else { need }
+        need(chunk, standing, self.follows(), now)
     }
 
     /// The runs of source fragments that are staged.

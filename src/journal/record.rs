@@ -175,9 +175,9 @@ impl ChunkRecord {
         }
     }
 
-    /// Whether it can be verified, now or later.
+    /// Whether it is known what its files have to read back as.
     pub(crate) fn is_verifiable(&self) -> bool {
-        self.verified.is_some() || !self.digests.is_empty()
+        !self.digests.is_empty()
     }
 
     /// Rows that are not deleted.

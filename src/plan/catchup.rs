@@ -56,6 +56,8 @@ pub(crate) struct Standing<'a> {
     pub rows: u64,
     /// Whether its files were read back.
     pub verified: bool,
+    /// Whether it is known what they would have to read back as.
+    pub verifiable: bool,
     /// When the oldest of its files was last modified.
     pub modified: Option<DateTime<Utc>>,
 }
@@ -74,7 +76,7 @@ pub(crate) fn need(
         return Need::Stage;
     }
     if !staged.verified {
-        return Need::Verify;
+        return if staged.verifiable { Need::Verify } else { Need::Stage };
     }
     if follows == Follows::Aligned && came_back(staged.origins, &chunk.origins()) {
         return Need::Stage;
@@ -87,7 +89,11 @@ pub(crate) fn need(
         let few = deleted.is_some_and(|deleted| deleted <= staged.rows / DELETED_SHARE);
         return if few { Need::Delete } else { Need::Stage };
     }
-    if age >= STALE_AFTER { Need::Renew } else { Need::Nothing }
+    if age < STALE_AFTER {
+        return Need::Nothing;
+    }
+    // What is renewed may have to be verified again.
+    if staged.verifiable { Need::Renew } else { Need::Stage }
 }
 
 /// Whether rows that were deleted `then` are there again: somebody restored an older version. Their values
@@ -237,11 +243,21 @@ mod tests {
     #[test]
     fn a_chunk_needs_what_changed() {
         let now = DateTime::from_timestamp(1_000_000_000, 0).unwrap();
-        let standing = |deleted, follows, chunk: &Chunk, verified, days| {
+        let known_or_not = |verifiable, deleted, follows, chunk: &Chunk, verified, days| {
             let (origins, modified) = ([origin(7, deleted)], Some(now - TimeDelta::days(days)));
-            let standing = Standing { origins: &origins, rows: 100, verified, modified };
+            let standing =
+                Standing { origins: &origins, rows: 100, verified, verifiable, modified };
             need(chunk, Some(standing), follows, now)
         };
+        let standing = |deleted, follows, chunk: &Chunk, verified, days| {
+            known_or_not(true, deleted, follows, chunk, verified, days)
+        };
+        let unread = |verified, days| {
+            known_or_not(false, 0, Follows::Mapped, &chunk(7, 100, 0), verified, days)
+        };
+        assert_eq!(unread(true, 0), Need::Nothing);
+        assert_eq!(unread(false, 0), Need::Stage, "nobody knows what it has to be");
+        assert_eq!(unread(true, 4), Need::Stage, "a copy could not be verified");
         let ask =
             |chunk: &Chunk, verified, days| standing(0, Follows::Mapped, chunk, verified, days);
         assert_eq!(need(&chunk(7, 100, 0), None, Follows::Mapped, now), Need::Stage);

@@ -319,8 +319,8 @@ impl<'a> Copier<'a> {
     fn wanted(&self) -> HashSet<Signature> {
         let chunks = self.session.plan.chunks.iter();
         let journal = &self.session.journal;
-        let is_there = |chunk: &Chunk| journal.record(chunk.id).map(ChunkRecord::is_verifiable);
-        let wanted = chunks.filter(|chunk| is_there(chunk) != Some(true));
+        let is_lost = |record: &ChunkRecord| record.verified.is_none() && !record.is_verifiable();
+        let wanted = chunks.filter(|chunk| journal.record(chunk.id).is_none_or(is_lost));
         wanted.flat_map(Chunk::signatures).collect()
     }
 

@@ -34,8 +34,10 @@ pub(super) struct CopyableFragment {
 /// The files that are copied from, and what becomes of their columns.
 struct CopyInputs {
     files: Vec<Arc<PageFile>>,
-    /// For each column of the table, those of the file.
-    columns: Vec<Vec<Vec<ColumnPart>>>,
+    /// The columns of the new file that come out of them, each in parts.
+    columns: Vec<Vec<ColumnPart>>,
+    /// As how many of those each column of the table is stored.
+    counts: Vec<usize>,
 }
 
 impl Stager {
@@ -73,10 +75,9 @@ impl Stager {
         sources: &[CopyableFragment],
     ) -> Result<Option<Staged>> {
         let Some(inputs) = self.copy_inputs(sources).await? else { return Ok(None) };
-        let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
-        if let Some(inside) = self.inside(&inputs.files, &columns).await {
-            let _share =
-                self.budget.take(self.held_beside(&inside, page::bytes_of(&columns))).await;
+        if let Some(inside) = self.inside(&inputs.files, &inputs.columns).await {
+            let held = self.held_beside(&inside, page::bytes_of(&inputs.columns));
+            let _share = self.budget.take(held).await;
             match self.stage_inputs(chunk, &inputs, Some(&inside)).await {
                 Err((error, true)) => {
                     // What passes by itself has lasted for a minute.
@@ -182,7 +183,8 @@ impl Stager {
             }
             rows_before += rows;
         }
-        Ok(Some(CopyInputs { files, columns: all }))
+        let counts = all.iter().map(Vec::len).collect();
+        Ok(Some(CopyInputs { files, columns: all.into_iter().flatten().collect(), counts }))
     }
 
     /// Opens `files`, several at once where each waits for a store.
@@ -211,9 +213,8 @@ impl Stager {
         // What an object store writes is not there yet.
         let sent = file.sent.as_ref().map(|sent| OpenFile::Sent(Arc::clone(&sent.file)));
         let back = back.or(sent).map(ReadBack::of);
-        let columns: Vec<_> = inputs.columns.iter().flatten().cloned().collect();
-        let mut told =
-            CopyProgress { rows: chunk.rows(), bytes: page::bytes_of(&columns), done: 0 };
+        let columns = &inputs.columns;
+        let mut told = CopyProgress { rows: chunk.rows(), bytes: page::bytes_of(columns), done: 0 };
         let inside = inside.map(|(inside, upload)| PartCopier {
             parts: &inside.parts,
             upload,
@@ -222,7 +223,7 @@ impl Stager {
             sent: file.sent.as_ref().map(|sent| Arc::clone(&sent.file)),
         });
         let to = (&mut file.writer, inside);
-        let copied = page::copy(&inputs.files, &columns, to, back, |bytes| {
+        let copied = page::copy(&inputs.files, columns, to, back, |bytes| {
             self.progress.event(Event::Advanced(told.more(bytes)));
             self.files.throttle.wait()
         });
@@ -253,10 +254,10 @@ impl Stager {
         let (mut own, mut hashes) = (copied.columns.iter(), copied.hashes.iter().flatten());
         let (mut pages, mut digests) = (pages.into_iter(), digests.into_iter());
         let fields = self.files.schema.fields.iter().zip(&self.columns.sources);
-        for ((field, source), parts) in fields.zip(&inputs.columns) {
+        for ((field, source), count) in fields.zip(&inputs.counts) {
             if matches!(source, ColumnSource::CopiedPages(_)) {
-                columns.extend(own.by_ref().take(parts.len()).cloned());
-                let hashes: Vec<_> = hashes.by_ref().take(parts.len()).copied().collect();
+                columns.extend(own.by_ref().take(*count).cloned());
+                let hashes: Vec<_> = hashes.by_ref().take(*count).copied().collect();
                 expectations.push(Expectation::Pages(page::digest_of(&hashes)));
             } else {
                 let count = physical_column_count(self.files.version, field);

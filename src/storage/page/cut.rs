@@ -9,7 +9,7 @@ use lance_encoding::decoder::ColumnInfo;
 
 /// Bytes of a piece, at most; a multiple of what Lance aligns buffers to. Each piece is hashed by itself,
 /// so the hash of a buffer depends on this number, and with it what the journal holds.
-const PIECE_BYTES: u64 = 1 << 20;
+pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
 /// A part of a column that is copied: a column of one of the files, and the rows before its own.
 #[derive(Debug, Clone)]

@@ -10,7 +10,9 @@ use tokio::task::JoinSet;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{PART_COPIES_AT_ONCE, PART_COPY_BYTES_MIN};
-use crate::storage::page::cut::{BufferPlace, ColumnPart, Piece, Read, pieces, places_of};
+use crate::storage::page::cut::{
+    BufferPlace, ColumnPart, PIECE_BYTES, Piece, Read, pieces, places_of,
+};
 use crate::storage::page::file::{HashedRead, PageFile, read_each};
 use crate::storage::page::hash::BufferHashes;
 use crate::storage::page::read_along::ReadBack;
@@ -115,8 +117,8 @@ fn cut(places: &[BufferPlace], files: &[Copyable], bytes: u64) -> StoreParts {
         runs.sort_by_key(|run| (run.file, run.range.start));
     }
     let all: u64 = runs.iter().map(length).sum();
-    // Two parts of one run have at least half as many bytes each.
-    let bytes = bytes.max(all / CUTS_MAX).max(2 * PART_COPY_BYTES_MIN);
+    // Two parts of one run have at least half as many bytes each, but for a piece that goes to the other one.
+    let bytes = bytes.max(all / CUTS_MAX).max(2 * (PART_COPY_BYTES_MIN + PIECE_BYTES));
     let parts = runs.into_iter().flat_map(|run| {
         let count = length(&run).div_ceil(bytes);
         cut_evenly(run, count)
@@ -361,7 +363,7 @@ mod tests {
                 place
             });
             let places: Vec<_> = places.collect();
-            for bytes in [12 * MIB, 32 * MIB] {
+            for bytes in [1, 12 * MIB, 32 * MIB] {
                 let parts = cut(&places, &files, bytes);
                 let mut end = 0;
                 for (_, range) in ranges(&parts) {
